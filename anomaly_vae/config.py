@@ -1,0 +1,317 @@
+"""Every setting, its one home and its one default.
+
+A configuration is a tree of frozen sections. YAML files hold only what differs from the defaults, and
+`--set section.key=VALUE` overrides both; VALUE is read as YAML. Settings whose best value depends on the kind of
+data default to None and are filled in by `Config.resolve`, so a saved configuration always states the values used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from anomaly_vae.errors import ConfigError
+
+DataKind = Literal["table", "series", "pixels", "images"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(Section):
+    """How the input is read."""
+
+    kind: DataKind | None = Field(None, description="kind of data; None: recognised from the file")
+    label: str | None = Field(None, description="column that tells normal from anomalous; never an input of the model")
+    normal: tuple[str, ...] = Field((), description="label values that count as normal; empty: 0, false, normal, good")
+    id: str | None = Field(None, description="column reported as id; None: row number, timestamp or file name")
+    time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
+    group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
+    drop: tuple[str, ...] = Field((), description="columns to leave out")
+    shape: tuple[int, ...] | None = Field(None, description="(C, H, W) of one picture of a pixel table")
+    size: int = Field(64, ge=4, description="height and width that image files are resized to, pixels")
+    channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")
+    window: int | None = Field(None, ge=4, description="time steps of one window of a series; None: from the rows")
+    max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")
+
+
+class SplitConfig(Section):
+    """Who trains, who chooses the threshold, who reports. A share of the rows (0-1) or a number of rows."""
+
+    train: float = Field(0.6, gt=0, description="normal rows that train")
+    valid: float = Field(0.2, gt=0, description="rows that stop the training and choose the threshold")
+
+
+class ModelConfig(Section):
+    """The network and its likelihood."""
+
+    kind: Literal["dense", "conv1d", "conv2d"] | None = Field(None, description="None: by the kind of data")
+    latent: int | None = Field(None, ge=1, description="latent dimensions")
+    hidden: tuple[int, ...] | None = Field(None, description="units of each dense layer (dense), of the last (conv)")
+    channels: tuple[int, ...] | None = Field(None, description="channels of each stride-2 stage (conv1d, conv2d)")
+    likelihood: Literal["gaussian", "bernoulli", "laplace"] | None = Field(None, description="p(x|z) of numbers")
+    sigma: Literal["predicted", "element", "shared", "optimal", "fixed"] | None = Field(
+        None,
+        description="scale of p(x|z): decoded for each element of each sample, learned for each element, learned"
+        " for all, set to its analytic optimum (Rybkin 2020), or fixed",
+    )
+    sigma_value: float = Field(1.0, gt=0, description="the scale where sigma is fixed")
+    log_var_min: float = Field(-9.0, description="lower clamp of every log variance, in the scaled units of x and z")
+    log_var_max: float = Field(6.0, description="upper clamp of every log variance")
+
+
+class ObjectiveConfig(Section):
+    """The negative ELBO in nats: recon + beta * KL, with free bits."""
+
+    beta: float = Field(1.0, ge=0, description="weight of the KL at the end of its schedule")
+    schedule: Literal["constant", "linear", "cosine", "sigmoid", "cyclical"] = Field(
+        "linear", description="how beta rises to its value (cyclical: Fu 2019)"
+    )
+    warmup: float = Field(0.2, ge=0, le=1, description="share of the epochs in which beta rises")
+    cycles: int = Field(4, ge=1, description="cycles of the cyclical schedule")
+    free_bits: float = Field(0.05, ge=0, description="nats of batch-mean KL a latent dimension has free (Kingma 2016)")
+    free_bits_total: float = Field(0.0, ge=0, description="nats of batch-mean KL all dimensions have free together")
+
+
+class TrainingConfig(Section):
+    """The one training loop."""
+
+    epochs: int | None = Field(None, ge=1, description="most passes over the training rows")
+    batch_size: int | None = Field(None, ge=2, description="samples of one optimiser step; None: by kind and rows")
+    lr: float = Field(1e-3, gt=0, description="AdamW's learning rate, decayed to 0 along a cosine")
+    weight_decay: float = Field(1e-5, ge=0, description="AdamW's decoupled weight decay")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient of the loss, in nats an element")
+    patience: int = Field(20, ge=1, description="epochs without a better held-out ELBO before training stops")
+    bf16: bool | None = Field(None, description="bfloat16 autocast where the hardware computes in it")
+
+
+class Policy(NamedTuple):
+    """A rule for choosing a threshold: its name and, where it takes one, its number."""
+
+    name: str
+    value: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Policy:
+        """`youden`, `f1`, `fpr=RATE`, `recall=RATE` or `cost=RATIO`. Raises ValueError for anything else."""
+        name, equals, number = text.partition("=")
+        if name in ("youden", "f1") and not equals:
+            return cls(name)
+        if name in ("fpr", "recall", "cost") and equals:
+            try:
+                value = float(number)
+            except ValueError:
+                value = -1.0
+            if (0 < value < 1) or (name == "recall" and value == 1) or (name == "cost" and 0 < value < float("inf")):
+                return cls(name, value)
+        raise ValueError(
+            f"'{text}' is no threshold policy; use youden, f1, fpr=0.01, recall=0.95 or cost=10 (a miss costs 10 false"
+            " alarms)"
+        )
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}={self.value:g}"
+
+
+class ThresholdConfig(Section):
+    """How the threshold is chosen."""
+
+    policy: str = Field(
+        "auto",
+        description="youden, f1, fpr=RATE, recall=RATE, cost=RATIO (a miss costs RATIO false alarms); auto: youden"
+        " where validation has anomalies, else fpr=0.01 by conformal prediction",
+    )
+
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str) -> str:
+        if policy != "auto":
+            Policy.parse(policy)
+        return policy
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded. The environment's MLFLOW_TRACKING_URI wins where it is set."""
+
+    enabled: bool = Field(True, description="log the run to MLflow")
+    folder: str = Field("mlruns", description="folder of the local sqlite store, of artifacts and of checkpoints")
+    experiment: str | None = Field(None, description="MLflow experiment; None: the name of the data")
+    name: str | None = Field(None, description="name of the run; None: model and data")
+
+
+class Config(Section):
+    """All settings of one run."""
+
+    seed: int = Field(0, ge=0, description="seed of the split, the weights, the order of batches and the noise")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainingConfig = TrainingConfig()
+    threshold: ThresholdConfig = ThresholdConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    def resolve(self, kind: DataKind, rows: int) -> Config:
+        """This configuration with every None that depends on the kind of data or the training rows filled in."""
+        tree = self.model_dump()
+        tree["data"]["kind"] = kind
+        if kind == "series" and self.data.window is None:
+            tree["data"]["window"] = max(8, min(64, rows // 16 // 4 * 4))
+        for section, settings in BY_KIND[kind].items():
+            for key, value in settings.items():
+                if tree[section][key] is None:
+                    tree[section][key] = value
+        return _validate(tree, "the defaults")
+
+    def changed(self) -> dict[str, Any]:
+        """Dotted name and value of every setting that differs from its default."""
+        default = Config().flat()
+        return {key: value for key, value in self.flat().items() if value != default[key]}
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted name and value of every setting."""
+        flat: dict[str, Any] = {}
+        for key, value in self.model_dump(mode="json").items():
+            flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+        return flat
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+# The defaults that depend on the kind of data.
+BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
+    "table": {
+        "model": {"kind": "dense", "latent": 8, "hidden": (128, 64), "likelihood": "gaussian", "sigma": "predicted"},
+        "training": {"epochs": 100, "batch_size": 128, "bf16": False},
+    },
+    "series": {
+        "model": {"kind": "conv1d", "latent": 8, "channels": (32, 64), "hidden": (128,), "likelihood": "gaussian",
+                  "sigma": "element"},
+        "training": {"epochs": 100, "batch_size": 64, "bf16": False},
+    },
+    "pixels": {
+        "model": {"kind": "conv2d", "latent": 16, "channels": (32, 64), "hidden": (256,), "likelihood": "gaussian",
+                  "sigma": "shared"},
+        "training": {"epochs": 60, "batch_size": 128, "bf16": True},
+    },
+    "images": {
+        "model": {"kind": "conv2d", "latent": 32, "channels": (32, 64, 128), "hidden": (256,),
+                  "likelihood": "gaussian", "sigma": "shared"},
+        "training": {"epochs": 60, "batch_size": 32, "bf16": True},
+    },
+}  # fmt: skip
+
+
+# What `anomaly-vae fit` without data trains on: scikit-learn's digits, one class against the rest.
+EMBEDDED: dict[str, Any] = {"data": {"kind": "pixels", "label": "label", "normal": ("3",)}}
+
+
+def load(
+    path: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    base: Mapping[str, Any] | None = None,
+    shorthands: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration of a YAML file (None: the defaults) with `section.key=VALUE` overrides applied.
+
+    base: a tree of settings under the file, e.g. what a saved detector was fitted with. shorthands: dotted names and
+    values over everything else.
+
+    Raises ConfigError for a missing or malformed file, an unknown key or a value of the wrong type.
+    """
+    tree: dict[str, Any] = _merge({}, base or {})
+    where = "the settings"
+    if path is not None:
+        where = str(path)
+        tree = _merge(tree, _read_yaml(Path(path)))
+    for override in overrides:
+        tree = _merge(tree, _parse_override(override))
+    for name, value in (shorthands or {}).items():
+        tree = _merge(tree, _nested(name, value))
+    return _validate(tree, where)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read this configuration file ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections such as 'training:', found {type(tree).__name__}")
+    return tree
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {override}: expected section.key=VALUE, e.g. --set training.epochs=20")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
+    return _nested(name, value)
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    tree: Any = value
+    for key in reversed(name.split(".")):
+        tree = {key: tree}
+    result: dict[str, Any] = tree
+    return result
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 3e-4 as a string; the YAML 1.2 float that every user means is added here."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _validate(tree: Mapping[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        known = list(section.model_fields)
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        inside = f"section '{'.'.join(path[:-1])}' has" if path[:-1] else "the settings are"
+        return f"unknown setting '{name}'{hint} {inside} {', '.join(known)}"
+    return f"setting '{name}' = {problem['input']!r}: {problem['msg']}"

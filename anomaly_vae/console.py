@@ -1,0 +1,142 @@
+"""What a person sees on stderr and stdout: progress bars, notes and short tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from anomaly_vae.workflow import Result
+
+
+class Console:
+    """Words on stderr. A progress bar appears for whatever takes more than a second, and only on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.live = not quiet and sys.stderr.isatty()
+        self.began = time.monotonic()
+        self.bar: Progress | None = None
+        self.tasks: dict[str, Any] = {}
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def progress(self, what: str, done: int, of: int | None) -> None:
+        """`done` of `of` (None: unknown) epochs or rows."""
+        if not self.live or time.monotonic() - self.began < 1:
+            return
+        if self.bar is None:
+            from rich.console import Console as Rich
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Rich(stderr=True), transient=True)
+            self.bar.start()
+        if what not in self.tasks:
+            self.tasks[what] = self.bar.add_task(what, total=of)
+        self.bar.update(self.tasks[what], completed=done)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Two aligned columns."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def fit_summary(result: Result) -> str:
+    """The short table that a fit ends with, and the commands to type next."""
+    found, rows, chosen = result.metrics, result.rows, result.chosen
+    assert chosen
+    lines = [("trained on", f"{rows['train']} normal rows of {result.data} ({result.kind})")]
+    tested = f"{rows['test']} rows"
+    if "anomalies" in found:
+        tested += f", {found['anomalies']:.0f} of them anomalies"
+    lines.append(("tested on", tested))
+    lines += metric_rows(found)
+    if chosen.labelled:
+        how = f"{chosen.policy} on the ROC curve of {chosen.normals} normal and {chosen.anomalies} anomalous"
+    else:
+        how = f"conformal, at most {chosen.false_alarm_rate:.3g} false alarms, from {chosen.normals} held-out normal"
+    lines.append(("threshold", f"{chosen.value:.6g} nats ({how} rows)"))
+    lines.append(("active units", f"{found['active_units']:.0f}"))
+    lines.append(("time", f"{result.seconds:.1f} s"))
+    model = result.run_id or result.detector
+    if result.run_id:
+        lines.append(("run", result.run_id))
+    text = table(lines)
+    new = result.data if result.data != "memory" else "data.csv"
+    if result.data == "memory":
+        first = "anomaly-vae sample-data digits -o data.csv && anomaly-vae score data.csv"
+    else:
+        first = f"anomaly-vae score {new}"
+    if model and result.run_id:
+        text += f"\n\nnext:  {first}\n       anomaly-vae ui"
+    return text
+
+
+def metric_rows(found: dict[str, float]) -> list[tuple[str, str]]:
+    """Metrics as rows of a table, those that are there."""
+    shown = [
+        ("AUROC", "auroc", ".4f"), ("AUPRC", "auprc", ".4f"), ("FPR at 95 % TPR", "fpr_at_95_tpr", ".4f"),
+        ("F1", "f1", ".4f"), ("precision", "precision", ".4f"), ("recall", "recall", ".4f"),
+        ("false-alarm rate", "false_alarm_rate", ".4f"),
+    ]  # fmt: skip
+    rows = [(name, format(found[key], form)) for name, key, form in shown if key in found]
+    if "false_alarm_rate" not in found:
+        rows.append(("alarm rate", f"{found['alarm_rate']:.4f} (test rows are taken as normal: nothing is labelled)"))
+    return rows
+
+
+def runs_table(found: list[dict[str, Any]]) -> str:
+    """The latest runs, one line each."""
+    if not found:
+        return "no runs yet; `anomaly-vae fit` makes the first"
+    keys = ["run_id", "name", "status", "started", "auroc", "f1", "seconds"]
+    cells = [keys, *([_cell(run.get(key)) for key in keys] for run in found)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(keys))]
+    return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def info_rows() -> list[tuple[str, str]]:
+    """Versions and devices for a bug report."""
+    import os
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from anomaly_vae import __version__
+
+    rows = [("anomaly-vae", __version__), ("python", platform.python_version()), ("platform", platform.platform())]
+    for package in ("torch", "torchvision", "scikit-learn", "pandas", "pyarrow", "numpy", "mlflow", "click"):
+        try:
+            rows.append((package, version(package)))
+        except PackageNotFoundError:
+            rows.append((package, "not installed"))
+    rows.append(("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, bf16 {_yes(torch.device('cpu'))}"))
+    for index in range(torch.cuda.device_count()):
+        rows.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, bf16 {_yes(torch.device('cuda', index))}"))
+    if not torch.cuda.device_count():
+        rows.append(("cuda", "no device"))
+    return rows
+
+
+def _yes(device: Any) -> str:
+    from anomaly_vae.training import has_bf16
+
+    return "yes" if has_bf16(device) else "no"

@@ -1,0 +1,111 @@
+"""What every kind of data promises: rows in chunks, and a layout that says what a row is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.config import DataKind
+
+
+@dataclass(frozen=True)
+class Column:
+    """One input column of a table or one sensor of a series."""
+
+    name: str
+    categories: tuple[str, ...] | None = None  # None: a number; else the values seen in training, code = position
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a detector knows about its input: found once, on the training rows, and saved with it.
+
+    shape: of one sample: (F,) columns of a row, (C,) sensors of a time step, (C, H, W) pixels of a picture.
+    columns: tables and series: one for each element, in order. Pictures: empty.
+    pixels: pixel tables: the names of the pixel columns in order. Else empty.
+    pixel_max: pixel tables: what is white in the file, 1 or 255. Chunks hold 0-255 in either case.
+    left_out: column name -> why it is no input.
+    """
+
+    kind: DataKind
+    shape: tuple[int, ...]
+    columns: tuple[Column, ...] = ()
+    pixels: tuple[str, ...] = ()
+    pixel_max: float = 255.0
+    label: str | None = None
+    id: str | None = None
+    time: str | None = None
+    group: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Layout:
+        columns = tuple(
+            Column(c["name"], None if c["categories"] is None else tuple(c["categories"])) for c in tree["columns"]
+        )
+        return cls(**{**tree, "shape": tuple(tree["shape"]), "columns": columns, "pixels": tuple(tree["pixels"])})
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """N consecutive rows.
+
+    ids: (N,) what a score is reported against: row number, timestamp, file name or the id column.
+    values: (N, *shape). Tables and series: float64, NaN where a cell is missing; a categorical cell holds its code,
+        `len(categories)` for a value not seen in training. Pictures: uint8, 0-255.
+    labels: (N,) str as found in the file, None where there is no label.
+    groups: (N,) str naming the machine of a series; None for a single one.
+    """
+
+    ids: NDArray[Any]
+    values: NDArray[Any]
+    labels: NDArray[np.str_] | None = None
+    groups: NDArray[np.str_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Source(Protocol):
+    """A file, folder or array that was recognised as one kind of data. It scales nothing and splits nothing."""
+
+    kind: DataKind
+    name: str  # of the data, for experiments and runs: the file's stem, the folder's name
+    path: str  # as given; "memory" for arrays
+
+    @property
+    def why(self) -> str:
+        """What the data was taken for, and by which sign, e.g. "a table: 12 columns, no time column"."""
+
+    def labels(self) -> NDArray[np.str_] | None:
+        """(N,) the label of every row as text, None without a label column."""
+
+    def roles(self) -> NDArray[np.str_] | None:
+        """(N,) 'train', 'valid' or 'test' where the data itself says who is who; else None."""
+
+    def groups(self) -> NDArray[np.str_] | None:
+        """(N,) the group of every row of a series; else None."""
+
+    def count(self) -> int:
+        """The number of rows, time steps or pictures."""
+
+    def learn(self, rows: NDArray[np.intp]) -> Layout:
+        """The layout, from the training rows alone: which columns are inputs, and of what type."""
+
+    def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
+        """The data from its beginning, at most `rows` samples at a time, in constant memory.
+
+        Columns are found by name, in whatever order; columns that the layout does not know are ignored.
+        """
+
+    def digest(self) -> str:
+        """A short content hash, for the record of a run."""

@@ -1,0 +1,139 @@
+"""Who trains, who chooses the threshold, who reports: normal rows only in training, seeded, never across time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.config import Config
+from anomaly_vae.data.base import Source
+from anomaly_vae.errors import DataError
+
+NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers, each sorted. train holds normal rows only; anomalous is None where nothing is labelled."""
+
+    train: NDArray[np.intp]
+    valid: NDArray[np.intp]
+    test: NDArray[np.intp]
+    anomalous: NDArray[np.bool_] | None  # (N,) of all rows of the source
+
+
+def split(source: Source, config: Config) -> Split:
+    """The split of a source. Raises DataError where a part would be left without normal rows."""
+    labels, roles, n = source.labels(), source.roles(), source.count()
+    anomalous = None
+    if labels is not None:
+        anomalous = is_anomalous(labels, config, source.path)
+    elif roles is not None and config.data.label:
+        raise DataError(f"{source.path}: there is no label '{config.data.label}'")
+    normal = np.ones(n, bool) if anomalous is None else ~anomalous
+    if not normal.any():
+        raise DataError(
+            f"{source.path}: all {n} rows are anomalous by '{config.data.label or 'label'}'; training needs normal"
+            " rows (is --normal right?)"
+        )
+    if source.kind == "series":
+        parts = _by_time(source.groups(), normal, config)
+    elif roles is not None:
+        parts = _by_role(roles, normal, config)
+    else:
+        parts = _at_random(normal, config)
+    found = Split(*(np.sort(part) for part in parts), anomalous)
+    for name in ("train", "valid"):
+        rows = getattr(found, name)
+        if normal[rows].sum() < 2:
+            raise DataError(
+                f"{source.path}: {normal.sum()} normal rows leave {normal[rows].sum()} for {name} (split.train="
+                f"{config.split.train:g}, split.valid={config.split.valid:g}); more normal rows or another split"
+                " would work"
+            )
+    return found
+
+
+def is_anomalous(labels: NDArray[np.str_], config: Config, path: str) -> NDArray[np.bool_]:
+    """(N,) which rows are anomalies, by the values that count as normal.
+
+    Raises DataError where the label column cannot tell: one value, or several with none known as normal.
+    """
+    column, wanted = config.data.label or "label", config.data.normal
+    values, counts = np.unique(labels, return_counts=True)
+    listed = ", ".join(f"'{value}'" for value in values[:12]) + (", ..." if len(values) > 12 else "")
+    if wanted:
+        absent = [value for value in wanted if value not in values]
+        if absent:
+            raise DataError(f"{path}: column '{column}' has no value '{absent[0]}' (--normal); it holds {listed}")
+        normal = list(wanted)
+    else:
+        normal = [value for value in values if value.strip().lower() in NORMAL_WORDS]
+        if len(values) > 2 and not (len(normal) == 1 and not normal[0].isdigit()):
+            raise DataError(
+                f"{path}: column '{column}' holds {len(values)} values ({listed}); name the normal ones, e.g."
+                f" --normal {values[counts.argmax()]}"
+            )
+        if not normal:
+            raise DataError(f"{path}: column '{column}' holds {listed}; name the normal value with --normal")
+    if len(values) == 1:
+        raise DataError(
+            f"{path}: column '{column}' holds only {listed}, so it separates nothing; leave --label out (with"
+            f" --set data.drop=[{column}]) for a threshold without labels"
+        )
+    return ~np.isin(labels, normal)
+
+
+def _at_random(normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
+    """Normals by the shares of the split; anomalies between valid and test in the same proportion."""
+    rng = np.random.default_rng(config.seed)
+    rows = rng.permutation(np.flatnonzero(normal))
+    anomalies = rng.permutation(np.flatnonzero(~normal))
+    train, valid = _sizes(config, len(rows))
+    rest = len(rows) - train
+    cut = round(len(anomalies) * (valid / rest)) if rest else 0
+    return (
+        rows[:train],
+        np.r_[rows[train : train + valid], anomalies[:cut]],
+        np.r_[rows[train + valid :], anomalies[cut:]],
+    )
+
+
+def _by_role(roles: NDArray[np.str_], normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
+    """The data's own train rows train; without valid rows of its own, some of them and half of test choose."""
+    rng = np.random.default_rng(config.seed)
+    train = rng.permutation(np.flatnonzero((roles == "train") & normal))
+    valid, test = np.flatnonzero(roles == "valid"), np.flatnonzero(roles == "test")
+    if len(valid) == 0:
+        held = round(len(train) * min(config.split.valid, 0.5)) if config.split.valid < 1 else int(config.split.valid)
+        train, valid = train[held:], train[:held]
+        for kind in (True, False):  # both halves keep the share of anomalies
+            rows = rng.permutation(test[normal[test] == kind])
+            valid = np.r_[valid, rows[: len(rows) // 2]]
+        test = np.setdiff1d(test, valid)
+    return train, valid, test
+
+
+def _by_time(
+    groups: NDArray[np.str_] | None, normal: NDArray[np.bool_], config: Config
+) -> tuple[NDArray[np.intp], ...]:
+    """In each group the first rows train (their anomalous rows left out), the next choose, the last report."""
+    groups = np.zeros(len(normal), "U1") if groups is None else groups
+    parts: tuple[list[NDArray[np.intp]], ...] = ([], [], [])
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        train, valid = _sizes(config, len(rows))
+        for part, piece in zip(parts, np.split(rows, [train, train + valid]), strict=True):
+            part.append(piece)
+    train_rows = np.concatenate(parts[0])
+    return train_rows[normal[train_rows]], np.concatenate(parts[1]), np.concatenate(parts[2])
+
+
+def _sizes(config: Config, n: int) -> tuple[int, int]:
+    """Rows of train and valid out of n; a setting below 1 is a share, otherwise a number."""
+    share = config.split
+    train = round(n * share.train) if share.train < 1 else min(int(share.train), n)
+    valid = round(n * share.valid) if share.valid < 1 else int(share.valid)
+    return train, min(valid, n - train)

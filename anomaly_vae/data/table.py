@@ -1,0 +1,40 @@
+"""Tables: one row is one sample; numbers, truth values and categories, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.config import DataKind
+from anomaly_vae.data.base import Chunk, Layout
+from anomaly_vae.data.files import plural
+from anomaly_vae.data.rows import Rows
+
+
+class Table(Rows):
+    """A table of independent rows."""
+
+    kind: DataKind = "table"
+
+    @cached_property
+    def why(self) -> str:
+        columns = plural(len(self.reader.columns), "column")
+        return f"a table: {plural(self.count(), 'row')} of {columns}, no time column in order"
+
+    def learn(self, rows: NDArray[np.intp]) -> Layout:
+        """Numbers become `Column(name)`, truth values and text of few values categorical columns.
+
+        Constant columns, identifiers, free text and timestamps are left out. Raises DataError for fewer than two rows,
+        infinite values, text in a column of numbers, or where no column is left.
+        """
+        columns, left_out = self.inputs(rows, self.special)
+        self.need_columns(columns, left_out)
+        config = self.config
+        return Layout("table", (len(columns),), tuple(columns), label=config.label, id=config.id, left_out=left_out)
+
+    def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
+        for _, _, chunk in self.matrices(layout, rows, self.id_of(layout)):
+            yield chunk

@@ -1,0 +1,99 @@
+"""Training samples as tensors: rows, pictures, or windows cut from a series as views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_vae.data.base import Chunk, Layout
+from anomaly_vae.data.scaling import Scaler
+
+
+class Samples:
+    """Scaled samples, held on the device while they fill at most half of its free memory, else in pinned memory.
+
+    Pictures stay uint8 until a batch of them is taken, a quarter of the space.
+    """
+
+    def __init__(self, values: NDArray[Any], scaler: Scaler, device: torch.device) -> None:
+        self.device, self.divisor = device, float(scaler.scale[0]) if values.dtype == np.uint8 else 0.0
+        held = torch.from_numpy(np.ascontiguousarray(values) if self.divisor else scaler.transform(values))
+        self.pinned = False
+        if device.type == "cuda":
+            self.pinned = held.nbytes > torch.cuda.mem_get_info(device)[0] // 2
+            held = held.pin_memory() if self.pinned else held.to(device)
+        self.held = held
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def take(self, index: Tensor) -> Tensor:
+        """(B, *shape) float32 on the device; index (B,) on the CPU if pinned, on the device otherwise."""
+        x = self._gather(index)
+        if self.pinned:
+            x = x.pin_memory().to(self.device, non_blocking=True)
+        return x.float() / self.divisor if self.divisor else x
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        """(N,) a permutation of all samples, where `take` wants its index."""
+        order = torch.randperm(len(self), generator=generator)
+        return order if self.pinned else order.to(self.device)
+
+    def _gather(self, index: Tensor) -> Tensor:
+        return self.held.index_select(0, index)
+
+
+class Windows(Samples):
+    """Windows (C, T) of a series whose steps are held once, whatever the overlap."""
+
+    def __init__(
+        self, values: NDArray[Any], scaler: Scaler, device: torch.device, starts: NDArray[np.intp], window: int
+    ) -> None:
+        super().__init__(values, scaler, device)
+        where = self.held.device
+        self.starts = torch.from_numpy(starts).to(where)
+        self.steps = torch.arange(window, device=where)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def _gather(self, index: Tensor) -> Tensor:
+        rows = self.starts[index][:, None] + self.steps  # (B, T)
+        return self.held[rows].transpose(1, 2)  # (B, C, T)
+
+
+def samples(
+    data: Chunk, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device, window: int | None
+) -> Samples:
+    """The training samples among `rows` of the data: the rows, or every window that lies wholly within them."""
+    if layout.kind != "series":
+        return Samples(data.values[rows], scaler, device)
+    assert window is not None
+    order, starts = window_starts(rows, data.groups, len(data), window)
+    return Windows(data.values[order], scaler, device, starts, window)
+
+
+def window_starts(
+    rows: NDArray[np.intp], groups: NDArray[np.str_] | None, n: int, window: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(order, starts): the n steps sorted by group, and each start in that order of a window within `rows`.
+
+    A window never spans two groups, nor a gap in `rows`.
+    """
+    order = np.arange(n) if groups is None else np.argsort(groups, kind="stable")
+    inside = np.zeros(n, bool)
+    inside[rows] = True
+    inside = inside[order]
+    new = np.zeros(n, bool)  # where a run of usable steps begins anew
+    if groups is not None:
+        new[1:] = groups[order][1:] != groups[order][:-1]
+    run = np.zeros(n, np.intp)  # usable steps in a row up to and including this one
+    position = np.arange(n)
+    broken = np.maximum.accumulate(np.where(~inside, position, np.where(new, position - 1, -1)))
+    run = np.where(inside, position - broken, 0)
+    ends = np.flatnonzero(run >= window)
+    return order, ends - window + 1

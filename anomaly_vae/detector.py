@@ -1,0 +1,330 @@
+"""A detector: model, scaler, layout and threshold, built complete by `fit`, saved as a folder a person can read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from anomaly_vae import models
+from anomaly_vae.config import Config
+from anomaly_vae.config import load as load_config
+from anomaly_vae.data import open_memory
+from anomaly_vae.data.base import Chunk, Layout, Source
+from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.split import Split, split
+from anomaly_vae.data.tensors import Samples, samples
+from anomaly_vae.errors import DataError, DetectorError
+from anomaly_vae.models import VAE
+from anomaly_vae.objective import active_units
+from anomaly_vae.output import new_folder
+from anomaly_vae.scoring import Scorer, Scores, join
+from anomaly_vae.threshold import Threshold, choose, p_values
+from anomaly_vae.training import History, Watch, pick_device, train
+
+if TYPE_CHECKING:
+    pass
+
+FORMAT = 1
+MANIFEST = "detector.json"
+ROWS, PICTURES = 65_536, 1_024  # read at a time
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fitting saw, for the report: the data and its split, the training, and the scores of held-out rows."""
+
+    data: Chunk
+    split: Split
+    history: History
+    scores: Scores  # of the rows in `scored`, in their order
+    scored: NDArray[np.intp]
+    kl: NDArray[np.float64]  # (G,) nats of each latent group, mean over held-out normals
+    active: NDArray[np.bool_]  # (D,) active units
+    notes: tuple[str, ...]
+
+    def part(self, rows: NDArray[np.intp]) -> tuple[Scores, NDArray[np.bool_] | None]:
+        """Scores of some of the scored rows, and which of them are anomalous (None: nothing is labelled)."""
+        chosen = np.searchsorted(self.scored, rows)
+        return self.scores.take(chosen), None if self.split.anomalous is None else self.split.anomalous[rows]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A fitted detector.
+
+    normal, anomalous: sorted scores (nats) of validation's normals and anomalies: the reference of p-values, and what
+    another threshold is chosen from without training again. usual: (*shape of a sample) mean nats of each element over
+    validation's normals, against which a sample's own nats are explained.
+    """
+
+    config: Config
+    layout: Layout
+    scaler: Scaler
+    model: VAE
+    threshold: Threshold
+    normal: NDArray[np.float64]
+    anomalous: NDArray[np.float64]
+    usual: NDArray[np.float32]
+    fitted: Fit | None = field(default=None, repr=False, compare=False)  # None in a loaded detector
+
+    # --- fitting ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit_source(
+        cls, source: Source, config: Config, watch: Watch = lambda *_: None, checkpoint: Path | None = None
+    ) -> Detector:
+        """Splits, learns the layout, scales, trains, scores what was held out and chooses the threshold.
+
+        watch: called after each epoch. checkpoint: folder to keep the state of training in, and to continue from.
+        Raises DataError for data that cannot train a detector, TrainingError where training fails.
+        """
+        parts = split(source, config)
+        config = config.resolve(source.kind, len(parts.train))
+        device = pick_device(config.device)
+        layout = source.learn(parts.train)
+        data = _read(source, layout)
+        scaler = Scaler.fit(data.values[parts.train], layout)
+
+        training = samples(data, parts.train, scaler, layout, device, config.data.window)
+        normals = parts.valid if parts.anomalous is None else parts.valid[~parts.anomalous[parts.valid]]
+        held = samples(data, normals, scaler, layout, device, config.data.window)
+        _require_samples(training, held, source, config)
+        model = new_model(config, layout).to(device)
+        history = train(model, training, held, config, watch, checkpoint)
+
+        scorer = Scorer(model, scaler, layout, config.data.window)
+        scored = np.arange(len(data)) if source.kind == "series" else np.sort(np.r_[parts.valid, parts.test])
+        scores = join(scorer.stream([_take(data, scored)], explain=True))
+        kl, active = _latent_use(model, held)
+        fit = Fit(data, parts, history, scores, scored, kl, active, _notes(config, history, active, layout))
+
+        valid, anomalous = fit.part(parts.valid)
+        wrong = np.zeros(len(valid), bool) if anomalous is None else anomalous
+        assert valid.elements is not None
+        normal, anomalies = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
+        threshold = choose(config.threshold.policy, normal, anomalies)
+        usual = valid.elements[~wrong].mean(axis=0)
+        return cls(config, layout, scaler, model, threshold, normal, anomalies, usual, fit)
+
+    @classmethod
+    def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
+        """Fits on a DataFrame or array in memory.
+
+        X: (N, F) a table (the default), a series or flat pixels (`kind=`), (N, H, W) or (N, C, H, W) pictures. y: (N,)
+        0 normal, 1 anomaly; without it all rows are taken as normal. settings: `kind="series"` and dotted names with
+        `__` for the dot, e.g. `training__epochs=20`; `config` is what they change.
+        Without y no row is kept for a test: the split is 3/4 train, 1/4 validation.
+        """
+        base = config if config is not None else Config()
+        if config is None and y is None:
+            base = load_config(base={"split": {"train": 0.75, "valid": 0.25}})
+        if "kind" in settings:
+            settings["data__kind"] = settings.pop("kind")
+        overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
+        chosen = load_config(overrides=overrides, base=base.model_dump())
+        labels = None if y is None else np.asarray(y).astype(int).astype(str)
+        return cls.fit_source(open_memory(X, chosen.data, labels), chosen)
+
+    # --- scoring ---------------------------------------------------------------------------------------------------
+
+    def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[Scores]:
+        """Scores of chunks in order, in constant memory; `explain` adds the nats of each element."""
+        return Scorer(self.model, self.scaler, self.layout, self.config.data.window).stream(chunks, explain)
+
+    def score_source(self, source: Source, explain: bool = False) -> Iterator[Scores]:
+        """Scores of a whole source in order, in constant memory."""
+        return self.stream(source.chunks(self.layout, self.chunk_rows), explain)
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many samples are read at a time."""
+        return ROWS if len(self.layout.shape) == 1 else PICTURES
+
+    def parts(self, X: Any, explain: bool = False) -> Scores:
+        """Scores of a DataFrame or array with the columns or shape of the training data, split into their parts."""
+        return join(self.score_source(open_memory(X, self.config.data), explain))
+
+    def score(self, X: Any) -> NDArray[np.float64]:
+        """(N,) negative ELBO in nats: higher is more anomalous."""
+        return self.parts(X).total
+
+    def predict(self, X: Any) -> NDArray[np.bool_]:
+        """(N,) whether each sample is an anomaly: its score is at or above the threshold."""
+        return self.score(X) >= self.threshold.value
+
+    def p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N,) conformal p-values of scores against the held-out normals."""
+        return p_values(scores, self.normal)
+
+    def contributions(self, scores: Scores, most: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The columns, sensors or pixels behind scores made with `explain`: (N, most) positions and their shares.
+
+        A share is of the nats by which all elements of the sample exceed what they usually have in normal samples.
+        """
+        assert scores.elements is not None
+        excess = np.clip((scores.elements - self.usual).reshape(len(scores), -1).astype(np.float64), 0, None)
+        most = min(most, excess.shape[1])
+        order = np.argsort(-excess, axis=1, kind="stable")[:, :most]
+        shares = np.take_along_axis(excess, order, axis=1) / np.maximum(excess.sum(axis=1, keepdims=True), 1e-12)
+        return order, shares
+
+    def with_threshold(self, policy: str) -> Detector:
+        """The same detector with its threshold chosen again from the validation scores."""
+        threshold = choose(policy, self.normal, self.anomalous)
+        tree = self.config.model_dump()
+        tree["threshold"]["policy"] = policy
+        return replace(self, threshold=threshold, config=Config.model_validate(tree))
+
+    # --- on disk ---------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the detector as a new folder; nothing that exists is overwritten."""
+        from anomaly_vae import __version__
+
+        with new_folder(folder) as new:
+            save_file(
+                {k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}, new / "weights.safetensors"
+            )
+            reference = {"normal": self.normal, "anomalous": self.anomalous, "usual": self.usual}
+            save_file({k: torch.from_numpy(v) for k, v in reference.items()}, new / "validation.safetensors")
+            (new / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
+            _write_json(new / "layout.json", self.layout.to_json())
+            _write_json(new / "scaler.json", self.scaler.to_json())
+            _write_json(new / "threshold.json", self.threshold.to_json())
+            hashes = {path.name: _hash(path) for path in sorted(new.iterdir())}
+            _write_json(new / MANIFEST, {"format": FORMAT, "anomaly_vae": __version__, "sha256": hashes})
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> Detector:
+        """Reads a detector folder. Raises DetectorError where it is missing, incomplete, altered or of another format."""
+        folder = Path(folder)
+        _check(folder)
+        config = load_config(folder / "config.yaml")
+        layout = Layout.from_json(_read_json(folder / "layout.json"))
+        model = new_model(config, layout)
+        try:
+            model.load_state_dict(load_file(folder / "weights.safetensors"))
+            reference = load_file(folder / "validation.safetensors")
+        except (SafetensorError, RuntimeError) as error:
+            raise DetectorError(f"{folder}: its weights do not fit its configuration; fit again") from error
+        return cls(
+            config,
+            layout,
+            Scaler.from_json(_read_json(folder / "scaler.json")),
+            model.to(pick_device(device)).eval(),
+            Threshold(**_read_json(folder / "threshold.json")),
+            **{name: tensor.numpy() for name, tensor in reference.items()},
+        )
+
+
+def new_model(config: Config, layout: Layout) -> VAE:
+    """The untrained model of a resolved configuration, its weights drawn from the configuration's seed alone."""
+    shape = layout.shape
+    if layout.kind == "series":
+        assert config.data.window
+        shape = (*layout.shape, config.data.window)  # (C, T)
+    # one class more than was seen: a value that is new at scoring time is improbable, not an error
+    categories = tuple(0 if c.categories is None else len(c.categories) + 1 for c in layout.columns)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return models.build(config.model, shape, categories if any(categories) else ())
+
+
+def _read(source: Source, layout: Layout) -> Chunk:
+    """The whole source in one chunk."""
+    chunks = list(source.chunks(layout, ROWS if len(layout.shape) == 1 else PICTURES))
+    if len(chunks) == 1:
+        return chunks[0]
+    fields: dict[str, Callable[[Chunk], Any]] = {
+        "labels": lambda c: c.labels, "groups": lambda c: c.groups
+    }  # fmt: skip
+    optional = {
+        name: None if get(chunks[0]) is None else np.concatenate([get(c) for c in chunks])
+        for name, get in fields.items()
+    }
+    return Chunk(np.concatenate([c.ids for c in chunks]), np.concatenate([c.values for c in chunks]), **optional)
+
+
+def _take(data: Chunk, rows: NDArray[np.intp]) -> Chunk:
+    if len(rows) == len(data):
+        return data
+    return Chunk(data.ids[rows], data.values[rows], None, None if data.groups is None else data.groups[rows])
+
+
+def _require_samples(training: Samples, held: Samples, source: Source, config: Config) -> None:
+    for name, part in (("training", training), ("validation", held)):
+        if len(part) < 2:
+            raise DataError(
+                f"{source.path}: the {name} rows hold {len(part)} windows of {config.data.window} normal time steps;"
+                " more rows, another split or a smaller data.window would work"
+            )
+
+
+@torch.no_grad()
+def _latent_use(model: VAE, held: Samples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(G,) mean KL of each latent group in nats and (D,) active units, over held-out normals."""
+    index = torch.arange(len(held), device="cpu" if held.pinned else held.device)
+    outs = [model(held.take(part)) for part in index.split(1024)]
+    kl = torch.cat([out.kl for out in outs]).double().mean(0)
+    return kl.cpu().numpy(), active_units(torch.cat([out.mu for out in outs])).cpu().numpy()
+
+
+def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: Layout) -> tuple[str, ...]:
+    """What the user should know of the fit and could do about it."""
+    notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items()]
+    if not active.any():
+        notes.append(
+            "posterior collapse: no latent unit is active, so the score is reconstruction alone; a larger"
+            f" objective.free_bits (now {config.objective.free_bits:g}), a longer objective.warmup or a smaller"
+            f" objective.beta (now {config.objective.beta:g}) would work"
+        )
+    if history.skipped:
+        notes.append(f"{history.skipped} training steps without a finite gradient were skipped")
+    if config.training.batch_size and history.batch_size < config.training.batch_size // 2:
+        notes.append(f"the batch was reduced to {history.batch_size} samples")
+    return tuple(notes)
+
+
+def _check(folder: Path) -> None:
+    """Raises DetectorError unless the folder is a whole, unaltered detector of this format."""
+    if not folder.is_dir():
+        raise DetectorError(f"{folder}: no such detector folder")
+    if not (folder / MANIFEST).is_file():
+        raise DetectorError(f"{folder}: not a detector folder ({MANIFEST} is missing)")
+    manifest = _read_json(folder / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise DetectorError(
+            f"{folder}: detector format {manifest.get('format')} (anomaly-vae {manifest.get('anomaly_vae')}), this"
+            f" version reads format {FORMAT}; score with that version of anomaly-vae or fit again"
+        )
+    for name, expected in manifest["sha256"].items():
+        if not (folder / name).is_file():
+            raise DetectorError(f"{folder}: incomplete, {name} is missing; copy the whole folder or fit again")
+        if _hash(folder / name) != expected:
+            raise DetectorError(f"{folder}: {name} was altered after it was saved; restore it or fit again")
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_json(path: Path, tree: dict[str, Any]) -> None:
+    path.write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DetectorError(f"{path}: cannot be read as JSON; restore it or fit again") from error
+    return tree

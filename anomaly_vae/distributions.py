@@ -1,0 +1,112 @@
+"""The probability that everything else rests on: likelihoods, the KL and the reparameterised sample.
+
+Pure functions of tensors, every result in nats and none of them reduced: a likelihood gives one negative
+log-likelihood (NLL) for each element, the KL one number for each latent dimension. Whoever reduces them does so in
+the open, in `objective.terms`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Likelihood(Protocol):
+    """p(x|z) for a batch: one distribution for each element of each sample."""
+
+    def nll(self, x: Tensor) -> Tensor:
+        """-log p(x|z) of each element in nats, shape of x."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected x, shape of x."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, exp(log_var)); log_var broadcasts against mean."""
+
+    mean: Tensor
+    log_var: Tensor
+
+    def nll(self, x: Tensor) -> Tensor:
+        return 0.5 * (LOG_2PI + self.log_var + (x - self.mean).square() * torch.exp(-self.log_var))
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Laplace(mean, exp(log_scale)); heavier tails than the Gaussian, the absolute instead of the squared error."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def nll(self, x: Tensor) -> Tensor:
+        return math.log(2) + self.log_scale + (x - self.mean).abs() * torch.exp(-self.log_scale)
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Bernoulli(sigmoid(logits)) for x in [0, 1]; for x between, the cross-entropy that images are trained with."""
+
+    logits: Tensor
+
+    def nll(self, x: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.logits, x, reduction="none")
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Categorical(softmax(logits)); logits (..., K), x holds codes 0 .. K-1."""
+
+    logits: Tensor
+
+    def nll(self, x: Tensor) -> Tensor:
+        return -F.log_softmax(self.logits, dim=-1).gather(-1, x.long().unsqueeze(-1)).squeeze(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.logits.argmax(dim=-1).to(self.logits.dtype)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A row whose columns follow several distributions, each owning the columns at `where`."""
+
+    parts: tuple[tuple[Tensor, Likelihood], ...]  # (indices (F_i,), distribution over (B, F_i))
+    width: int
+
+    def nll(self, x: Tensor) -> Tensor:
+        return self._place([(where, part.nll(x[:, where])) for where, part in self.parts])
+
+    @property
+    def mean(self) -> Tensor:
+        return self._place([(where, part.mean) for where, part in self.parts])
+
+    def _place(self, pieces: list[tuple[Tensor, Tensor]]) -> Tensor:
+        first = pieces[0][1]
+        out = first.new_zeros(len(first), self.width)
+        for where, piece in pieces:
+            out = out.index_copy(1, where, piece.to(out.dtype))
+        return out
+
+
+def kl_normal(mu: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mu, exp(log_var)) || N(0, 1)) of each latent dimension in nats, shape of mu (Kingma & Welling 2014, B)."""
+    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
+
+
+def reparameterise(mu: Tensor, log_var: Tensor, generator: torch.Generator) -> Tensor:
+    """A sample of N(mu, exp(log_var)), differentiable in both; the noise comes from `generator` alone."""
+    noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+    return mu + noise * torch.exp(0.5 * log_var)

@@ -1,0 +1,64 @@
+"""Convolutional VAE over pictures (C, H, W) and windows of a series (C, T), of any size and channel count."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_vae.config import ModelConfig
+from anomaly_vae.distributions import Likelihood
+from anomaly_vae.models.base import VAE, Head, posterior_head
+
+
+class ConvVAE(VAE):
+    """Stages of stride-2 convolutions down to a dense layer, and their mirror image.
+
+    With shape (1, 28, 28), channels (32, 64) and hidden (256,) the encoder is 28x28x1 -> 14x14x32 -> 7x7x64 -> 256 ->
+    (mu, log_var). A stage turns a side of s into ceil(s / 2), and its mirror gives exactly s back.
+    """
+
+    def __init__(self, config: ModelConfig, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        assert config.latent and config.channels and config.hidden is not None
+        conv, deconv = (nn.Conv1d, nn.ConvTranspose1d) if len(shape) == 2 else (nn.Conv2d, nn.ConvTranspose2d)
+        self.latent, self.clamp = config.latent, (config.log_var_min, config.log_var_max)
+        self.pictures = len(shape) == 3
+        sides = [shape[1:]]  # spatial sides before each stage and after the last
+        for _ in config.channels:
+            sides.append(tuple(math.ceil(s / 2) for s in sides[-1]))
+        widths = (shape[0], *config.channels)
+        flat = widths[-1] * math.prod(sides[-1])
+        dense = (flat, *config.hidden)
+
+        down: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            down += [conv(before, after, 3, stride=2, padding=1), nn.ReLU()]  # (B, after, ceil(H/2), ceil(W/2))
+        self.down = nn.Sequential(*down)
+        self.squeeze = nn.Sequential(*(m for a, b in pairwise(dense) for m in (nn.Linear(a, b), nn.ReLU())))
+        self.posterior = nn.Linear(dense[-1], 2 * self.latent)
+
+        expand = (self.latent, *reversed(dense))
+        self.expand = nn.Sequential(*(m for a, b in pairwise(expand) for m in (nn.Linear(a, b), nn.ReLU())))
+        self.head = Head(config, shape)
+        targets = (shape[0] * self.head.outputs, *config.channels)
+        up: list[nn.Module] = [nn.Unflatten(1, (widths[-1], *sides[-1]))]
+        for stage in reversed(range(len(config.channels))):
+            odd = tuple(big - (2 * small - 1) for big, small in zip(sides[stage], sides[stage + 1], strict=True))
+            up.append(deconv(targets[stage + 1], targets[stage], 3, stride=2, padding=1, output_padding=odd))
+            if stage:
+                up.append(nn.ReLU())
+        self.up = nn.Sequential(*up)  # (B, P*C, H, W)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.nan_to_num(x)  # a missing element enters as the scaled mean
+        if self.pictures:
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = self.squeeze(self.down(x).flatten(1))  # (B, hidden)
+        return posterior_head(self.posterior(features), *self.clamp)
+
+    def decode(self, z: Tensor) -> Likelihood:
+        px: Likelihood = self.head(self.up(self.expand(z)))
+        return px

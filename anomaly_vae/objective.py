@@ -1,0 +1,63 @@
+"""The negative ELBO, defined once: the loss and the score are made of the same `terms`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from anomaly_vae.config import ObjectiveConfig
+from anomaly_vae.models.base import Output
+
+ACTIVE = 0.01  # variance of a posterior mean over the data above which a unit is active (Burda 2016, 5.2)
+
+
+def elements(x: Tensor, out: Output) -> Tensor:
+    """-log p(x|z) of each element in nats, shape of x; 0 where x is NaN, for a missing element is no evidence."""
+    missing = torch.isnan(x)
+    return out.px.nll(torch.where(missing, 0.0, x)).masked_fill(missing, 0.0)
+
+
+def terms(x: Tensor, out: Output) -> tuple[Tensor, Tensor]:
+    """(recon, kl), each (B,), in nats, summed over elements and latent groups. recon + kl is the negative ELBO."""
+    return elements(x, out).flatten(1).sum(1), out.kl.sum(1)
+
+
+def loss(x: Tensor, out: Output, config: ObjectiveConfig, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, recon, kl): the scalar to minimise and the batch means, in nats a sample.
+
+    Free bits (Kingma 2016, C.8): the batch-mean KL of each latent group counts only above `free_bits`, and their sum
+    only above `free_bits_total`, so that the optimiser gains nothing by switching a unit off. With beta = 1 and no
+    free bits the loss is exactly the negative ELBO.
+    """
+    recon, kl = terms(x, out)
+    charged = out.kl.mean(0).clamp(min=config.free_bits).sum().clamp(min=config.free_bits_total)
+    aux = out.aux if isinstance(out.aux, float) else out.aux.mean()
+    return recon.mean() + beta * charged + aux, recon.mean(), kl.mean()
+
+
+def beta_at(config: ObjectiveConfig, progress: float) -> float:
+    """beta after a share `progress` (0-1) of the training.
+
+    linear, cosine, sigmoid: a rise over the first `warmup` share. cyclical (Fu 2019): `cycles` rises over the whole
+    training, each linear over the first half of its cycle.
+    """
+    if config.schedule == "constant" or (config.warmup == 0 and config.schedule != "cyclical"):
+        return config.beta
+    if config.schedule == "cyclical":
+        return config.beta * min(1.0, 2 * (progress * config.cycles % 1.0)) if progress < 1 else config.beta
+    t = min(1.0, progress / config.warmup)
+    rise = {
+        "linear": t,
+        "cosine": 0.5 * (1 - math.cos(math.pi * t)),
+        "sigmoid": 1.0 if t == 1 else 1 / (1 + math.exp(-12 * (t - 0.5))),
+    }[config.schedule]
+    return config.beta * rise
+
+
+def active_units(mu: Tensor) -> Tensor:
+    """(D,) which latent units carry information: Var_x[E_q[z]] > 0.01 over the rows of mu (N, D) (Burda 2016)."""
+    if len(mu) < 2:
+        return torch.zeros(mu.shape[1], dtype=torch.bool, device=mu.device)
+    return mu.var(0) > ACTIVE

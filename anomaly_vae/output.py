@@ -1,0 +1,97 @@
+"""Files appear whole or not at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from anomaly_vae.errors import AnomalyVAEError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write a file to; renamed to `path` on success, removed on failure.
+
+    Raises AnomalyVAEError, in one line, where the folder is missing or read-only or the disk is full.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise AnomalyVAEError(f"{path}: is a folder; name a file to write to")
+    with _explained(path):
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False
+        ) as f:
+            beside = Path(f.name)
+        try:
+            yield beside
+            os.chmod(beside, 0o666 & ~_umask())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `path` on success. `path` must not exist yet, or be empty."""
+    path = Path(path)
+    require_free(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            yield beside
+            os.chmod(beside, 0o777 & ~_umask())
+            os.replace(beside, path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A free path beside the folder `path`, to be made and filled; it takes the folder's place on success."""
+    path = Path(path)
+    with _explained(path):
+        work = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
+        try:
+            yield work / "new"
+            os.replace(path, work / "old")
+            os.replace(work / "new", path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def require_free(path: str | Path) -> None:
+    """Raises AnomalyVAEError unless `path` can become a new folder; asked before hours of training, not after."""
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise AnomalyVAEError(f"{path}: already there, and nothing is overwritten; name a new folder")
+    parent = next(p for p in (path, *path.absolute().parents) if p.is_dir())
+    if not os.access(parent, os.W_OK):
+        raise AnomalyVAEError(f"{parent}: no permission to write here; name another folder")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = {
+            errno.ENOSPC: "the disk is full; free some space or name a place on another disk",
+            errno.EDQUOT: "the disk quota is used up; name a place on another disk",
+            errno.EROFS: "the file system is read-only; name another place",
+            errno.EACCES: "no permission to write here; name another place",
+            errno.EPERM: "no permission to write here; name another place",
+            errno.ENOENT: "its folder does not exist; create it first",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise AnomalyVAEError(f"{path}: {hint}") from error

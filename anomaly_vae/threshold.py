@@ -1,0 +1,122 @@
+"""From scores to alarms: ROC analysis where there are labels, conformal prediction where there are none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.config import Policy
+from anomaly_vae.errors import DataError
+
+LABEL_FREE_RATE = 0.01  # false alarms that `auto` allows where validation has no anomalies
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A sample whose score is at or above `value` (nats, always finite) is an anomaly.
+
+    policy: the rule that chose it. labelled: whether anomalies took part. false_alarm_rate: what the rule promises
+    (conformal) or saw on validation (ROC). normals, anomalies: validation rows behind the choice. note: what the user
+    should know of it, else empty.
+    """
+
+    value: float
+    policy: str
+    labelled: bool
+    false_alarm_rate: float
+    normals: int
+    anomalies: int
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose(policy: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:
+    """The threshold that a policy picks from validation scores (nats): ROC with anomalies, else conformal.
+
+    Raises DataError for a policy that needs anomalies where there are none, or where no normal scores are given.
+    """
+    if len(normal) == 0:
+        raise DataError("no normal rows in validation to choose a threshold by; a larger split.valid would work")
+    if policy == "auto":
+        rule = Policy("youden") if len(anomalous) else Policy("fpr", LABEL_FREE_RATE)
+    else:
+        rule = Policy.parse(policy)
+    if len(anomalous) == 0:
+        if rule.name != "fpr" or rule.value is None:
+            raise DataError(
+                f"threshold policy {rule} needs labelled anomalies in validation and there are none; use fpr=RATE,"
+                " which needs normal rows only"
+            )
+        return _conformal(rule.value, normal)
+    return _roc(rule, normal, anomalous)
+
+
+def p_values(scores: NDArray[np.float64], calibration: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Conformal p-values (1 + #{calibration >= s}) / (n + 1) of scores (N,) against sorted held-out normals (n,).
+
+    For an exchangeable normal sample P(p <= a) <= a (Vovk et al. 2005; Bates et al. 2023).
+    """
+    above = len(calibration) - np.searchsorted(calibration, scores, side="left")
+    result: NDArray[np.float64] = (1 + above) / (len(calibration) + 1)
+    return result
+
+
+def _conformal(rate: float, normal: NDArray[np.float64]) -> Threshold:
+    """The smallest threshold whose alarms all have p-values of at most `rate`."""
+    n = len(normal)
+    allowed = math.floor(rate * (n + 1) + 1e-9)  # alarms have rank <= allowed among the n + 1
+    note = ""
+    if allowed == 0:
+        smallest = 1 / (n + 1)
+        note = (
+            f"{n} held-out normals support no false-alarm rate below {smallest:.2g}; asked for {rate:g}, the threshold"
+            f" stands just above their largest score, a rate of {smallest:.2g}"
+        )
+        allowed, rate = 1, smallest
+    edge = np.sort(normal)[n - allowed]
+    return Threshold(float(np.nextafter(edge, np.inf)), str(Policy("fpr", rate)), False, rate, n, 0, note)
+
+
+def _roc(rule: Policy, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:
+    """The point of the ROC curve that the rule prefers."""
+    from sklearn.metrics import roc_curve
+
+    labels = np.r_[np.zeros(len(normal)), np.ones(len(anomalous))]
+    scores = np.r_[normal, anomalous]
+    fpr, tpr, cuts = roc_curve(labels, scores, drop_intermediate=False)
+    fpr, tpr, cuts = fpr[1:], tpr[1:], cuts[1:]  # the first cut is infinite: no alarm at all
+    false, hits = fpr * len(normal), tpr * len(anomalous)
+    value, note = rule.value or 0.0, ""
+    if rule.name == "youden":
+        best = int(np.argmax(tpr - fpr))
+    elif rule.name == "f1":
+        best = int(np.argmax(2 * hits / (hits + false + len(anomalous))))
+    elif rule.name == "cost":
+        best = int(np.argmin(false + value * (len(anomalous) - hits)))
+    elif rule.name == "recall":
+        best = int(np.argmax(tpr >= value))  # tpr rises to 1, so there is a first
+    else:
+        within = fpr <= value
+        best = int(np.flatnonzero(within)[-1]) if within.any() else 0
+        if not within.any():
+            note = (
+                f"the highest {round(false[0])} of {len(normal)} normal scores tie or lead, so no threshold reaches a"
+                f" false-alarm rate of {value:g}; this one gives {fpr[0]:.2g}"
+            )
+    return Threshold(
+        _between(cuts, best), str(rule), True, float(fpr[best]), len(normal), len(anomalous), note
+    )  # fmt: skip
+
+
+def _between(cuts: NDArray[np.float64], best: int) -> float:
+    """Half-way from a cut to the next lower score: the same validation alarms, and the widest margin to both."""
+    if best + 1 == len(cuts):
+        return float(cuts[best])
+    middle = 0.5 * (cuts[best] + cuts[best + 1])
+    return float(middle if cuts[best + 1] < middle <= cuts[best] else cuts[best])

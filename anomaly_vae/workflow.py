@@ -1,0 +1,305 @@
+"""The main job, top to bottom: fit a detector, score new data with it, evaluate it, choose its threshold again.
+
+Each function is one page: open the data, do the one thing, record it, return what a caller prints.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from anomaly_vae import config as configs
+from anomaly_vae.config import Config, DataConfig
+from anomaly_vae.data import open_memory, open_source
+from anomaly_vae.data.base import Source
+from anomaly_vae.data.split import is_anomalous
+from anomaly_vae.detector import Detector
+from anomaly_vae.errors import DataError, RunError, UsageError
+from anomaly_vae.heatmaps import HeatMaps, NoHeatMaps, heat_maps
+from anomaly_vae.metrics import metrics
+from anomaly_vae.output import replacing, replacing_folder, require_free
+from anomaly_vae.report import log_fit
+from anomaly_vae.scoring import Scores, join
+from anomaly_vae.threshold import Threshold
+from anomaly_vae.writers import batch, check_format, open_writer
+
+Progress = Callable[[str, int, int | None], None]  # (what, done, of how many if known)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a fit or an evaluation came to. metrics: of the test rows; see `metrics.metrics`."""
+
+    run_id: str
+    detector: str
+    kind: str
+    data: str
+    threshold: float
+    policy: str
+    metrics: dict[str, float]
+    seconds: float
+    rows: dict[str, int]
+    notes: tuple[str, ...] = ()
+    chosen: Threshold | None = field(default=None, repr=False)
+
+    def to_json(self) -> str:
+        tree = asdict(self)
+        del tree["chosen"]
+        return json.dumps(tree, ensure_ascii=False)
+
+
+def fit(
+    path: str | None,
+    config: Config,
+    *,
+    output: str | None = None,
+    resume: str | None = None,
+    parent: str | None = None,
+    progress: Progress = lambda *_: None,
+    say: Say = lambda _: None,
+) -> Result:
+    """Trains a detector on a file, folder or, with path None, the embedded digits; records it as one run.
+
+    output: also save the detector there. resume: continue the killed run of this id with its own data and settings.
+    parent: the run of the study that this fit is part of.
+    Raises AnomalyVAEError subclasses for whatever a user can mend.
+    """
+    from anomaly_vae import tracking  # mlflow takes two seconds to import, and only here is it needed
+
+    began = time.perf_counter()
+    if output:
+        require_free(output)
+    if resume:
+        resume = tracking.full_run_id(resume, config)
+        path, config = _remembered(resume, tracking.checkpoint_folder(resume, config))
+    source = _open(path, config)
+    say(f"{source.path} is {source.why}")
+    run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
+    with tracking.start(config, data_name=source.name, run_name=run_name, resume=resume, parent=parent) as run:
+        checkpoint = tracking.checkpoint_folder(run.run_id, config) if run.run_id else None
+        _remember(checkpoint, path, config)
+
+        def watch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
+            run.epoch(epoch, figures)
+            progress("training", epoch + 1, epochs)
+
+        detector = Detector.fit_source(source, config, watch, checkpoint)
+        fitted = detector.fitted
+        assert fitted
+        scores, anomalous = fitted.part(fitted.split.test)
+        threshold = detector.threshold
+        found = metrics(anomalous, scores.total, threshold.value)
+        found["active_units"] = float(fitted.active.sum())
+        seconds = time.perf_counter() - began
+        log_fit(run, source, detector, found | {"seconds": seconds})
+        with tempfile.TemporaryDirectory() as folder:
+            detector.save(Path(folder) / "detector")
+            run.detector(Path(folder) / "detector")
+        if output:
+            detector.save(output)
+    if checkpoint:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    where = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
+    rows = {part: len(getattr(fitted.split, part)) for part in ("train", "valid", "test")}
+    notes = fitted.notes + ((threshold.note,) if threshold.note else ())
+    return Result(
+        run.run_id, where, source.kind, source.path, threshold.value, threshold.policy, found,
+        round(seconds, 2), rows, notes, threshold,
+    )  # fmt: skip
+
+
+def score(
+    path: str,
+    detector: Detector,
+    *,
+    output: str | None = None,
+    threshold: float | None = None,
+    explain: int = 0,
+    maps: str | None = None,
+    id_column: str | None = None,
+    progress: Progress = lambda *_: None,
+) -> tuple[int, int]:
+    """Scores every row of a file or folder into a CSV, Parquet or JSON (None: CSV on stdout); (rows, alarms).
+
+    Columns: id, the parts of the score (nats), p_value, is_anomaly. threshold: instead of the detector's (nats).
+    explain: so many columns or sensors that contribute most, with their shares of recon. maps: a new folder for heat
+    maps over the pictures at or above the threshold.
+    """
+    if output:
+        check_format(output)
+    cut = detector.threshold.value if threshold is None else threshold
+    source = _reopen(path, detector, id_column)
+    names = [column.name for column in detector.layout.columns] or list(detector.layout.pixels)
+    if explain and not names:
+        raise UsageError("--explain names columns, and pictures have none; use --maps DIR for heat maps")
+    rows = alarms = 0
+    with _heat_maps(maps, detector) as heat:
+        chunks = heat.seen(source.chunks(detector.layout, detector.chunk_rows))
+
+        def tables() -> Iterator[pa.RecordBatch]:
+            nonlocal rows, alarms
+            for scores in detector.stream(chunks, explain=bool(explain or maps)):
+                alarm = scores.total >= cut
+                heat.draw(scores, alarm)
+                rows, alarms = rows + len(scores), alarms + int(alarm.sum())
+                progress("scoring", rows, None)
+                yield batch(_columns(scores, detector, alarm, names, explain))
+
+        batches = tables()
+        first = next(batches, None)  # the first rows are scored before anything is opened for writing
+        if first is None:
+            raise DataError(f"{path}: holds no rows to score")
+        with open_writer(output, first.schema) as write:
+            write(first)
+            for later in batches:
+                write(later)
+    return rows, alarms
+
+
+def evaluate(
+    path: str, detector: Detector, *, label: str | None = None, normal: tuple[str, ...] = (), run_id: str = ""
+) -> Result:
+    """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`.
+
+    label, normal: instead of those it was fitted with.
+    """
+    began = time.perf_counter()
+    settings = detector.config.data.model_dump() | {"kind": detector.layout.kind}
+    settings |= {"label": label or detector.config.data.label or "label"}
+    if label or normal:
+        settings["normal"] = normal
+    config = detector.config.model_copy(update={"data": DataConfig(**settings)})
+    source = _open(path, config)
+    labels = source.labels()
+    if labels is None:
+        raise DataError(f"{path}: has no labels to evaluate by; name their column with --label")
+    anomalous = is_anomalous(labels, config, path)
+    total = join(detector.score_source(source)).total
+    found = metrics(anomalous, total, detector.threshold.value)
+    if run_id:
+        from anomaly_vae import tracking
+
+        with tracking.update(run_id, detector.config) as run:
+            run.metrics({f"evaluate_{name}": value for name, value in found.items()})
+            run.tags({"evaluated_on": path})
+    return Result(
+        run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
+        round(time.perf_counter() - began, 2), {"test": len(total)},
+    )  # fmt: skip
+
+
+def rethreshold(model: Model, policy: str) -> Detector:
+    """The detector of `model` with its threshold chosen by another policy, in the place where it was found."""
+    chosen = model.detector.with_threshold(policy)
+    if not model.run_id:
+        with replacing_folder(model.folder) as folder:
+            chosen.save(folder)
+        return chosen
+    from anomaly_vae import tracking
+
+    with tempfile.TemporaryDirectory() as folder, tracking.update(model.run_id, chosen.config) as run:
+        chosen.save(Path(folder) / "detector")
+        run.detector(Path(folder) / "detector")
+        run.metrics({"threshold": chosen.threshold.value})
+        run.tags({"threshold_policy": chosen.threshold.policy})
+    return chosen
+
+
+@dataclass(frozen=True)
+class Model:
+    """A detector and where it was found: a folder, or the run that logged it (run_id, else empty)."""
+
+    detector: Detector
+    folder: Path
+    run_id: str
+
+
+def find(name: str | None, config: Config) -> Model:
+    """The detector of a folder or of a run id; None: of the latest finished run.
+
+    Raises RunError for an unknown run, DetectorError for a folder that is no detector.
+    """
+    if name and (Path(name).is_dir() or "/" in name or name.startswith(".")):
+        return Model(Detector.load(name, config.device), Path(name), "")
+    from anomaly_vae import tracking
+
+    run_id, folder = tracking.find_detector(name, config)
+    return Model(Detector.load(folder, config.device), folder, run_id)
+
+
+# --- steps of the above ------------------------------------------------------------------------------------------
+
+
+def _open(path: str | None, config: Config) -> Source:
+    if path is not None:
+        return open_source(path, config.data)
+    from anomaly_vae.data.samples import digits
+
+    source = open_memory(digits(), config.data)
+    source.name = "digits"
+    return source
+
+
+def _reopen(path: str, detector: Detector, id_column: str | None) -> Source:
+    """New data as the detector's own kind, whatever it would be recognised as."""
+    changes = {"kind": detector.layout.kind, "id": id_column or detector.config.data.id}
+    return open_source(path, detector.config.data.model_copy(update=changes))
+
+
+def _columns(
+    scores: Scores, detector: Detector, alarm: NDArray[np.bool_], names: list[str], explain: int
+) -> dict[str, Any]:
+    """The columns of the table that `score` writes, in order."""
+    columns: dict[str, Any] = {"id": scores.ids, "score": scores.total, **scores.parts}
+    columns |= {"p_value": detector.p_values(scores.total), "is_anomaly": alarm}
+    if explain:
+        order, shares = detector.contributions(scores, explain)
+        for rank in range(order.shape[1]):
+            columns[f"top{rank + 1}"] = [names[column] for column in order[:, rank]]
+            columns[f"top{rank + 1}_share"] = np.round(shares[:, rank], 4)
+    return columns
+
+
+def _heat_maps(folder: str | None, detector: Detector) -> AbstractContextManager[HeatMaps | NoHeatMaps]:
+    if folder is None:
+        return nullcontext(NoHeatMaps())
+    if detector.layout.kind not in ("images", "pixels"):
+        raise UsageError(
+            f"--maps draws over pictures, and this detector reads a {detector.layout.kind}; use --explain N"
+        )
+    return heat_maps(folder, detector)
+
+
+RESUME = "run.json"
+
+
+def _remember(folder: Path | None, path: str | None, config: Config) -> None:
+    """Keeps beside the checkpoint what `--resume` needs: the data's path and the settings."""
+    if folder is not None and not (folder / RESUME).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        tree = {"path": None if path is None else str(Path(path).absolute()), "config": config.model_dump(mode="json")}
+        with replacing(folder / RESUME) as beside:
+            beside.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
+
+
+def _remembered(run_id: str, folder: Path) -> tuple[str | None, Config]:
+    """The data's path and the settings of a killed run."""
+    try:
+        tree = json.loads((folder / RESUME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"run '{run_id}' has nothing to resume: it finished, or was started elsewhere; `anomaly-vae runs` lists runs"
+        ) from error
+    return tree["path"], configs.load(base=tree["config"])

@@ -1,0 +1,84 @@
+"""Score tables to CSV, Parquet or JSON as they come; the file or stdout gets all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from anomaly_vae.errors import UsageError
+from anomaly_vae.output import replacing
+
+Write = Callable[[pa.RecordBatch], None]
+FORMATS = (".csv", ".parquet", ".json")
+
+
+@contextmanager
+def open_writer(path: str | Path | None, schema: pa.Schema) -> Iterator[Write]:
+    """A function that takes record batches of `schema`; the format follows the ending of `path`, None is stdout (CSV).
+
+    Stdout too is written only after the last batch came, so that a bad row late in the input leaves no half result.
+    Raises UsageError for an unknown ending, AnomalyVAEError where the place cannot be written.
+    """
+    if path is None:
+        with tempfile.TemporaryFile() as spool:
+            with _csv(spool, schema) as write:
+                yield write
+            spool.seek(0)
+            shutil.copyfileobj(spool, sys.stdout.buffer, 1 << 20)
+            sys.stdout.flush()
+        return
+    check_format(path)
+    opener = {".csv": _csv, ".parquet": _parquet, ".json": _json}[Path(path).suffix.lower()]
+    with replacing(path) as beside, open(beside, "wb") as file, opener(file, schema) as write:
+        yield write
+
+
+def check_format(path: str | Path) -> None:
+    """Raises UsageError unless the ending of `path` names a format."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: cannot tell the format from this name; end it in {', '.join(FORMATS)}")
+
+
+@contextmanager
+def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
+    sink = pa.PythonFile(file, mode="w")
+    # quoting of names and text is what a CSV reader needs, numbers stay bare
+    options = pyarrow.csv.WriteOptions(quoting_style="needed", quoting_header="needed")
+    with pyarrow.csv.CSVWriter(sink, schema, write_options=options) as writer:
+        yield writer.write_batch
+
+
+@contextmanager
+def _parquet(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        yield writer.write_batch
+
+
+@contextmanager
+def _json(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
+    """An array of one object a row, one row a line."""
+    first = True
+
+    def write(batch: pa.RecordBatch) -> None:
+        nonlocal first
+        for row in batch.to_pylist():
+            file.write((b"[\n" if first else b",\n") + json.dumps(row, ensure_ascii=False, default=str).encode())
+            first = False
+
+    yield write
+    file.write(b"[]\n" if first else b"\n]\n")
+
+
+def batch(columns: dict[str, Any]) -> pa.RecordBatch:
+    """A record batch of named arrays (N,)."""
+    return pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
