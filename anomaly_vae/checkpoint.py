@@ -38,20 +38,23 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
     try:
         with safe_open(folder / FILE, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder}: no checkpoint to resume from; fit again instead") from error
-    device = next(model.parameters()).device
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     for key, value in tensors.items():
         part, _, name = key.partition("/")
         parts[part][name] = value
-    model.load_state_dict(parts["model"])
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in parts["optimizer"].items():
         index, _, slot = name.partition("/")
         slots.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    try:
+        model.load_state_dict(parts["model"])
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"{folder}: its checkpoint is of another model; fit again instead") from error
+    device = next(model.parameters()).device
     return {k: v.to(device) for k, v in parts["best"].items()}, state
 
 

@@ -51,7 +51,7 @@ def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
     ctx.obj = {"quiet": quiet}
 
 
-def settings(command: Callable[..., Any]) -> Callable[..., Any]:
+def settings(command: Callable[..., Any]) -> Any:
     """The options of every command that reads settings: -c and --set, resolved into `config`."""
 
     @click.option("-c", "--config", "config_file", metavar="FILE", help="YAML file with settings.")
@@ -84,14 +84,17 @@ MODEL = click.option("-m", "--model", metavar="RUN_ID|FOLDER", help="Detector; d
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
 @click.pass_context
 def fit(
-    ctx: click.Context, data: str | None, output: str | None, resume: str | None, as_json: bool, **options: Any
+    ctx: click.Context, /, data: str | None, output: str | None, resume: str | None, as_json: bool, **options: Any
 ) -> None:
     """Train a detector on DATA (default: scikit-learn's digits, where 3 is normal)."""
     from anomaly_vae.config import EMBEDDED
 
     if resume and data:
         raise UsageError("--resume continues with the run's own data; leave DATA out")
-    config = _load(options, base=EMBEDDED if data is None else {})
+    config = _load(options)
+    data = data or config.data.path
+    if data is None:
+        config = _load(options, base=EMBEDDED)
     from anomaly_vae import workflow
     from anomaly_vae.console import Console, fit_summary
 
@@ -116,7 +119,7 @@ def fit(
 @click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.pass_context
-def score(ctx: click.Context, data: str, model: str | None, threshold: float | None, explain: int | None, output: str | None,
+def score(ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None, output: str | None,
           maps: str | None, id_column: str | None, **options: Any) -> None:  # fmt: skip
     """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly."""
     config = _load(options)

@@ -28,6 +28,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """How the input is read."""
 
+    path: str | None = Field(None, description="file or folder that `fit` reads where the command names none")
     kind: DataKind | None = Field(None, description="kind of data; None: recognised from the file")
     label: str | None = Field(None, description="column that tells normal from anomalous; never an input of the model")
     normal: tuple[str, ...] = Field((), description="label values that count as normal; empty: 0, false, normal, good")
@@ -45,8 +46,8 @@ class DataConfig(Section):
 class SplitConfig(Section):
     """Who trains, who chooses the threshold, who reports. A share of the rows (0-1) or a number of rows."""
 
-    train: float = Field(0.6, gt=0, description="normal rows that train")
-    valid: float = Field(0.2, gt=0, description="rows that stop the training and choose the threshold")
+    train: float | None = Field(None, gt=0, description="normal rows that train; of a series, the first time steps")
+    valid: float | None = Field(None, gt=0, description="rows that stop the training and choose the threshold")
 
 
 class ModelConfig(Section):
@@ -62,9 +63,9 @@ class ModelConfig(Section):
         description="scale of p(x|z): decoded for each element of each sample, learned for each element, learned"
         " for all, set to its analytic optimum (Rybkin 2020), or fixed",
     )
-    sigma_value: float = Field(1.0, gt=0, description="the scale where sigma is fixed")
-    log_var_min: float = Field(-9.0, description="lower clamp of every log variance, in the scaled units of x and z")
-    log_var_max: float = Field(6.0, description="upper clamp of every log variance")
+    sigma_value: float | None = Field(None, gt=0, description="the scale where sigma is fixed, else where it starts")
+    sigma_min: float | None = Field(None, gt=0, description="floor of every scale that is not fixed, in scaled units")
+    members: int | None = Field(None, ge=1, description="independent VAEs trained side by side (dense)")
 
 
 class ObjectiveConfig(Section):
@@ -76,18 +77,25 @@ class ObjectiveConfig(Section):
     )
     warmup: float = Field(0.2, ge=0, le=1, description="share of the epochs in which beta rises")
     cycles: int = Field(4, ge=1, description="cycles of the cyclical schedule")
-    free_bits: float = Field(0.05, ge=0, description="nats of batch-mean KL a latent dimension has free (Kingma 2016)")
+    free_bits: float = Field(0.02, ge=0, description="nats of batch-mean KL a latent dimension has free (Kingma 2016)")
     free_bits_total: float = Field(0.0, ge=0, description="nats of batch-mean KL all dimensions have free together")
 
 
 class TrainingConfig(Section):
     """The one training loop."""
 
-    epochs: int | None = Field(None, ge=1, description="most passes over the training rows")
-    batch_size: int | None = Field(None, ge=2, description="samples of one optimiser step; None: by kind and rows")
-    lr: float = Field(1e-3, gt=0, description="AdamW's learning rate, decayed to 0 along a cosine")
-    weight_decay: float = Field(1e-5, ge=0, description="AdamW's decoupled weight decay")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient of the loss, in nats an element")
+    steps: int | None = Field(None, ge=1, description="optimiser steps, however many rows there are")
+    epochs: int | None = Field(None, ge=1, description="passes over the training rows, instead of steps")
+    batch_size: int | None = Field(None, ge=2, description="samples of one optimiser step; at most half of the rows")
+    lr: float | None = Field(None, gt=0, description="AdamW's learning rate, raised over 5 % and decayed on a cosine")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW's decoupled weight decay")
+    clip: float = Field(5.0, gt=0, description="largest norm of the gradient of the loss, in nats an element")
+    noise: float | None = Field(
+        None, ge=0, description="Gaussian noise on the input, as a share of the standard deviation of the data"
+    )
+    jitter: float | None = Field(
+        None, ge=0, description="strength of random affine changes to pictures; 1: 10 degrees, 10 % scale, 5 % shift"
+    )
     patience: int = Field(20, ge=1, description="epochs without a better held-out ELBO before training stops")
     bf16: bool | None = Field(None, description="bfloat16 autocast where the hardware computes in it")
 
@@ -100,11 +108,11 @@ class Policy(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """`youden`, `f1`, `fpr=RATE`, `recall=RATE` or `cost=RATIO`. Raises ValueError for anything else."""
+        """`youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`. Raises ValueError for anything else."""
         name, equals, number = text.partition("=")
         if name in ("youden", "f1") and not equals:
             return cls(name)
-        if name in ("fpr", "recall", "cost") and equals:
+        if name in ("fpr", "recall", "cost", "tail") and equals:
             try:
                 value = float(number)
             except ValueError:
@@ -112,12 +120,29 @@ class Policy(NamedTuple):
             if (0 < value < 1) or (name == "recall" and value == 1) or (name == "cost" and 0 < value < float("inf")):
                 return cls(name, value)
         raise ValueError(
-            f"'{text}' is no threshold policy; use youden, f1, fpr=0.01, recall=0.95 or cost=10 (a miss costs 10 false"
-            " alarms)"
+            f"'{text}' is no threshold policy; use youden, f1, fpr=0.01, recall=0.95, cost=10 (a miss costs 10 false"
+            " alarms) or tail=0.001"
         )
 
     def __str__(self) -> str:
         return self.name if self.value is None else f"{self.name}={self.value:g}"
+
+
+class ScoringConfig(Section):
+    """What the score is the sum of. recon and kl always; each further part has a column of its own."""
+
+    recon: Literal["likelihood", "energy", "level"] | None = Field(
+        None,
+        description="reconstruction nats of the training likelihood, or of one calibrated after training: of blurred"
+        " residuals (pictures) or of each sensor and its level (series)",
+    )
+    prior: Literal["normal", "mixture"] | None = Field(
+        None, description="what the KL is taken to: N(0, I), or a Gaussian mixture fitted to the training posteriors"
+    )
+    components: int = Field(10, ge=1, description="components of the mixture, if there are posteriors enough")
+    neighbours: int | None = Field(
+        None, ge=0, description="training rows that the neighbours part measures distances to (dense); 0: no such part"
+    )
 
 
 class ThresholdConfig(Section):
@@ -125,14 +150,18 @@ class ThresholdConfig(Section):
 
     policy: str = Field(
         "auto",
-        description="youden, f1, fpr=RATE, recall=RATE, cost=RATIO (a miss costs RATIO false alarms); auto: youden"
-        " where validation has anomalies, else fpr=0.01 by conformal prediction",
+        description="youden, f1, fpr=RATE, recall=RATE, cost=RATIO (a miss costs RATIO false alarms), tail=RATE; auto:"
+        " youden where validation has anomalies, else `unlabelled`",
+    )
+    unlabelled: str | None = Field(
+        None,
+        description="the policy of auto without anomalies: fpr=RATE by conformal prediction, or tail=RATE of a log-normal",
     )
 
-    @field_validator("policy")
+    @field_validator("policy", "unlabelled")
     @classmethod
-    def _known(cls, policy: str) -> str:
-        if policy != "auto":
+    def _known(cls, policy: str | None) -> str | None:
+        if policy not in ("auto", None):
             Policy.parse(policy)
         return policy
 
@@ -156,20 +185,28 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
     threshold: ThresholdConfig = ThresholdConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    def resolve(self, kind: DataKind, rows: int) -> Config:
-        """This configuration with every None that depends on the kind of data or the training rows filled in."""
+    def resolve(self, kind: DataKind) -> Config:
+        """This configuration with every None that depends on the kind of data filled in."""
         tree = self.model_dump()
         tree["data"]["kind"] = kind
-        if kind == "series" and self.data.window is None:
-            tree["data"]["window"] = max(8, min(64, rows // 16 // 4 * 4))
         for section, settings in BY_KIND[kind].items():
             for key, value in settings.items():
                 if tree[section][key] is None:
                     tree[section][key] = value
         return _validate(tree, "the defaults")
+
+    def with_window(self, rows: int) -> Config:
+        """This configuration with the window of a series, where it is None, chosen for so many training rows."""
+        if self.data.kind != "series" or self.data.window is not None:
+            return self
+        window = 32  # or a half of it, ..., until the training rows hold twenty windows side by side
+        while window > 8 and window > rows / 20:
+            window //= 2
+        return self.model_copy(update={"data": self.data.model_copy(update={"window": window})})
 
     def changed(self) -> dict[str, Any]:
         """Dotted name and value of every setting that differs from its default."""
@@ -184,30 +221,40 @@ class Config(Section):
         return flat
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
 
 
 # The defaults that depend on the kind of data.
+_PICTURES: dict[str, dict[str, Any]] = {
+    "split": {"train": 0.6, "valid": 0.2},
+    "model": {"kind": "conv2d", "latent": 64, "hidden": (256,), "likelihood": "gaussian", "sigma": "shared",
+              "sigma_min": 0.02, "sigma_value": 0.37, "members": 1},
+    "training": {"steps": 1200, "batch_size": 128, "lr": 2e-3, "bf16": True, "noise": 0.5, "jitter": 1.0},
+    "scoring": {"recon": "energy", "prior": "mixture", "neighbours": 0},
+    "threshold": {"unlabelled": "fpr=0.01"},
+}  # fmt: skip
 BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
     "table": {
-        "model": {"kind": "dense", "latent": 8, "hidden": (128, 64), "likelihood": "gaussian", "sigma": "predicted"},
-        "training": {"epochs": 100, "batch_size": 128, "bf16": False},
+        "split": {"train": 0.6, "valid": 0.2},
+        "model": {"kind": "dense", "hidden": (64, 64), "likelihood": "gaussian", "sigma": "predicted",
+                  "sigma_min": 0.3, "sigma_value": 1.0, "members": 4},
+        "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2,
+                     "jitter": 0.0},
+        "scoring": {"recon": "likelihood", "prior": "normal", "neighbours": 2048},
+        "threshold": {"unlabelled": "fpr=0.01"},
     },
     "series": {
-        "model": {"kind": "conv1d", "latent": 8, "channels": (32, 64), "hidden": (128,), "likelihood": "gaussian",
-                  "sigma": "element"},
-        "training": {"epochs": 100, "batch_size": 64, "bf16": False},
+        "split": {"train": 0.4, "valid": 0.3},
+        "model": {"kind": "conv1d", "latent": 8, "channels": (32, 32), "hidden": (), "likelihood": "gaussian",
+                  "sigma": "element", "sigma_min": 0.08, "sigma_value": 1.0, "members": 1},
+        "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0,
+                     "jitter": 0.0},
+        "scoring": {"recon": "level", "prior": "normal", "neighbours": 0},
+        "threshold": {"unlabelled": "tail=0.0001"},
     },
-    "pixels": {
-        "model": {"kind": "conv2d", "latent": 16, "channels": (32, 64), "hidden": (256,), "likelihood": "gaussian",
-                  "sigma": "shared"},
-        "training": {"epochs": 60, "batch_size": 128, "bf16": True},
-    },
-    "images": {
-        "model": {"kind": "conv2d", "latent": 32, "channels": (32, 64, 128), "hidden": (256,),
-                  "likelihood": "gaussian", "sigma": "shared"},
-        "training": {"epochs": 60, "batch_size": 32, "bf16": True},
-    },
+    "pixels": _PICTURES,
+    "images": _PICTURES,
 }  # fmt: skip
 
 

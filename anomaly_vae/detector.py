@@ -27,6 +27,8 @@ from anomaly_vae.errors import DataError, DetectorError
 from anomaly_vae.models import VAE
 from anomaly_vae.objective import active_units
 from anomaly_vae.output import new_folder
+from anomaly_vae.priors import MixturePrior
+from anomaly_vae.scorenet import ScoreNet
 from anomaly_vae.scoring import Scorer, Scores, join
 from anomaly_vae.threshold import Threshold, choose, p_values
 from anomaly_vae.training import History, Watch, pick_device, train
@@ -70,7 +72,7 @@ class Detector:
     config: Config
     layout: Layout
     scaler: Scaler
-    model: VAE
+    net: ScoreNet
     threshold: Threshold
     normal: NDArray[np.float64]
     anomalous: NDArray[np.float64]
@@ -88,8 +90,9 @@ class Detector:
         watch: called after each epoch. checkpoint: folder to keep the state of training in, and to continue from.
         Raises DataError for data that cannot train a detector, TrainingError where training fails.
         """
+        config = config.resolve(source.kind)
         parts = split(source, config)
-        config = config.resolve(source.kind, len(parts.train))
+        config = config.with_window(len(parts.train))
         device = pick_device(config.device)
         layout = source.learn(parts.train)
         data = _read(source, layout)
@@ -99,22 +102,31 @@ class Detector:
         normals = parts.valid if parts.anomalous is None else parts.valid[~parts.anomalous[parts.valid]]
         held = samples(data, normals, scaler, layout, device, config.data.window)
         _require_samples(training, held, source, config)
-        model = new_model(config, layout).to(device)
-        history = train(model, training, held, config, watch, checkpoint)
+        config = _with_supported(config, layout, scaler, len(training), len(held))
+        net = new_net(config, layout, scaler).to(device)
+        history = train(net.model, training, held, config, watch, checkpoint)
+        own = net.fit(training, held, config.seed)
 
-        scorer = Scorer(model, scaler, layout, config.data.window)
+        scorer = Scorer(net, scaler, layout, config.data.window)
+        if net.level is not None:
+            net.level.fit(*_known_normal(scorer, data, np.r_[parts.train, normals]))
         scored = np.arange(len(data)) if source.kind == "series" else np.sort(np.r_[parts.valid, parts.test])
-        scores = join(scorer.stream([_take(data, scored)], explain=True))
-        kl, active = _latent_use(model, held)
+        if net.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
+            mine = torch.full((len(data),), -1)
+            mine[torch.from_numpy(normals)] = own
+            scores = scorer.samples(_take(data, scored), explain=True, own=mine[torch.from_numpy(scored)])
+        else:
+            scores = join(scorer.stream([_take(data, scored)], explain=True))
+        kl, active = _latent_use(net.model, held)
         fit = Fit(data, parts, history, scores, scored, kl, active, _notes(config, history, active, layout))
 
         valid, anomalous = fit.part(parts.valid)
         wrong = np.zeros(len(valid), bool) if anomalous is None else anomalous
         assert valid.elements is not None
         normal, anomalies = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
-        threshold = choose(config.threshold.policy, normal, anomalies)
+        threshold = choose(config.threshold.policy, normal, anomalies, config.threshold.unlabelled or "fpr=0.01")
         usual = valid.elements[~wrong].mean(axis=0)
-        return cls(config, layout, scaler, model, threshold, normal, anomalies, usual, fit)
+        return cls(config, layout, scaler, net, threshold, normal, anomalies, usual, fit)
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
@@ -139,7 +151,7 @@ class Detector:
 
     def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[Scores]:
         """Scores of chunks in order, in constant memory; `explain` adds the nats of each element."""
-        return Scorer(self.model, self.scaler, self.layout, self.config.data.window).stream(chunks, explain)
+        return Scorer(self.net, self.scaler, self.layout, self.config.data.window).stream(chunks, explain)
 
     def score_source(self, source: Source, explain: bool = False) -> Iterator[Scores]:
         """Scores of a whole source in order, in constant memory."""
@@ -180,7 +192,7 @@ class Detector:
 
     def with_threshold(self, policy: str) -> Detector:
         """The same detector with its threshold chosen again from the validation scores."""
-        threshold = choose(policy, self.normal, self.anomalous)
+        threshold = choose(policy, self.normal, self.anomalous, self.config.threshold.unlabelled or "fpr=0.01")
         tree = self.config.model_dump()
         tree["threshold"]["policy"] = policy
         return replace(self, threshold=threshold, config=Config.model_validate(tree))
@@ -192,9 +204,7 @@ class Detector:
         from anomaly_vae import __version__
 
         with new_folder(folder) as new:
-            save_file(
-                {k: v.contiguous().cpu() for k, v in self.model.state_dict().items()}, new / "weights.safetensors"
-            )
+            save_file({k: v.contiguous().cpu() for k, v in self.net.state_dict().items()}, new / "weights.safetensors")
             reference = {"normal": self.normal, "anomalous": self.anomalous, "usual": self.usual}
             save_file({k: torch.from_numpy(v) for k, v in reference.items()}, new / "validation.safetensors")
             (new / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
@@ -211,33 +221,59 @@ class Detector:
         _check(folder)
         config = load_config(folder / "config.yaml")
         layout = Layout.from_json(_read_json(folder / "layout.json"))
-        model = new_model(config, layout)
+        scaler = Scaler.from_json(_read_json(folder / "scaler.json"))
+        net = new_net(config, layout, scaler)
         try:
-            model.load_state_dict(load_file(folder / "weights.safetensors"))
+            net.load_state_dict(load_file(folder / "weights.safetensors"))
             reference = load_file(folder / "validation.safetensors")
         except (SafetensorError, RuntimeError) as error:
             raise DetectorError(f"{folder}: its weights do not fit its configuration; fit again") from error
         return cls(
             config,
             layout,
-            Scaler.from_json(_read_json(folder / "scaler.json")),
-            model.to(pick_device(device)).eval(),
+            scaler,
+            net.to(pick_device(device)).eval(),
             Threshold(**_read_json(folder / "threshold.json")),
             **{name: tensor.numpy() for name, tensor in reference.items()},
         )
 
 
-def new_model(config: Config, layout: Layout) -> VAE:
-    """The untrained model of a resolved configuration, its weights drawn from the configuration's seed alone."""
-    shape = layout.shape
+def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
+    """The untrained network of a resolved configuration, its weights drawn from the configuration's seed alone."""
+    shape = layout.shape if not layout.columns else (len(scaler.column),)
     if layout.kind == "series":
         assert config.data.window
-        shape = (*layout.shape, config.data.window)  # (C, T)
-    # one class more than was seen: a value that is new at scoring time is improbable, not an error
-    categories = tuple(0 if c.categories is None else len(c.categories) + 1 for c in layout.columns)
+        shape = (*shape, config.data.window)  # (C, T)
+    categories = scaler.categories(layout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return models.build(config.model, shape, categories if any(categories) else ())
+        model = models.build(config.model, shape, categories if any(categories) else ())
+    return ScoreNet(model, config.scoring, shape)
+
+
+def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, held: int) -> Config:
+    """The configuration with no more reference rows and mixture components than there is data for."""
+    if config.scoring.neighbours and not any(column.categories is None for column in layout.columns):
+        neighbours = 0  # no numbers to measure distances in
+    else:
+        neighbours = min(config.scoring.neighbours or 0, rows + held)
+    changes = {"neighbours": neighbours}
+    if config.scoring.prior == "mixture":
+        model = new_net(config, layout, scaler).model
+        changes["components"] = MixturePrior.supported(config.scoring.components, rows, model.latent * model.members)
+    return config.model_copy(update={"scoring": config.scoring.model_copy(update=changes)})
+
+
+def _known_normal(scorer: Scorer, data: Chunk, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(residuals (N, C), usable (N,)) of a series, group after group, a break between groups; `rows` are normal."""
+    usable = np.zeros(len(data), bool)
+    usable[rows] = True
+    residuals = scorer.residuals([data])
+    if data.groups is None:
+        return residuals, usable
+    order = np.argsort(data.groups, kind="stable")
+    first = np.r_[True, data.groups[order][1:] != data.groups[order][:-1]]
+    return residuals[order], usable[order] & ~first
 
 
 def _read(source: Source, layout: Layout) -> Chunk:
@@ -281,7 +317,8 @@ def _latent_use(model: VAE, held: Samples) -> tuple[NDArray[np.float64], NDArray
 
 def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: Layout) -> tuple[str, ...]:
     """What the user should know of the fit and could do about it."""
-    notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items()]
+    asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop}
+    notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
     if not active.any():
         notes.append(
             "posterior collapse: no latent unit is active, so the score is reconstruction alone; a larger"

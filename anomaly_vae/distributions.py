@@ -58,7 +58,7 @@ class Bernoulli:
     logits: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(self.logits, x, reduction="none")
+        return F.binary_cross_entropy_with_logits(self.logits, x.expand_as(self.logits), reduction="none")
 
     @property
     def mean(self) -> Tensor:
@@ -72,7 +72,8 @@ class Categorical:
     logits: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
-        return -F.log_softmax(self.logits, dim=-1).gather(-1, x.long().unsqueeze(-1)).squeeze(-1)
+        codes = x.long().expand(self.logits.shape[:-1]).unsqueeze(-1)
+        return -F.log_softmax(self.logits, dim=-1).gather(-1, codes).squeeze(-1)
 
     @property
     def mean(self) -> Tensor:
@@ -81,24 +82,20 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Columns:
-    """A row whose columns follow several distributions, each owning the columns at `where`."""
+    """A row whose columns, on the last axis, follow several distributions, each owning the columns at `where`."""
 
-    parts: tuple[tuple[Tensor, Likelihood], ...]  # (indices (F_i,), distribution over (B, F_i))
-    width: int
+    parts: tuple[tuple[Tensor, Likelihood], ...]  # (indices (F_i,), distribution over (..., F_i)), together all of F
 
     def nll(self, x: Tensor) -> Tensor:
-        return self._place([(where, part.nll(x[:, where])) for where, part in self.parts])
+        return self._place([part.nll(x[..., where]) for where, part in self.parts])
 
     @property
     def mean(self) -> Tensor:
-        return self._place([(where, part.mean) for where, part in self.parts])
+        return self._place([part.mean for _, part in self.parts])
 
-    def _place(self, pieces: list[tuple[Tensor, Tensor]]) -> Tensor:
-        first = pieces[0][1]
-        out = first.new_zeros(len(first), self.width)
-        for where, piece in pieces:
-            out = out.index_copy(1, where, piece.to(out.dtype))
-        return out
+    def _place(self, pieces: list[Tensor]) -> Tensor:
+        order = torch.argsort(torch.cat([where for where, _ in self.parts]))
+        return torch.cat([piece.to(pieces[0].dtype) for piece in pieces], dim=-1).index_select(-1, order)
 
 
 def kl_normal(mu: Tensor, log_var: Tensor) -> Tensor:

@@ -1,22 +1,44 @@
-"""Series scored in a stream: windows out of steps as they come, and window scores folded back onto the steps."""
+"""Series in a stream: windows cut out of steps as they come, and what a model says of windows folded back on steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+Prepare = Callable[[NDArray[np.float64], NDArray[np.float64] | None], NDArray[np.float32]]
+Arrays = tuple[NDArray[np.float64], ...]
+
+
+class Stage(Protocol):
+    """What turns the residuals of a group's consecutive steps into what is reported of them."""
+
+    def push(self, residual: NDArray[np.float64], closed: bool) -> Arrays:
+        """Arrays (n, C) of the next n steps; n may lag behind the residuals (m, C) until `closed`."""
+
+
+class Residuals:
+    """The stage that reports the residuals themselves."""
+
+    def push(self, residual: NDArray[np.float64], closed: bool) -> Arrays:
+        return (residual,)
 
 
 class _Group:
     """The steps of one group that still wait for a window: values and, for each, its place and its sums."""
 
-    def __init__(self, sensors: int) -> None:
+    def __init__(self, sensors: int, stage: Stage) -> None:
+        self.stage = stage
+        self.last: NDArray[np.float64] | None = None  # the raw step that came before the next one
+        self.waiting_places, self.waiting_kl = np.empty(0, np.intp), np.empty(0)  # of steps that the stage holds
         self.first = 0  # step number of the first one held
         self.next = 0  # start of the next window
+        self.given = 0  # windows given out so far
         self.values = np.empty((0, sensors), np.float32)
         self.places = np.empty(0, np.intp)
-        self.nats = np.empty((0, sensors))
+        self.residual = np.empty((0, sensors))
         self.kl = np.empty(0)
         self.count = np.empty(0)
 
@@ -26,37 +48,39 @@ class _Group:
 
 
 class Folder:
-    """Cuts windows of T steps, every T // 4 steps and one at the end of each group, and averages what covers a step.
+    """Cuts windows of T steps, every T // 8 steps and one at the end of each group, and averages what covers a step.
 
-    A step's reconstruction nats are the mean over the windows that cover it; the KL of a window is shared evenly by
-    its T steps, and a step has the mean of its shares. Steps come out in the order they came in, whatever the size of
-    the pieces and however groups are interleaved; held are only the steps that a later window can still reach.
+    A step's residual is the mean over the windows that cover it; the KL of a window is shared evenly by its T steps,
+    and a step has the mean of its shares. Steps come out in the order they came in, whatever the size of the pieces
+    and however groups are interleaved; held are only the steps that a later window can still reach.
     """
 
-    def __init__(self, window: int) -> None:
-        self.window, self.stride = window, max(1, window // 4)
+    def __init__(self, window: int, prepare: Prepare, stage: Callable[[], Stage]) -> None:
+        self.window, self.stride, self.prepare, self.stage = window, max(1, window // 8), prepare, stage
         self.groups: dict[str, _Group] = {}
         self.closed = False
         self.short: tuple[str, int] | None = None  # a group with fewer steps than a window, and how many
         self.ids: list[NDArray[np.generic]] = []
         self.base = self.total = 0  # place of the first step not yet given out, and of the next to come
-        self.done: dict[str, NDArray[np.float64]] = {}
         self.pending: list[tuple[_Group, NDArray[np.intp]]] = []
-        self.ready: list[tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] = []
+        self.ready: list[tuple[NDArray[np.intp], Arrays, NDArray[np.float64]]] = []
 
-    def push(self, ids: NDArray[np.generic], values: NDArray[np.float32], groups: NDArray[np.str_] | None) -> None:
-        """N further steps: ids (N,), scaled values (N, C), group names (N,) or None."""
+    def push(self, ids: NDArray[np.generic], values: NDArray[np.float64], groups: NDArray[np.str_] | None) -> None:
+        """N further steps: ids (N,), raw values (N, F), group names (N,) or None."""
         places = self.total + np.arange(len(values))
         self.ids.append(ids)
         self.total += len(values)
-        names = [""] if groups is None else list(dict.fromkeys(groups.tolist()))
-        for name in names:
+        for name in [""] if groups is None else list(dict.fromkeys(groups.tolist())):
             rows = slice(None) if groups is None else groups == name
-            group = self.groups.setdefault(name, _Group(values.shape[1]))
-            group.values = np.concatenate([group.values, values[rows]])
+            raw = values[rows]
+            before = self.groups[name].last if name in self.groups else None
+            scaled = self.prepare(raw, before)
+            group = self.groups.setdefault(name, _Group(scaled.shape[1], self.stage()))
+            group.last = raw[-1] if len(raw) else before
+            group.values = np.concatenate([group.values, scaled])
             group.places = np.concatenate([group.places, places[rows]])
             fresh = len(group.values) - len(group.count)
-            group.nats = np.concatenate([group.nats, np.zeros((fresh, values.shape[1]))])
+            group.residual = np.concatenate([group.residual, np.zeros((fresh, scaled.shape[1]))])
             group.kl = np.concatenate([group.kl, np.zeros(fresh)])
             group.count = np.concatenate([group.count, np.zeros(fresh)])
 
@@ -64,8 +88,11 @@ class Folder:
         """No more steps: the last window of each group may now be cut at its end."""
         self.closed = True
 
-    def windows(self, most: int) -> Iterator[NDArray[np.float32]]:
-        """Batches (B, C, T), B <= most, of every window that can be cut; `add` its result before asking for the next."""
+    def windows(self, most: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Every window that can be cut, in batches (B, C, T), and the number of the first of them in its group.
+
+        A batch ends where that number is a multiple of `most`. `add` its result before asking for the next.
+        """
         for name, group in self.groups.items():
             starts = list(range(group.next, group.end - self.window + 1, self.stride))
             if starts:
@@ -77,44 +104,55 @@ class Folder:
                 elif last + self.stride != group.next:  # the grid does not end with the group
                     starts.append(last)
                     group.next = last + self.stride
-            for first in range(0, len(starts), most):
-                part = np.asarray(starts[first : first + most])
+            while starts:
+                number, room = group.given, most - group.given % most
+                part, starts = np.asarray(starts[:room]), starts[room:]
+                group.given += len(part)
                 rows = (part - group.first)[:, None] + np.arange(self.window)
                 self.pending.append((group, rows))
-                yield np.ascontiguousarray(group.values[rows].transpose(0, 2, 1))
+                yield number, np.ascontiguousarray(group.values[rows].transpose(0, 2, 1))
             self._retire(group)
 
-    def add(self, nats: NDArray[np.float32], kl: NDArray[np.float32]) -> None:
-        """The element nats (B, C, T) and the KL (B,) of the batch of windows given out last."""
+    def add(self, residual: NDArray[np.float32], kl: NDArray[np.float32]) -> None:
+        """The residuals (B, C, T) and the KL (B,) of the batch of windows given out last."""
         group, rows = self.pending.pop()
-        np.add.at(group.nats, rows, nats.transpose(0, 2, 1))
+        np.add.at(group.residual, rows, residual.transpose(0, 2, 1))
         np.add.at(group.kl, rows, (kl / self.window)[:, None])
         np.add.at(group.count, rows, 1)
 
-    def finished(self) -> tuple[NDArray[np.generic], NDArray[np.float64], NDArray[np.float64]]:
-        """(ids, nats (N, C), kl (N,)) of the steps, in order, that are complete and not given out before."""
-        sensors = next(iter(self.groups.values())).values.shape[1] if self.groups else 0
+    def finished(self) -> tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]:
+        """(ids, arrays of the stage (n, C), kl (n,)) of the steps, in order, that are complete and not given out yet."""
         waiting = self.total - self.base
-        nats, kl, known = np.zeros((waiting, sensors)), np.zeros(waiting), np.zeros(waiting, bool)
-        for places, some_nats, some_kl in self.ready:
-            nats[places - self.base], kl[places - self.base], known[places - self.base] = some_nats, some_kl, True
+        known = np.zeros(waiting, bool)
+        kl = np.zeros(waiting)
+        found: list[NDArray[np.float64]] = []
+        for places, arrays, some_kl in self.ready:
+            at = places - self.base
+            found = found or [np.zeros((waiting, array.shape[1])) for array in arrays]
+            for whole, array in zip(found, arrays, strict=True):
+                whole[at] = array
+            kl[at], known[at] = some_kl, True
         n = waiting if known.all() else int(np.argmin(known))
         ids = np.concatenate(self.ids) if self.ids else np.empty(0)
         self.ids = [ids[n:]]
         rest = np.flatnonzero(known[n:]) + n
-        self.ready = [(rest + self.base, nats[rest], kl[rest])] if len(rest) else []
+        self.ready = [(rest + self.base, tuple(whole[rest] for whole in found), kl[rest])] if len(rest) else []
         self.base += n
-        return ids[:n], nats[:n], kl[:n]
+        return ids[:n], tuple(whole[:n] for whole in found), kl[:n]
 
     def _retire(self, group: _Group) -> None:
-        """Steps that no later window can reach move to `ready`; the window at the end may still reach the last T."""
+        """Steps that no later window can reach go to the stage; the window at the end may still reach the last T."""
         keep = group.end if self.closed else max(group.first, min(group.next, group.end - self.window))
-        n = keep - group.first
-        n = int(min(n, np.count_nonzero(group.count)))
-        if n <= 0:
+        n = min(keep - group.first, int(np.count_nonzero(group.count)))
+        if n <= 0 and not self.closed:
             return
         count = group.count[:n]
-        self.ready.append((group.places[:n], group.nats[:n] / count[:, None], group.kl[:n] / count))
+        group.waiting_places = np.concatenate([group.waiting_places, group.places[:n]])
+        group.waiting_kl = np.concatenate([group.waiting_kl, group.kl[:n] / count])
+        arrays = group.stage.push(group.residual[:n] / count[:, None], self.closed)
+        done = len(arrays[0])
+        self.ready.append((group.waiting_places[:done], arrays, group.waiting_kl[:done]))
+        group.waiting_places, group.waiting_kl = group.waiting_places[done:], group.waiting_kl[done:]
         group.values, group.places = group.values[n:], group.places[n:]
-        group.nats, group.kl, group.count = group.nats[n:], group.kl[n:], group.count[n:]
+        group.residual, group.kl, group.count = group.residual[n:], group.kl[n:], group.count[n:]
         group.first += n

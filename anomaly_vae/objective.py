@@ -14,9 +14,13 @@ ACTIVE = 0.01  # variance of a posterior mean over the data above which a unit i
 
 
 def elements(x: Tensor, out: Output) -> Tensor:
-    """-log p(x|z) of each element in nats, shape of x; 0 where x is NaN, for a missing element is no evidence."""
+    """-log p(x|z) of each element in nats, shape of x; 0 where x is NaN, for a missing element is no evidence.
+
+    Of several members the mean: the average of bounds on log p(x) is a bound too.
+    """
     missing = torch.isnan(x)
-    return out.px.nll(torch.where(missing, 0.0, x)).masked_fill(missing, 0.0)
+    nats = out.px.nll(torch.where(missing, 0.0, x)).masked_fill(missing, 0.0)
+    return nats if nats.dim() == x.dim() else nats.mean(0)
 
 
 def terms(x: Tensor, out: Output) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             beside = Path(f.name)
         try:
             yield beside
-            os.chmod(beside, 0o666 & ~_umask())
+            os.chmod(beside, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
@@ -60,7 +61,11 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         try:
             yield work / "new"
             os.replace(path, work / "old")
-            os.replace(work / "new", path)
+            try:
+                os.replace(work / "new", path)
+            except OSError:
+                os.replace(work / "old", path)
+                raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

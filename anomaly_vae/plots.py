@@ -7,8 +7,10 @@ Large inputs are thinned for drawing; every number that is written is computed f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -40,7 +42,8 @@ STYLE = {
     "grid.color": "#E6E8EB",
     "grid.linewidth": 0.8,
     "text.color": INK,
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
@@ -72,7 +75,7 @@ def roc(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Figure:
 
     figure, axes = _figure(5.6, 5.2)
     wrong, score = _labelled(labels, scores)
-    if _one_class(axes, wrong):
+    if _one_class(figure, axes, wrong):
         return figure
     fpr, tpr, _ = roc_curve(wrong, score)
     here = (float((score[~wrong] >= threshold).mean()), float((score[wrong] >= threshold).mean()))
@@ -81,9 +84,7 @@ def roc(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Figure:
     axes.fill_between(fpr[keep], tpr[keep], color=NORMAL, alpha=0.08, linewidth=0)
     axes.plot(fpr[keep], tpr[keep], color=NORMAL, label=f"AUROC {roc_auc_score(wrong, score):.3f}")
     _mark(axes, here, f"threshold {threshold:.4g}: FPR {here[0]:.3f}, TPR {here[1]:.3f}")
-    axes.set(
-        title="ROC on test data", xlabel="false-positive rate (false alarms)", ylabel="true-positive rate (recall)"
-    )
+    axes.set(title="ROC on test data", xlabel="false-positive rate", ylabel="true-positive rate (recall)")
     _unit_square(axes)
     axes.legend(loc="lower right")
     return figure
@@ -96,7 +97,7 @@ def precision_recall(labels: ArrayLike, scores: ArrayLike, threshold: float) -> 
 
     figure, axes = _figure(5.6, 5.2)
     wrong, score = _labelled(labels, scores)
-    if _one_class(axes, wrong):
+    if _one_class(figure, axes, wrong):
         return figure
     precision, recall, _ = precision_recall_curve(wrong, score)
     keep = _spread(len(recall))
@@ -133,7 +134,8 @@ def score_histogram(normal_scores: ArrayLike, anomalous_scores: ArrayLike | None
         axes.hist(scores, edges, weights=weights, color=colour, alpha=0.6, label=label)
     axes.axvline(threshold, color=INK, linewidth=1.4, linestyle=(0, (4, 2)), label=f"threshold {threshold:.4g}")
     axes.set(title="Scores on test data", xlabel="score (nats)", ylabel="share of the class (%)")
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.28)  # room for the legend
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 100])
+    axes.set_ylim(0, axes.dataLim.y1 * 1.35)  # room for the legend
     axes.legend(loc="upper left", ncols=1)
     return figure
 
@@ -145,9 +147,8 @@ def training(history: dict[str, list[float]]) -> Figure:
     A key that is absent is left out.
     """
     figure, (bound, recon, kl) = _figure(10.5, 3.5, columns=3)
-    _curves(
-        bound, history, (("loss", "training, β as scheduled", NORMAL), ("valid_loss", "held out, β = 1", ANOMALOUS))
-    )
+    _curves(bound, history, (("loss", "training, β as scheduled", NORMAL),))
+    _curves(bound, history, (("valid_loss", "held out, β = 1", ANOMALOUS),))
     bound.set(title="Negative ELBO", ylabel="nats a sample")
     held_out = np.asarray(history.get("valid_loss", ()), dtype=float)
     if np.isfinite(held_out).any():
@@ -170,7 +171,7 @@ def training(history: dict[str, list[float]]) -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=6))
         if axes is not recon and axes.get_legend_handles_labels()[1]:
-            axes.legend(loc="best")
+            axes.legend(loc="lower right" if axes is kl else "upper right")
     return figure
 
 
@@ -186,6 +187,8 @@ def kl_per_dimension(kl: ArrayLike, active: ArrayLike | None = None) -> Figure:
         chosen = mask[order]
         if chosen.any():
             axes.bar(place[chosen], nats[order][chosen], color=colour, width=0.8, label=f"{name}: {chosen.sum()}")
+    if not used.all():  # no bar is high enough to be seen
+        axes.plot(place[~used[order]], np.zeros((~used).sum()), "x", color=FAINT, markersize=5, clip_on=False)
     if len(nats) <= 32:
         axes.set_xticks(place, [str(dimension) for dimension in order])
     axes.set(xlabel="latent dimension, by its KL", ylabel="KL (nats)")
@@ -258,9 +261,7 @@ def series(
         _scale(below.yaxis, finite[finite < threshold], np.r_[finite, threshold])
     t, s = _envelope(x, score)
     below.plot(t, s, color=NORMAL, linewidth=1)
-    below.fill_between(
-        t, s, threshold, where=s >= threshold, color=ANOMALOUS, alpha=0.75, interpolate=True, linewidth=0
-    )
+    below.plot(t, np.where(s >= threshold, s, np.nan), color=ANOMALOUS, linewidth=1, marker="o", markersize=1.5)
     below.axhline(threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label=f"threshold {threshold:.4g}")
     below.set(ylabel="score (nats)", xlabel="time" if is_date else "time or step")
     truth = _shade(panels, x, labels)
@@ -270,7 +271,8 @@ def series(
         below.xaxis.set_major_locator(locator)
         below.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
     for axes in panels:
-        axes.set_xlim(x.min(), x.max() if x.max() > x.min() else x.min() + 1)
+        pad = 0.004 * (x.max() - x.min()) or 1.0
+        axes.set_xlim(x.min() - pad, x.max() + pad)
     shown = f", {len(chosen)} of {sensors.shape[1]} sensors" if len(chosen) < sensors.shape[1] else ""
     figure.suptitle(f"Sensors and score{shown}{truth}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
@@ -287,7 +289,7 @@ def table_parts(names: Sequence[str], shares: ArrayLike, title: str = "Columns b
     axes.set_yticks(np.arange(len(order)), [_short(str(names[i]), 40) for i in order])
     axes.invert_yaxis()
     axes.set(title=title, xlabel="share of the reconstruction part (%)")
-    axes.margins(x=0.1)
+    axes.margins(x=0.1, y=0.02)
     axes.grid(False, axis="y")
     return figure
 
@@ -337,15 +339,16 @@ def _labelled(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], 
 
 def _finite(scores: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(scores, dtype=float).reshape(-1)
-    return array[np.isfinite(array)]
+    found: NDArray[np.float64] = array[np.isfinite(array)]
+    return found
 
 
-def _one_class(axes: Axes, wrong: NDArray[np.bool_]) -> bool:
+def _one_class(figure: Figure, axes: Axes, wrong: NDArray[np.bool_]) -> bool:
     """Says so where there is nothing to tell apart."""
     if wrong.any() and not wrong.all():
         return False
     text = f"needs normal and anomalous samples;\nfound {(~wrong).sum():,} normal and {wrong.sum():,} anomalous"
-    _say(axes.figure, axes, text)
+    _say(figure, axes, text)
     return True
 
 
@@ -377,10 +380,8 @@ def _envelope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[n
         return x, y
     known = np.nan_to_num(y)
     bounds = np.linspace(0, len(x), DRAWN // 2 + 1).astype(int)
-    keep = np.array(
-        [(a + known[a:b].argmin(), a + known[a:b].argmax()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    )
-    index = np.unique(keep)
+    parts = list(pairwise(bounds))
+    index = np.unique([(a + known[a:b].argmin(), a + known[a:b].argmax()) for a, b in parts])
     return x[index], y[index]
 
 
@@ -391,9 +392,8 @@ def _scale(axis: Any, usual: NDArray[np.float64], everything: NDArray[np.float64
     spread = max(high - low, 1e-3 * abs(middle), 1e-9)
     if np.abs(everything - middle).max() > 30 * spread:
         linear = float(max(abs(low), abs(high), spread))
-        (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)(
-            "symlog", linthresh=linear, linscale=2
-        )
+        set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+        set_scale("symlog", linthresh=linear, linscale=2)
 
 
 def _edges(axes: Axes, values: NDArray[np.float64], bins: int = 60) -> NDArray[np.float64]:
@@ -443,10 +443,12 @@ def _telling(sensors: NDArray[np.float64], flagged: NDArray[np.bool_]) -> list[i
     count = sensors.shape[1]
     if count <= SENSORS:
         return list(range(count))
-    away = np.nanstd(sensors, axis=0)
-    if flagged.any() and not flagged.all():
-        shift = np.nanmean(sensors[flagged], axis=0) - np.nanmean(sensors[~flagged], axis=0)
-        away = np.abs(shift) / np.maximum(np.nanstd(sensors[~flagged], axis=0), 1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a sensor without any value comes last
+        away = np.nanstd(sensors, axis=0)
+        if flagged.any() and not flagged.all():
+            shift = np.nanmean(sensors[flagged], axis=0) - np.nanmean(sensors[~flagged], axis=0)
+            away = np.abs(shift) / np.maximum(np.nanstd(sensors[~flagged], axis=0), 1e-12)
     return sorted(np.argsort(-np.nan_to_num(away), kind="stable")[:SENSORS].tolist())
 
 

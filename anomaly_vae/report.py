@@ -92,7 +92,7 @@ def _pictures(run: Run, detector: Detector, fitted: Fit, test: Scores, wrong: ND
     order = np.argsort(-test.total, kind="stable")
     rows = np.r_[order[: PICTURES // 2], order[len(order) // 2 :][: PICTURES - PICTURES // 2]]
     values = fitted.data.values[fitted.split.test[rows]]
-    scorer = Scorer(detector.model, detector.scaler, detector.layout, None)
+    scorer = Scorer(detector.net, detector.scaler, detector.layout, None)
     assert test.elements is not None
     maps = np.stack([excess_map(test.elements[row], detector.usual) for row in rows])
     titles = [

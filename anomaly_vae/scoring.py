@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from anomaly_vae.data.base import Chunk, Layout
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.errors import DataError
-from anomaly_vae.folding import Folder
-from anomaly_vae.models import VAE
-from anomaly_vae.objective import elements
+from anomaly_vae.folding import Arrays, Folder, Residuals, Stage
+from anomaly_vae.level import LevelStream
+from anomaly_vae.scorenet import ScoreNet
 
-BLOCK = 256  # samples of every forward pass, the last one padded: a row's bits do not depend on its neighbours
+# Samples of every forward pass. A matrix product's last bit depends on its size and on a row's place in it, so row i
+# is always at place i % BLOCK of a padded block: its score depends neither on its neighbours nor on the chunks.
+BLOCK = 256
 DECIMALS = 6  # scores are given to a millionth of a nat, so that a printed line adds up exactly
 
 
@@ -38,7 +42,8 @@ class Scores:
     @property
     def total(self) -> NDArray[np.float64]:
         """(N,) the score: higher is more anomalous."""
-        return np.round(np.sum(list(self.parts.values()), axis=0), DECIMALS)
+        total: NDArray[np.float64] = np.round(np.sum(list(self.parts.values()), axis=0), DECIMALS)
+        return total
 
     def take(self, rows: NDArray[np.intp]) -> Scores:
         parts = {name: part[rows] for name, part in self.parts.items()}
@@ -54,11 +59,10 @@ def join(pieces: Iterable[Scores]) -> Scores:
 
 
 class Scorer:
-    """A trained model with what it needs to read raw values."""
+    """A ScoreNet with what it needs to read raw values."""
 
-    def __init__(self, model: VAE, scaler: Scaler, layout: Layout, window: int | None) -> None:
-        self.model, self.scaler, self.layout, self.window = model, scaler, layout, window
-        model.eval()
+    def __init__(self, net: ScoreNet, scaler: Scaler, layout: Layout, window: int | None) -> None:
+        self.net, self.scaler, self.layout, self.window = net.eval(), scaler, layout, window
 
     def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[Scores]:
         """Scores of every row, time step or picture, in the order of the chunks and in constant memory.
@@ -68,40 +72,77 @@ class Scorer:
         if self.layout.kind == "series":
             yield from self._steps(chunks, explain)
             return
+        seen = 0
         for chunk in chunks:
-            parts, maps = self._samples(self.scaler.transform(chunk.values), explain)
-            yield Scores(chunk.ids, _rounded(parts), maps)
+            yield self.samples(chunk, explain, first=seen)
+            seen += len(chunk)
+
+    def samples(self, chunk: Chunk, explain: bool, first: int = 0, own: Tensor | None = None) -> Scores:
+        """Scores of rows or pictures, the first of which is number `first` of its source; own: see ScoreNet.fit."""
+        parts, nats = self._forward(self.scaler.transform(chunk.values), explain, first, own)
+        return Scores(chunk.ids, _rounded(parts), None if nats is None else self.scaler.by_column(nats))
 
     @torch.inference_mode()
-    def _samples(
-        self, x: NDArray[np.float32], explain: bool
+    def _forward(
+        self, x: NDArray[np.float32], keep: bool, first: int, own: Tensor | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
-        """Parts (N,) and elements (N, *shape) of scaled samples x (N, *shape), in blocks of one fixed size."""
-        device = next(self.model.parameters()).device
-        recon, kl = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
-        maps = np.empty(x.shape, np.float32) if explain else None
-        for start in range(0, len(x), BLOCK):
-            block = torch.from_numpy(x[start : start + BLOCK])
+        """Parts (N,) and, to `keep`, elements (N, *shape) of scaled samples x (N, *shape), the first being number
+        `first`, in blocks of one fixed size."""
+        device = next(self.net.parameters()).device
+        kept: list[dict[str, Tensor]] = []
+        nats: list[Tensor] = []
+        start = 0
+        while start < len(x):
+            place = (first + start) % BLOCK
+            some = slice(start, start + BLOCK - place)
+            block = torch.from_numpy(x[some])
+            mine = None if own is None else own[some]
             n = len(block)
             if n < BLOCK:
-                block = torch.cat([block, block.new_zeros(BLOCK - n, *block.shape[1:])])
-            block = block.to(device)
-            out = self.model(block)
-            nats = elements(block, out)
-            recon[start : start + n] = nats.flatten(1).sum(1)[:n].cpu().numpy()
-            kl[start : start + n] = out.kl.sum(1)[:n].cpu().numpy()
-            if maps is not None:
-                maps[start : start + n] = nats[:n].cpu().numpy()
-        return {"recon": recon, "kl": kl}, maps
+                whole = block.new_zeros(BLOCK, *block.shape[1:])
+                whole[place : place + n] = block
+                block = whole
+                mine = None if mine is None else torch.cat([mine, mine.new_full((BLOCK - n,), -1)]).roll(place)
+            found, parts = self.net(block.to(device), None if mine is None else mine.to(device))
+            kept.append({name: part[place : place + n] for name, part in parts.items()})
+            if keep:
+                nats.append(found[place : place + n])
+            start += n
+        joined = {name: torch.cat([k[name] for k in kept]).cpu().numpy() for name in (kept[0] if kept else {})}
+        return joined, torch.cat(nats).cpu().numpy() if nats else None
+
+    # --- series ----------------------------------------------------------------------------------------------------
+
+    def residuals(self, chunks: Iterable[Chunk]) -> NDArray[np.float64]:
+        """(N, C) mean residual of each time step over the windows that cover it, in scaled units."""
+        return np.concatenate([arrays[0] for _, arrays, _ in self._fold(chunks, Residuals) if arrays])
 
     def _steps(self, chunks: Iterable[Chunk], explain: bool) -> Iterator[Scores]:
+        level = self.net.level
+
+        def stage() -> Stage:
+            return Residuals() if level is None else LevelStream(*level.variances())
+
+        for ids, arrays, kl in self._fold(chunks, stage):
+            if len(ids):
+                names = ("recon", "level")[: len(arrays)]
+                parts = {name: nats.sum(axis=1) for name, nats in zip(names, arrays, strict=True)}
+                by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
+                yield Scores(ids, _rounded({"recon": parts.pop("recon"), "kl": kl, **parts}), by_sensor)
+
+    def _fold(
+        self, chunks: Iterable[Chunk], stage: Callable[[], Stage]
+    ) -> Iterator[tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]]:
+        """What `Folder.finished` gives, as chunks come and at their end."""
         assert self.window
-        folder = Folder(self.window)
+        folder = Folder(self.window, self.scaler.transform, stage)
         for chunk in chunks:
-            folder.push(chunk.ids, self.scaler.transform(chunk.values), chunk.groups)
-            yield from self._fold(folder, explain)
+            folder.push(chunk.ids, chunk.values, chunk.groups)
+            self._windows(folder)
+            yield folder.finished()
         folder.close()
-        yield from self._fold(folder, explain)
+        self._windows(folder)
+        yield folder.finished()
         if folder.short:
             name, steps = folder.short
             where = f"group '{name}' has" if name else "there are"
@@ -110,29 +151,24 @@ class Scorer:
                 " fitted with a smaller data.window, would work"
             )
 
-    def _fold(self, folder: Folder, explain: bool) -> Iterator[Scores]:
-        for windows in folder.windows(BLOCK):  # (B, C, T)
-            parts, maps = self._samples(windows, explain=True)
-            assert maps is not None
-            folder.add(maps, parts["kl"])
-        ids, elements, kl = folder.finished()
-        if len(ids):
-            parts = _rounded({"recon": elements.sum(axis=1), "kl": kl})
-            yield Scores(ids, parts, elements.astype(np.float32) if explain else None)
+    def _windows(self, folder: Folder) -> None:
+        for number, windows in folder.windows(BLOCK):  # (B, C, T)
+            parts, found = self._forward(windows, True, number)
+            assert found is not None
+            folder.add(found, parts["kl"])
 
+    @torch.inference_mode()
     def reconstruct(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
-        """The expected x of raw values (N, *shape), or of windows (N, T, C) of a series, in scaled units."""
-        x = self.scaler.transform(values)
-        if self.layout.kind == "series":
-            x = x.transpose(0, 2, 1)
-        device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            pieces = [self.model(part.to(device)).px.mean.cpu() for part in torch.from_numpy(x.copy()).split(BLOCK)]
-        mean: NDArray[np.float32] = torch.cat(pieces).numpy()
+        """(N, *shape) the expected x of pictures (N, C, H, W), in 0-1."""
+        device = next(self.net.parameters()).device
+        pieces = torch.from_numpy(self.scaler.transform(values)).split(BLOCK)
+        means = [(x.dim(), self.net.model(x.to(device)).px.mean.cpu()) for x in pieces]
+        mean: NDArray[np.float32] = torch.cat([m if m.dim() == axes else m.mean(0) for axes, m in means]).numpy()
         return mean
 
 
-def _rounded(parts: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
+def _rounded(parts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
     """Finite float64 nats: a sample beyond float32's range is as anomalous as can be said, never a NaN."""
     big = float(np.finfo(np.float32).max)
-    return {k: np.round(np.nan_to_num(v.astype(np.float64), nan=big, posinf=big), DECIMALS) for k, v in parts.items()}
+    finite = {name: np.nan_to_num(np.asarray(v, np.float64), nan=big, posinf=big) for name, v in parts.items()}
+    return {name: v.round(DECIMALS) for name, v in finite.items()}

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from anomaly_vae.config import load
 from anomaly_vae.data import open_memory
 from anomaly_vae.detector import Detector
-from anomaly_vae.errors import DataError
+from anomaly_vae.errors import ConfigError, DataError
 
 
 class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no annotations
@@ -55,19 +55,23 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Fits on X (N, F), all rows taken as normal. Raises ValueError for data that cannot train a detector."""
+        """Fits on X (N, F), all rows taken as normal. Raises ValueError for data or settings that cannot train."""
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
-        chosen = {"training.epochs": self.epochs, "model.latent": self.latent, "objective.beta": self.beta}
+        chosen: dict[str, Any] = {
+            "training.epochs": self.epochs,
+            "model.latent": self.latent,
+            "objective.beta": self.beta,
+        }
         chosen |= {"threshold.policy": f"fpr={self.false_alarm_rate!r}", "seed": int(seed), "device": self.device}
         chosen |= {"split.train": 0.75, "split.valid": 0.25, **(self.settings or {})}
-        overrides = [f"{name}={json.dumps(value)}" for name, value in chosen.items() if value is not None]
-        config = load(overrides=overrides)
+        given = {name: json.dumps(value, default=_plain) for name, value in chosen.items() if value is not None}
         try:
+            config = load(overrides=[f"{name}={value}" for name, value in given.items()])
             self.detector_ = Detector.fit_source(open_memory(X, config.data), config)
-        except DataError as error:
+        except (ConfigError, DataError) as error:
             raise ValueError(str(error)) from error
         self.offset_ = -self.detector_.threshold.value
         return self
@@ -87,3 +91,8 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def predict(self, X: ArrayLike) -> NDArray[np.intp]:
         """(N,) -1 for outliers, +1 for the rest."""
         return np.where(self.decision_function(X) > 0, 1, -1)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy number, as a parameter grid holds, as Python's own."""
+    return value.item()

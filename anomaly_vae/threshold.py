@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 
 from anomaly_vae.config import Policy
 from anomaly_vae.errors import DataError
-
-LABEL_FREE_RATE = 0.01  # false alarms that `auto` allows where validation has no anomalies
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,23 @@ class Threshold:
         return asdict(self)
 
 
-def choose(policy: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:
-    """The threshold that a policy picks from validation scores (nats): ROC with anomalies, else conformal.
+def choose(
+    policy: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64], unlabelled: str = "fpr=0.01"
+) -> Threshold:
+    """The threshold that a policy picks from validation scores (nats): ROC with anomalies, else conformal or a tail.
+
+    unlabelled: the policy of `auto` where there are no anomalies.
 
     Raises DataError for a policy that needs anomalies where there are none, or where no normal scores are given.
     """
     if len(normal) == 0:
         raise DataError("no normal rows in validation to choose a threshold by; a larger split.valid would work")
     if policy == "auto":
-        rule = Policy("youden") if len(anomalous) else Policy("fpr", LABEL_FREE_RATE)
+        rule = Policy("youden") if len(anomalous) else Policy.parse(unlabelled)
     else:
         rule = Policy.parse(policy)
+    if rule.name == "tail":
+        return _tail(rule, normal)
     if len(anomalous) == 0:
         if rule.name != "fpr" or rule.value is None:
             raise DataError(
@@ -81,6 +86,23 @@ def _conformal(rate: float, normal: NDArray[np.float64]) -> Threshold:
         allowed, rate = 1, smallest
     edge = np.sort(normal)[n - allowed]
     return Threshold(float(np.nextafter(edge, np.inf)), str(Policy("fpr", rate)), False, rate, n, 0, note)
+
+
+def _tail(rule: Policy, normal: NDArray[np.float64]) -> Threshold:
+    """The score that a log-normal fitted to held-out normals exceeds with the rule's probability.
+
+    Consecutive steps of a series are so alike that a hundred of them say little about a rate of 1 %: conformal
+    prediction would need independent ones. A parametric tail extrapolates; its promise is as good as its shape.
+    """
+    assert rule.value is not None
+    if len(normal) < 2 or normal.min() <= 0:
+        raise DataError(
+            "threshold policy tail=RATE needs at least two positive validation scores, as those of a series are; use"
+            " fpr=RATE"
+        )
+    logs = np.log(normal)
+    value = math.exp(logs.mean() - NormalDist().inv_cdf(rule.value) * logs.std())
+    return Threshold(float(value), str(rule), False, rule.value, len(normal), 0)
 
 
 def _roc(rule: Policy, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:

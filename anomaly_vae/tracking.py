@@ -49,6 +49,7 @@ NAME_LENGTH = 250  # of a run, an experiment or a key: what MLflow's columns hol
 PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 PARAMS_A_BATCH = 25  # a request is at most 1 MB: 25 values of 6000 characters, each up to 6 bytes in JSON
 METRICS_A_BATCH = 1000
+SECONDS_BETWEEN = 1.0  # of two sendings of epochs
 RUNS_HINT = "`anomaly-vae runs` lists the runs there are"
 
 
@@ -93,6 +94,9 @@ class MlflowRun:
         self._client = client
         self._logged = dict(logged or {})
         self._steps: dict[str, int] = {}  # of the metrics with a curve, the latest
+        self._waiting: list[Metric] = []
+        self._clock = 0
+        self._sent = -math.inf  # seconds; when metrics were last sent
         self.run_id = run_id
 
     def params(self, params: Mapping[str, Any]) -> None:
@@ -107,22 +111,32 @@ class MlflowRun:
         self.tags(changed)
 
     def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """One point of each curve, in one call. None is left out; an infinity is kept as NaN, a gap in the curve,
-        because MLflow would draw it as 1.8e308 and flatten everything else."""
+        """One point of each curve. None is left out; an infinity is kept as NaN, a gap in the curve, because MLflow
+        would draw it as 1.8e308 and flatten everything else.
+
+        Sent at once where the last was sent a second ago, else with the next: the store waits for the disk at each
+        call, which would cost more than a short epoch takes.
+        """
         self._steps.update(dict.fromkeys(metrics, step))
-        self._points(metrics)
+        self._wait(metrics)
+        if time.monotonic() - self._sent >= SECONDS_BETWEEN:
+            self._send()
 
     def metrics(self, metrics: Mapping[str, float | None]) -> None:
         """Final numbers, such as AUROC. One that has a curve ends it: MLflow shows the value of the latest step."""
-        self._points(metrics)
+        self._wait(metrics)
+        self._send()
 
-    def _points(self, metrics: Mapping[str, float | None]) -> None:
-        now = int(time.time() * 1000)  # milliseconds since 1970
-        points = []
+    def _wait(self, metrics: Mapping[str, float | None]) -> None:
+        # Milliseconds since 1970, later at each call: of values at the same step and time MLflow shows the largest.
+        self._clock = max(int(time.time() * 1000), self._clock + 1)
         for key, value in metrics.items():
             if value is not None:
                 finite = float(value) if math.isfinite(value) else math.nan
-                points.append(Metric(_key(key), finite, now, self._steps.get(key, 0)))
+                self._waiting.append(Metric(_key(key), finite, self._clock, self._steps.get(key, 0)))
+
+    def _send(self) -> None:
+        points, self._waiting, self._sent = self._waiting, [], time.monotonic()
         with _store_errors("logging metrics"):
             for start in range(0, len(points), METRICS_A_BATCH):
                 self._client.log_batch(self.run_id, metrics=points[start : start + METRICS_A_BATCH])
@@ -175,12 +189,11 @@ class MlflowRun:
 
     def _end(self, status: str, error: BaseException | None = None) -> None:
         if error is not None:
-            # A store that fails now must not hide what ended the run.
-            with suppress(RunError):
+            with suppress(RunError):  # a store that fails now must not hide what ended the run
                 self.tags({"error": f"{type(error).__name__}: {error}"})
-                with _store_errors("ending the run"):
-                    self._client.set_terminated(self.run_id, status)
+                self._end(status)
             return
+        self._send()
         with _store_errors("ending the run"):
             self._client.set_terminated(self.run_id, status)
 
@@ -229,7 +242,11 @@ def update(run_id: str, config: Config) -> Iterator[Run]:
         return
     client = _client(config, write=True)
     record = _find(client, config, run_id)
-    yield MlflowRun(client, record.info.run_id, record.data.params)
+    run = MlflowRun(client, record.info.run_id, record.data.params)
+    try:
+        yield run
+    finally:
+        run._send()
 
 
 def store_uri(config: Config) -> str:
@@ -322,7 +339,10 @@ def serve_ui(config: Config, host: str = "127.0.0.1", port: int = 5000) -> None:
     sys.stderr.write(f"MLflow UI on {store_uri(config)}: http://{host}:{port}  (Ctrl-C ends it)\n")
     sys.stderr.flush()
     # PYTHONSAFEPATH: a types.py or random.py in the user's folder must not shadow the standard library.
-    environment = {"MLFLOW_LOGGING_LEVEL": "WARNING", **os.environ, "PYTHONSAFEPATH": "1"}
+    # MLflow's job runners evaluate language models; they would double the time to start.
+    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    quiet |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**quiet, **os.environ, "PYTHONSAFEPATH": "1"}
     # In a session of its own, so that Ctrl-C reaches this process alone and the server is ended in order.
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server would outlive this process
@@ -402,9 +422,8 @@ def _local_store(folder: Path, write: bool) -> None:
     try:
         with sqlite3.connect(f"{database.as_uri()}?mode={'rw' if write else 'ro'}", uri=True, timeout=20) as connection:
             if write:
-                connection.execute(
-                    "UPDATE alembic_version SET version_num = version_num"
-                )  # writes, and changes nothing
+                # A write that changes nothing.
+                connection.execute("UPDATE alembic_version SET version_num = version_num")
                 connection.rollback()
             else:
                 connection.execute("SELECT count(*) FROM sqlite_master")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from anomaly_vae import checkpoint
 from anomaly_vae.config import Config
@@ -22,6 +23,8 @@ from anomaly_vae.objective import active_units, beta_at, loss, terms
 
 Watch = Callable[[int, int, dict[str, float]], None]  # (epoch, of, metrics)
 STEPS = 32  # of an epoch at least: a small training set is passed several times, so that every epoch gets somewhere
+EPOCHS = 10  # at least: a training that ends before it has seen every row is still watched and stopped in time
+RISE = 0.05  # share of the training in which the learning rate rises
 CHECKPOINT_SECONDS = 1.0  # a kill loses at most this much, and short epochs are not slowed by writing
 
 
@@ -34,6 +37,33 @@ class History:
     best: float = float("inf")  # held-out negative ELBO of the best epoch, nats a sample
     batch_size: int = 0
     skipped: int = 0  # steps without a finite gradient
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a training is divided: `epochs` of `samples` each, which for most data is one pass over the rows."""
+
+    epochs: int
+    samples: int
+    spread: float = 1.0  # of the data, the unit of the noise
+
+    @classmethod
+    def of(cls, train: Samples, batch_size: int, config: Config) -> Schedule:
+        assert config.training.steps
+        rows, one_pass = len(train), math.ceil(len(train) / batch_size)
+        steps = config.training.steps
+        if config.training.epochs:
+            an_epoch = max(STEPS, one_pass)
+            steps = config.training.epochs * an_epoch
+        else:
+            an_epoch = max(STEPS, min(one_pass, steps // EPOCHS))
+        samples = rows if an_epoch == one_pass else an_epoch * batch_size
+        return cls(math.ceil(steps / an_epoch), samples, spread(train) if config.training.noise else 1.0)
+
+    def order(self, train: Samples, generator: torch.Generator) -> Tensor:
+        """(samples,) which samples an epoch takes, as many shuffled passes as it needs."""
+        passes = math.ceil(self.samples / len(train))
+        return torch.cat([train.shuffled(generator) for _ in range(passes)])[: self.samples]
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -52,26 +82,31 @@ def train(
     unbroken and the continued run end with the same weights (CPU), for every epoch draws from its own seed.
     Raises TrainingError where most steps of an epoch have no finite gradient, or memory fails at the smallest batch.
     """
-    assert config.training.epochs and config.training.batch_size
     settings = config.training
-    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
-    history = History(batch_size=min(settings.batch_size, len(train)))
+    assert settings.batch_size and settings.lr
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
+    )
+    batch_size = min(settings.batch_size, max(16, len(train) // 2))
+    schedule, history = Schedule.of(train, batch_size, config), History(batch_size=batch_size)
     best: dict[str, Tensor] = {}
     if folder is not None and checkpoint.exists(folder):
         best, state = checkpoint.load(folder, model, optimizer)
         history = History(**state)
     saved = time.monotonic()
-    for epoch in range(len(history.epochs), settings.epochs):
+    for epoch in range(len(history.epochs), schedule.epochs):
         if epoch - history.best_epoch >= settings.patience:
             break
-        figures = _epoch(model, train, optimizer, config, epoch, history)
+        figures = _epoch(model, train, optimizer, config, schedule, epoch, history)
         figures |= held_out(model, valid, config.seed, history.batch_size)
         history.epochs.append(figures)
-        warm = beta_at(config.objective, epoch / settings.epochs) >= config.objective.beta
-        if figures["valid_loss"] < history.best or not warm:  # before beta is full the bound is not the final one
-            history.best, history.best_epoch = figures["valid_loss"], epoch
+        warm = beta_at(config.objective, epoch / schedule.epochs) >= config.objective.beta
+        bound = figures["valid_loss"] if math.isfinite(figures["valid_loss"]) else math.inf
+        # before beta is full the bound is not yet the one that is trained for
+        if bound < history.best or not warm or not best:
+            history.best, history.best_epoch = bound, epoch
             best = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        watch(epoch, settings.epochs, figures)
+        watch(epoch, schedule.epochs, figures)
         if folder is not None and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             checkpoint.save(folder, model, best, optimizer, vars(history))
             saved = time.monotonic()
@@ -81,26 +116,26 @@ def train(
 
 
 def _epoch(
-    model: VAE, train: Samples, optimizer: torch.optim.AdamW, config: Config, epoch: int, history: History
-) -> dict[str, float]:
-    """One pass over the training samples; the figures are means over it. Nothing waits for the device before its end."""
+    model: VAE, train: Samples, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
+    history: History,
+) -> dict[str, float]:  # fmt: skip
+    """One epoch; the figures are means over it. Nothing waits for the device before its end."""
     model.train()
-    device, settings = train.device, config.training
-    assert settings.epochs
+    device, lr = train.device, config.training.lr
+    assert lr
     noise = torch.Generator(device).manual_seed(_seed(config.seed, epoch, 1))
     shuffle = torch.Generator().manual_seed(_seed(config.seed, epoch, 0))
-    passes = math.ceil(STEPS / math.ceil(len(train) / history.batch_size))
-    order = torch.cat([train.shuffled(shuffle) for _ in range(passes)])
+    order = schedule.order(train, shuffle)
     sums, bad = torch.zeros(3, device=device), torch.zeros((), device=device)
     start, steps, began, beta = 0, 0, time.perf_counter(), 0.0
     while start < len(order):
-        progress = (epoch + start / len(order)) / settings.epochs
+        progress = (epoch + start / len(order)) / schedule.epochs
         beta = beta_at(config.objective, progress)
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+            group["lr"] = lr * min(1.0, (progress + 1e-3) / RISE) * 0.5 * (1 + math.cos(math.pi * progress))
         index = order[start : start + history.batch_size]
         try:
-            found, step_sums = _step(model, train.take(index), optimizer, config, beta, noise)
+            found, step_sums = _step(model, train.take(index), optimizer, config, beta, schedule.spread, noise)
         except torch.OutOfMemoryError as error:
             history.batch_size = _halve(history.batch_size, error)
             optimizer.zero_grad(set_to_none=True)
@@ -120,11 +155,13 @@ def _epoch(
 
 
 def _step(
-    model: VAE, x: Tensor, optimizer: torch.optim.AdamW, config: Config, beta: float, noise: torch.Generator
-) -> tuple[Tensor, Tensor]:
+    model: VAE, x: Tensor, optimizer: torch.optim.AdamW, config: Config, beta: float, scale: float,
+    noise: torch.Generator,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimiser step; (found, sums): 1 where the gradient was not finite and the step was skipped, and the means."""
+    x, read = corrupted(x, model, config, scale, noise)
     with autocast(config, x.device):
-        out = model(x, noise)
+        out = model(read, noise)
     total, recon, kl = loss(x, out, config.objective, beta)
     optimizer.zero_grad(set_to_none=True)
     # nats an element: one learning rate and one clip norm then serve 20 columns and 50,000 pixels
@@ -135,6 +172,42 @@ def _step(
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.step()
     return found, torch.stack([total.detach(), recon.detach(), kl.detach()])
+
+
+def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(target, input): x (B, *shape) moved a little, if it is pictures, and that with noise on its numbers.
+
+    Moving makes what is irrelevant to normality, a slight turn or shift, well reconstructed and probable; noise on the
+    input alone (denoising VAE, Im 2017) keeps the model from copying what it was not trained on.
+    """
+    settings = config.training
+    if settings.jitter and x.dim() == 4:
+        x = moved(x, settings.jitter, generator)
+    if not settings.noise:
+        return x, x
+    noise = settings.noise * scale * torch.randn(x.shape, generator=generator, device=x.device)
+    return x, x + (noise if model.continuous is None else noise * model.continuous)
+
+
+def moved(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Pictures x (B, C, H, W), each under its own affine map: at strength 1 up to 10 degrees of rotation, 10 % of scale
+    along each axis, 0.1 of shear and a shift by 5 % of the side, all uniform."""
+    angle, wide, high, shear, right, down = (
+        (torch.rand(6, len(x), generator=generator, device=x.device) * 2 - 1)
+        * torch.tensor([math.radians(10), 0.1, 0.1, 0.1, 0.1, 0.1], device=x.device)[:, None]
+        * strength
+    )
+    cos, sin = angle.cos(), angle.sin()
+    maps = torch.stack([(1 + wide) * cos, shear - (1 + high) * sin, right, (1 + wide) * sin, (1 + high) * cos, down], 1)
+    grid = F.affine_grid(maps.unflatten(1, (2, 3)), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def spread(train: Samples) -> float:
+    """The standard deviation of an element about its mean, pooled over elements, from some training samples."""
+    rows = torch.linspace(0, len(train) - 1, min(len(train), 2048)).long()
+    x = train.take(rows if train.pinned else rows.to(train.device))
+    return float(torch.nanmean((x - torch.nanmean(x, dim=0)).square()).sqrt())
 
 
 @torch.no_grad()
@@ -154,7 +227,7 @@ def held_out(model: VAE, valid: Samples, seed: int, batch_size: int) -> dict[str
     return {"valid_loss": float(total) / len(valid), "active_units": float(active.sum())}
 
 
-def autocast(config: Config, device: torch.device) -> Any:
+def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 autocast where the setting asks for it and the hardware computes in it, else nothing."""
     return torch.autocast(device.type, torch.bfloat16) if config.training.bf16 and has_bf16(device) else nullcontext()
 
@@ -162,7 +235,7 @@ def autocast(config: Config, device: torch.device) -> Any:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware; emulation would be slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

@@ -92,6 +92,19 @@ def test_a_quoted_line_break_moves_the_line_and_not_the_row(tmp_path: Path) -> N
         read(path)
 
 
+def test_a_quoted_cell_may_lie_across_the_end_of_what_is_peeked_at(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n" + "".join(f'{i * i},"u\nv\nw{i % 2}"\n' for i in range(1500)))
+    np.testing.assert_array_equal(read(path), [[i * i, i % 2] for i in range(1500)])
+
+
+def test_integers_too_large_for_a_float_are_rounded() -> None:
+    values = np.array([[2**53 + 1], [5]])
+    source = open_memory(values, DataConfig())
+    (chunk,) = source.chunks(source.learn(np.arange(2)), 9)
+    np.testing.assert_array_equal(chunk.values, [[2.0**53], [5.0]])
+
+
 def put(content: str | bytes, name: str = "bad.csv") -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / name

@@ -28,8 +28,13 @@ def whole(source: Source, layout: Layout | None = None) -> Chunk:
 
 
 @pytest.mark.parametrize(
-    "names", [NAMES, [f"pixel_{i}_{j}" for i in range(4) for j in range(4)], [f"{i}x{j}" for i in range(4) for j in range(4)]]
-)  # fmt: skip
+    "names",
+    [
+        NAMES,
+        [f"pixel_{i}_{j}" for i in range(4) for j in range(4)],
+        [f"{i}x{j}" for i in range(4) for j in range(4)],
+    ],
+)
 def test_names_of_pixels_are_recognised(tmp_path: Path, names: list[str]) -> None:
     source = opened(tmp_path, DIGITS, names)
     assert source.kind == "pixels"
@@ -100,8 +105,9 @@ def test_columns_that_make_no_picture(tmp_path: Path, columns: int, settings: di
 
 
 @pytest.mark.parametrize(
-    ("cell", "found"), [(-1, "the value -1"), (256, "the value 256"), (np.nan, "a missing pixel"), (np.inf, "the value inf")]
-)  # fmt: skip
+    ("cell", "found"),
+    [(-1, "the value -1"), (256, "the value 256"), (np.nan, "a missing pixel"), (np.inf, "the value inf")],
+)
 def test_a_value_out_of_range_is_named(tmp_path: Path, cell: float, found: str) -> None:
     values = DIGITS.astype(float)
     values[4, 2] = cell

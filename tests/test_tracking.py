@@ -13,6 +13,7 @@ import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,23 @@ def test_metric_history_and_final_values(config: Config) -> None:
     assert "unknown" not in record.data.metrics
 
 
+def test_short_epochs_share_a_call(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = MlflowClient.log_batch
+
+    def counted(self: MlflowClient, run_id: str, **what: Any) -> Any:
+        calls.append(len(what.get("metrics", ())))
+        return real(self, run_id, **what)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    monkeypatch.setattr(tracking, "SECONDS_BETWEEN", 3600.0)
+    with tracking.start(config, data_name="x", run_name="x") as run:
+        for step in range(50):
+            run.epoch(step, {"loss": 1.0 / (step + 1), "kl": 2.0})
+    assert calls == [2, 98], "the first at once, the rest at the end"
+    assert len(client(config).get_metric_history(run.run_id, "loss")) == 50
+
+
 def test_long_values_and_odd_names_survive(config: Config) -> None:
     with tracking.start(config, data_name="x", run_name="x") as run:
         run.params({f"p{i}": i for i in range(120)} | {"columns": "é" * 10_000, "a=b/../c": [1, 2]})
@@ -122,22 +140,27 @@ def test_a_failure_is_recorded_and_goes_on(config: Config, error: BaseException,
 
 
 def test_resume_continues_the_same_run(config: Config) -> None:
-    with pytest.raises(KeyboardInterrupt), tracking.start(config, data_name="x", run_name="x") as run:
-        run.params({"training.epochs": 5, "seed": 0})
-        run.epoch(0, {"loss": 2.0})
-        raise KeyboardInterrupt
-    with tracking.start(config, data_name="x", run_name="x", resume=run.run_id) as again:
-        assert client(config).get_run(run.run_id).info.status == "RUNNING"
+    def killed() -> str:
+        with suppress(KeyboardInterrupt), tracking.start(config, data_name="x", run_name="x") as run:
+            run.params({"training.epochs": 5, "seed": 0})
+            run.epoch(0, {"loss": 2.0})
+            raise KeyboardInterrupt
+        return run.run_id
+
+    run_id = killed()
+    assert client(config).get_run(run_id).info.status == "KILLED"
+    with tracking.start(config, data_name="x", run_name="x", resume=run_id) as again:
+        assert client(config).get_run(run_id).info.status == "RUNNING"
         again.params({"training.epochs": 9, "seed": 0, "device": "cpu"})
         again.epoch(1, {"loss": 1.0})
-    record = client(config).get_run(run.run_id)
-    assert again.run_id == run.run_id
+    record = client(config).get_run(run_id)
+    assert again.run_id == run_id
     assert record.info.status == "FINISHED"
     assert "error" not in record.data.tags
     assert record.data.tags["resumed"] == "1"
     assert record.data.params == {"training.epochs": "5", "seed": "0", "device": "cpu"}
     assert record.data.tags["resumed.training.epochs"] == "9"
-    assert [point.value for point in client(config).get_metric_history(run.run_id, "loss")] == [2.0, 1.0]
+    assert [point.value for point in client(config).get_metric_history(run_id, "loss")] == [2.0, 1.0]
 
 
 def test_children_are_nested_under_their_study(config: Config) -> None:
@@ -267,7 +290,7 @@ def test_a_locked_or_read_only_store_is_told(config: Config, monkeypatch: pytest
 
     monkeypatch.setattr(sqlite3, "connect", read_only)
     with (
-        pytest.raises(RunError, match="readonly database.*tracking.folder"),
+        pytest.raises(RunError, match=r"readonly database.*tracking\.folder"),
         tracking.start(config, data_name="x", run_name="x"),
     ):
         pytest.fail("the body must not run")

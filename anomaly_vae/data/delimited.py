@@ -58,8 +58,10 @@ class Delimited(Reader):
     def peek(self) -> pa.Table:
         lines: list[str] = []
         with self._text() as file:
-            for _, line in zip(range(self._skip + PEEK), file, strict=False):
-                lines.append(line)
+            # Whole records: a quoted cell may run over several lines.
+            records = csv.reader(_kept(file, lines), delimiter=self._separator)
+            for _ in zip(range(self._skip + PEEK), records, strict=False):
+                pass
         options = self._options({})
         try:
             return pc_csv.read_csv(io.BytesIO("".join(lines).encode()), **options)
@@ -242,3 +244,10 @@ class Delimited(Reader):
 
     def _broken(self) -> DataError:
         return DataError(f"{self.path}: broken gzip file, its end is missing or damaged; copy or compress it again")
+
+
+def _kept(file: IO[str], lines: list[str]) -> Iterator[str]:
+    """The lines of a file, each of which is added to `lines` as it is read."""
+    for line in file:
+        lines.append(line)
+        yield line

@@ -87,7 +87,8 @@ class Reader(ABC):
         if pa.types.is_floating(type_) and is_text(column.type):
             return self._numbers(column, name, first).cast(type_)
         try:
-            return pc.cast(column, type_)
+            # Integers beyond 2**53 are rounded, as every other reader of numbers does.
+            return pc.cast(column, type_, safe=not pa.types.is_floating(type_))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             expected = "text" if type_ == pa.string() else "numbers"
             raise DataError(

@@ -50,10 +50,14 @@ class Images:
         self.path = str(path)
         self.config = config
         self.name = Path(path).resolve().name if manifest is None else manifest.name
+        self._manifest = manifest
         self._listing = list_folder(Path(path)) if manifest is None else list_manifest(manifest, config)
         self.why = self._listing.why
 
     def labels(self) -> NDArray[np.str_] | None:
+        """(N,) names of the folders, or labels of the manifest. Raises DataError where its column does not exist."""
+        if self._manifest is not None and self.config.label is not None:
+            self._manifest.require([self.config.label], "label column")
         return self._listing.labels
 
     def roles(self) -> NDArray[np.str_] | None:

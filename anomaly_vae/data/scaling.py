@@ -2,49 +2,147 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.data.base import Layout
 
-LIMIT = 1e6  # scaled values are clipped here, so that a float32 square of any cell stays finite
+LIMITS = {"table": 1e6, "series": 30.0}  # scaled values are clipped here: a float32 square of any cell stays finite
+BLOCKS, SLOW = 8, 0.4  # of a series: see `_slow_share`
 
 
 @dataclass(frozen=True)
-class Scaler:
-    """(x - shift) / scale for each element of tables and series; categorical codes pass; pictures are x / 255.
+class Element:
+    """One number that the network reads, made of column `column`: ((f((x - shift) / scale)) - centre) / spread.
 
-    NLLs are therefore densities in scaled units: they differ from those of raw units by the constant sum(log scale).
+    f is the identity (linear), asinh, or the difference to the time step before; a category passes as its code.
     """
 
-    shift: NDArray[np.float64]  # (F,) or (1,) for pictures
-    scale: NDArray[np.float64]
+    column: int
+    how: Literal["linear", "asinh", "difference", "code"]
+    shift: float = 0.0
+    scale: float = 1.0
+    centre: float = 0.0
+    spread: float = 1.0
+
+
+class Scaler:
+    """The elements that a network reads of a row, in order; pictures have none and are divided by 255.
+
+    A number of a table becomes two elements: standardised, and asinh of its robust z-score, itself standardised. The
+    first keeps distances, the second tells values apart in the bulk of a heavy-tailed column. A sensor of a series is
+    standardised; one that wanders while training is read as its differences, since its level cannot be trusted later.
+
+    NLLs are therefore densities in scaled units: they differ from those of raw units by constants.
+    """
+
+    def __init__(self, elements: list[Element], limit: float) -> None:
+        self.elements, self.limit = elements, limit
+        self.column = np.array([e.column for e in elements], np.intp)  # (E,)
+        self._shift, self._scale, self._centre, self._spread = (
+            np.array([getattr(e, name) for e in elements]) for name in ("shift", "scale", "centre", "spread")
+        )
+        self._asinh = np.array([e.how == "asinh" for e in elements], bool)
+        self._difference = np.array([e.how == "difference" for e in elements], bool)
 
     @classmethod
     def fit(cls, values: NDArray[Any], layout: Layout) -> Scaler:
-        """From training values (N, *shape). A number gets mean 0 and standard deviation 1, missing cells ignored."""
-        if layout.kind in ("pixels", "images"):
-            return cls(np.zeros(1), np.full(1, 255.0))
-        shift, scale = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
-        named = np.array([column.categories is not None for column in layout.columns])
-        shift = np.where(named, 0.0, shift)
-        # a spread below the resolution of float64 at this magnitude is rounding, not signal
-        tiny = scale <= 1e-12 * np.maximum(1.0, np.abs(shift))
-        return cls(shift, np.where(named | tiny, 1.0, scale))
+        """From training values (N, *shape), in order of time for a series; missing cells are ignored."""
+        if layout.kind == "table":
+            return cls(_table_elements(values, layout), LIMITS["table"])
+        if layout.kind == "series":
+            return cls([_sensor(values[:, i], i) for i in range(values.shape[1])], LIMITS["series"])
+        return cls([], 1.0)
 
-    def transform(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, *shape) float32 in scaled units."""
+    def transform(self, values: NDArray[Any], before: NDArray[Any] | None = None) -> NDArray[np.float32]:
+        """(N, E) float32 in scaled units of rows (N, F); (N, C, H, W) in 0-1 of pictures.
+
+        before: (F,) the time step that came before the first; None: there was none, its differences are 0.
+        """
         if values.dtype == np.uint8:
-            return values.astype(np.float32) / np.float32(self.scale[0])
-        scaled: NDArray[np.float32] = np.clip((values - self.shift) / self.scale, -LIMIT, LIMIT).astype(np.float32)
-        return scaled
+            return values.astype(np.float32) / np.float32(255)
+        scaled = values[:, self.column]
+        scaled -= self._shift
+        scaled /= self._scale
+        if self._asinh.any():
+            scaled[:, self._asinh] = np.arcsinh(scaled[:, self._asinh])
+        if self._difference.any():
+            which = self.column[self._difference]
+            first = values[:1, which] if before is None else before[None, which]
+            steps = np.diff(values[:, which], axis=0, prepend=first)
+            scaled[:, self._difference] = steps / self._scale[self._difference]
+        scaled -= self._centre
+        scaled /= self._spread
+        return np.clip(scaled, -self.limit, self.limit, out=scaled).astype(np.float32)
+
+    def categories(self, layout: Layout) -> tuple[int, ...]:
+        """For each element its number of classes, 0 for a number.
+
+        One class more than was seen: a value that is new at scoring time is improbable, not an error.
+        """
+        found = [layout.columns[index].categories for index in self.column]
+        return tuple(0 if names is None else len(names) + 1 for names in found)
+
+    def by_column(self, nats: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, F) sums over the elements (N, E) that each column is made of; pictures pass."""
+        if not self.elements or len(np.unique(self.column)) == nats.shape[1]:
+            return nats
+        columns = np.zeros((len(nats), int(self.column.max()) + 1), nats.dtype)
+        for element, index in enumerate(self.column):
+            columns[:, index] += nats[:, element]
+        return columns
 
     def to_json(self) -> dict[str, Any]:
-        return {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
+        return {"limit": self.limit, "elements": [asdict(element) for element in self.elements]}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Scaler:
-        return cls(np.asarray(tree["shift"], np.float64), np.asarray(tree["scale"], np.float64))
+        return cls([Element(**element) for element in tree["elements"]], tree["limit"])
+
+
+def _table_elements(values: NDArray[Any], layout: Layout) -> list[Element]:
+    plain: list[Element] = []
+    tails: list[Element] = []
+    for index, column in enumerate(layout.columns):
+        if column.categories is not None:
+            plain.append(Element(index, "code"))
+            continue
+        x = values[~np.isnan(values[:, index]), index]
+        mean, deviation = _moments(x)
+        plain.append(Element(index, "linear", mean, deviation))
+        low, median, high = np.percentile(x, [25, 50, 75])
+        iqr = float(high - low) / 1.349 if high > low else deviation  # the deviation, were the column Gaussian
+        tails.append(Element(index, "asinh", float(median), iqr, *_moments(np.arcsinh((x - median) / iqr))))
+    return plain + tails
+
+
+def _sensor(x: NDArray[np.float64], index: int) -> Element:
+    known = x[~np.isnan(x)]
+    mean, deviation = float(known.mean()), float(known.std())
+    # a sensor that hardly moved in training may move a little later: its scale has a floor
+    scale = max(deviation, 1e-3 * max(1e-2, abs(mean))) if deviation > 1e-9 else 1e-2
+    if _slow_share(known) <= SLOW:
+        return Element(index, "linear", mean, scale)
+    steps = np.diff(known, prepend=known[0]) / scale
+    centre, spread = _moments(steps)
+    return Element(index, "difference", mean, scale, centre, max(spread, 1e-3))
+
+
+def _slow_share(x: NDArray[np.float64]) -> float:
+    """Share of a sensor's variance that lies between the means of 8 consecutive blocks of the training rows.
+
+    Near 0 for a stationary sensor, near 1 for one that drifts: what it reads later will lie where it never was.
+    """
+    length, variance = len(x) // BLOCKS, float(x.var())
+    if length == 0 or variance < 1e-12:
+        return 0.0
+    return float(x[len(x) - BLOCKS * length :].reshape(BLOCKS, length).mean(1).var()) / variance
+
+
+def _moments(x: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean and standard deviation; 1 for a deviation below the resolution of float64, which is rounding, not signal."""
+    mean, deviation = float(np.mean(x)), float(np.std(x))
+    return mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0

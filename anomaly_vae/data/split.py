@@ -44,7 +44,8 @@ def split(source: Source, config: Config) -> Split:
         parts = _by_role(roles, normal, config)
     else:
         parts = _at_random(normal, config)
-    found = Split(*(np.sort(part) for part in parts), anomalous)
+    train, valid, test = (np.sort(part) for part in parts)
+    found = Split(train, valid, test, anomalous)
     for name in ("train", "valid"):
         rows = getattr(found, name)
         if normal[rows].sum() < 2:
@@ -107,7 +108,7 @@ def _by_role(roles: NDArray[np.str_], normal: NDArray[np.bool_], config: Config)
     train = rng.permutation(np.flatnonzero((roles == "train") & normal))
     valid, test = np.flatnonzero(roles == "valid"), np.flatnonzero(roles == "test")
     if len(valid) == 0:
-        held = round(len(train) * min(config.split.valid, 0.5)) if config.split.valid < 1 else int(config.split.valid)
+        _, held = _sizes(config, len(train))
         train, valid = train[held:], train[:held]
         for kind in (True, False):  # both halves keep the share of anomalies
             rows = rng.permutation(test[normal[test] == kind])
@@ -133,7 +134,8 @@ def _by_time(
 
 def _sizes(config: Config, n: int) -> tuple[int, int]:
     """Rows of train and valid out of n; a setting below 1 is a share, otherwise a number."""
-    share = config.split
-    train = round(n * share.train) if share.train < 1 else min(int(share.train), n)
-    valid = round(n * share.valid) if share.valid < 1 else int(share.valid)
+    first, second = config.split.train, config.split.valid
+    assert first and second
+    train = round(n * first) if first < 1 else min(int(first), n)
+    valid = round(n * second) if second < 1 else int(second)
     return train, min(valid, n - train)

@@ -19,9 +19,10 @@ class Samples:
     Pictures stay uint8 until a batch of them is taken, a quarter of the space.
     """
 
-    def __init__(self, values: NDArray[Any], scaler: Scaler, device: torch.device) -> None:
-        self.device, self.divisor = device, float(scaler.scale[0]) if values.dtype == np.uint8 else 0.0
-        held = torch.from_numpy(np.ascontiguousarray(values) if self.divisor else scaler.transform(values))
+    def __init__(self, values: NDArray[Any], device: torch.device) -> None:
+        """values: (N, *shape) scaled float32, or pictures as uint8."""
+        self.device, self.divisor = device, 255.0 if values.dtype == np.uint8 else 0.0
+        held = torch.from_numpy(np.ascontiguousarray(values))
         self.pinned = False
         if device.type == "cuda":
             self.pinned = held.nbytes > torch.cuda.mem_get_info(device)[0] // 2
@@ -50,10 +51,8 @@ class Samples:
 class Windows(Samples):
     """Windows (C, T) of a series whose steps are held once, whatever the overlap."""
 
-    def __init__(
-        self, values: NDArray[Any], scaler: Scaler, device: torch.device, starts: NDArray[np.intp], window: int
-    ) -> None:
-        super().__init__(values, scaler, device)
+    def __init__(self, values: NDArray[Any], device: torch.device, starts: NDArray[np.intp], window: int) -> None:
+        super().__init__(values, device)
         where = self.held.device
         self.starts = torch.from_numpy(starts).to(where)
         self.steps = torch.arange(window, device=where)
@@ -71,10 +70,20 @@ def samples(
 ) -> Samples:
     """The training samples among `rows` of the data: the rows, or every window that lies wholly within them."""
     if layout.kind != "series":
-        return Samples(data.values[rows], scaler, device)
+        values = data.values[rows]
+        return Samples(values if values.dtype == np.uint8 else scaler.transform(values), device)
     assert window is not None
     order, starts = window_starts(rows, data.groups, len(data), window)
-    return Windows(data.values[order], scaler, device, starts, window)
+    scaled = np.concatenate([scaler.transform(data.values[part]) for part in _by_group(order, data.groups)])
+    return Windows(scaled, device, starts, window)
+
+
+def _by_group(order: NDArray[np.intp], groups: NDArray[np.str_] | None) -> list[NDArray[np.intp]]:
+    """`order`, which is sorted by group, cut where a group ends: differences are never taken across groups."""
+    if groups is None:
+        return [order]
+    names = groups[order]
+    return np.split(order, np.flatnonzero(names[1:] != names[:-1]) + 1)
 
 
 def window_starts(

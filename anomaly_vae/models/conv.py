@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.distributions import Likelihood
 from anomaly_vae.models.base import VAE, Head, posterior_head
+
+FIRST, SMALLEST = 16, 8  # channels of the first stage where none are given, and the side below which no stage follows
 
 
 class ConvVAE(VAE):
@@ -22,34 +25,36 @@ class ConvVAE(VAE):
 
     def __init__(self, config: ModelConfig, shape: tuple[int, ...]) -> None:
         super().__init__()
-        assert config.latent and config.channels and config.hidden is not None
-        conv, deconv = (nn.Conv1d, nn.ConvTranspose1d) if len(shape) == 2 else (nn.Conv2d, nn.ConvTranspose2d)
-        self.latent, self.clamp = config.latent, (config.log_var_min, config.log_var_max)
+        assert config.latent and config.hidden is not None
+        conv: Any = nn.Conv1d if len(shape) == 2 else nn.Conv2d
+        deconv: Any = nn.ConvTranspose1d if len(shape) == 2 else nn.ConvTranspose2d
+        # a posterior of more than a quarter of the elements is no bottleneck
+        self.latent, self.continuous = min(config.latent, max(4, math.prod(shape) // 4)), None
         self.pictures = len(shape) == 3
+        channels = config.channels or _channels(shape)
         sides = [shape[1:]]  # spatial sides before each stage and after the last
-        for _ in config.channels:
+        for _ in channels:
             sides.append(tuple(math.ceil(s / 2) for s in sides[-1]))
-        widths = (shape[0], *config.channels)
-        flat = widths[-1] * math.prod(sides[-1])
-        dense = (flat, *config.hidden)
+        widths = (shape[0], *channels)
+        dense = (widths[-1] * math.prod(sides[-1]), *config.hidden)
 
         down: list[nn.Module] = []
         for before, after in pairwise(widths):
-            down += [conv(before, after, 3, stride=2, padding=1), nn.ReLU()]  # (B, after, ceil(H/2), ceil(W/2))
+            down += [conv(before, after, 3, stride=2, padding=1), nn.GELU()]  # (B, after, ceil(H/2), ceil(W/2))
         self.down = nn.Sequential(*down)
-        self.squeeze = nn.Sequential(*(m for a, b in pairwise(dense) for m in (nn.Linear(a, b), nn.ReLU())))
+        self.squeeze = nn.Sequential(*(m for a, b in pairwise(dense) for m in (nn.Linear(a, b), nn.GELU())))
         self.posterior = nn.Linear(dense[-1], 2 * self.latent)
 
         expand = (self.latent, *reversed(dense))
-        self.expand = nn.Sequential(*(m for a, b in pairwise(expand) for m in (nn.Linear(a, b), nn.ReLU())))
+        self.expand = nn.Sequential(*(m for a, b in pairwise(expand) for m in (nn.Linear(a, b), nn.GELU())))
         self.head = Head(config, shape)
-        targets = (shape[0] * self.head.outputs, *config.channels)
+        targets = (shape[0] * self.head.outputs, *channels)
         up: list[nn.Module] = [nn.Unflatten(1, (widths[-1], *sides[-1]))]
-        for stage in reversed(range(len(config.channels))):
+        for stage in reversed(range(len(channels))):
             odd = tuple(big - (2 * small - 1) for big, small in zip(sides[stage], sides[stage + 1], strict=True))
             up.append(deconv(targets[stage + 1], targets[stage], 3, stride=2, padding=1, output_padding=odd))
             if stage:
-                up.append(nn.ReLU())
+                up.append(nn.GELU())
         self.up = nn.Sequential(*up)  # (B, P*C, H, W)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,8 +62,14 @@ class ConvVAE(VAE):
         if self.pictures:
             x = x.contiguous(memory_format=torch.channels_last)
         features = self.squeeze(self.down(x).flatten(1))  # (B, hidden)
-        return posterior_head(self.posterior(features), *self.clamp)
+        return posterior_head(self.posterior(features))
 
     def decode(self, z: Tensor) -> Likelihood:
-        px: Likelihood = self.head(self.up(self.expand(z)))
+        px: Likelihood = self.head(*self.up(self.expand(z)).chunk(self.head.outputs, dim=1))
         return px
+
+
+def _channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """16, 32, ... for as many halvings as leave sides under 8."""
+    stages = max(1, math.floor(math.log2(min(shape[1:]) / SMALLEST)) + 1) if min(shape[1:]) >= SMALLEST else 1
+    return tuple(FIRST * 2**stage for stage in range(stages))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -16,46 +17,81 @@ from anomaly_vae.models.base import VAE, Head, posterior_head
 class DenseVAE(VAE):
     """Layers of `hidden` units to (mu, log_var) and back; shapes of more than one axis are flattened.
 
+    `members` independent VAEs are held as batched weights, one matrix product a layer for all of them: the posterior
+    is that of all members side by side, (B, M * D), and p(x|z) has a leading axis of members, (M, B, F).
+
     categories: for each element the number of its classes, 0 for a number. A class enters one-hot and leaves as
     logits; a missing element enters as zeros.
     """
 
     numbers: Tensor
+    named: Tensor
 
     def __init__(self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = ()) -> None:
         super().__init__()
-        assert config.latent and config.hidden is not None
-        self.shape, self.latent, self.clamp = shape, config.latent, (config.log_var_min, config.log_var_max)
+        assert config.hidden is not None and config.members
+        self.shape, self.members = shape, config.members
         elements = int(torch.Size(shape).numel())
         categories = categories or (0,) * elements
+        # as many as half of the columns' elements, unless the user says otherwise
+        self.latent = config.latent or max(2, min(16, round(elements / 2)))
         self.classes = tuple(k for k in categories if k)
-        self.register_buffer("numbers", torch.tensor([i for i, k in enumerate(categories) if not k]), persistent=False)
-        self.register_buffer("named", torch.tensor([i for i, k in enumerate(categories) if k]), persistent=False)
-        self.head = Head(config, (len(self.numbers),))
+        self.register_buffer("numbers", torch.tensor([i for i, k in enumerate(categories) if not k], dtype=torch.long),
+                             persistent=False)  # fmt: skip
+        self.register_buffer("named", torch.tensor([i for i, k in enumerate(categories) if k], dtype=torch.long),
+                             persistent=False)  # fmt: skip
+        self.register_buffer("continuous", torch.tensor([float(not k) for k in categories]) if self.classes else None,
+                             persistent=False)  # fmt: skip
+        self.head = Head(config, (len(self.numbers),) if self.classes else shape)
+        self.inputs = len(self.numbers) + sum(self.classes)
+        self.down = _layers(self.members, (self.inputs, *config.hidden, 2 * self.latent))
+        outputs = len(self.numbers) * self.head.outputs + sum(self.classes)
+        self.up = _layers(self.members, (self.latent, *reversed(config.hidden), outputs))
 
-        sizes = (len(self.numbers) + sum(self.classes), *config.hidden)
-        self.down = nn.Sequential(*(m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.SiLU())))
-        self.posterior = nn.Linear(sizes[-1], 2 * self.latent)
-        back = (self.latent, *reversed(config.hidden))
-        self.up = nn.Sequential(*(m for a, b in pairwise(back) for m in (nn.Linear(a, b), nn.SiLU())))
-        self.out = nn.Linear(back[-1], len(self.numbers) * self.head.outputs + sum(self.classes))
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, inputs) what the network reads of x (B, *shape): numbers, then one-hot classes; 0 where x is missing."""
         x = x.flatten(1)  # (B, F)
         pieces = [torch.nan_to_num(x[:, self.numbers])]
         for column, k in zip(self.named, self.classes, strict=True):
             code = x[:, column]
             one_hot = F.one_hot(torch.nan_to_num(code).long(), k).to(x.dtype)
             pieces.append(one_hot * ~torch.isnan(code)[:, None])
-        return posterior_head(self.posterior(self.down(torch.cat(pieces, dim=1))), *self.clamp)
+        return torch.cat(pieces, dim=1)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = _run(self.down, self.embed(x).expand(self.members, -1, -1))  # (M, B, 2D)
+        mu, log_var = posterior_head(features.flatten(0, 1))
+        return tuple(t.unflatten(0, (self.members, -1)).transpose(0, 1).flatten(1) for t in (mu, log_var))  # type: ignore[return-value]
 
     def decode(self, z: Tensor) -> Likelihood:
-        raw = self.out(self.up(z)).float()
+        raw = _run(self.up, z.unflatten(1, (self.members, -1)).transpose(0, 1)).float()  # (M, B, outputs)
         width = len(self.numbers) * self.head.outputs
         if not self.classes:
-            px: Likelihood = self.head(raw if len(self.shape) == 1 else raw.unflatten(1, (-1, *self.shape[1:])))
+            px: Likelihood = self.head(*(t.unflatten(-1, self.shape) for t in raw.chunk(self.head.outputs, dim=-1)))
             return px
-        parts: list[tuple[Tensor, Likelihood]] = [(self.numbers, self.head(raw[:, :width]))] if width else []
-        for column, logits in zip(self.named, raw[:, width:].split(self.classes, dim=1), strict=True):
-            parts.append((column[None], Categorical(logits[:, None])))
-        return Columns(tuple(parts), len(self.numbers) + len(self.classes))
+        numbers = raw[..., :width].chunk(self.head.outputs, dim=-1)
+        parts: list[tuple[Tensor, Likelihood]] = [(self.numbers, self.head(*numbers))] if width else []
+        for column, logits in zip(self.named, raw[..., width:].split(self.classes, dim=-1), strict=True):
+            parts.append((column[None], Categorical(logits[..., None, :])))
+        return Columns(tuple(parts))
+
+
+def _layers(members: int, sizes: tuple[int, ...]) -> nn.ParameterList:
+    """Weights (M, in, out) and biases (M, 1, out) of each layer; the last starts small, near the prior and the mean."""
+    parameters: list[nn.Parameter] = []
+    for layer, (before, after) in enumerate(pairwise(sizes)):
+        gain = 0.5 if layer == len(sizes) - 2 else 1.7
+        bound = gain / math.sqrt(max(before, 1))
+        parameters.append(nn.Parameter(torch.empty(members, before, after).uniform_(-bound, bound)))
+        parameters.append(nn.Parameter(torch.zeros(members, 1, after)))
+    return nn.ParameterList(parameters)
+
+
+def _run(layers: nn.ParameterList, x: Tensor) -> Tensor:
+    """(M, B, out) of x (M, B, in), with SiLU between layers."""
+    weights = list(layers)
+    for index in range(0, len(weights), 2):
+        x = torch.baddbmm(weights[index + 1], x, weights[index])
+        if index + 2 < len(weights):
+            x = F.silu(x)
+    return x

@@ -1,0 +1,88 @@
+"""Nats of a time step from its residuals: how large each is, and how long a sensor has stood off its reconstruction.
+
+The decoder's sigma says how well it reconstructs the rows that it was trained on. What a sensor can be trusted with
+later is measured afterwards, on all training rows including the last ones, which the optimiser never saw: a sensor
+that drifts gets a large variance there, and stops raising alarms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+LEVEL = 32  # trailing steps over which a sensor's mean residual is judged
+SMOOTH = 8  # steps over which the reconstruction nats are averaged, t - 4 .. t + 3
+AHEAD = SMOOTH - SMOOTH // 2 - 1  # later steps that a step's nats depend on
+LEAST = 1e-3  # added to every residual variance, in units of the sensor's variance
+SHARE = 0.05  # a level's variance is at least this share of the step variance
+TEMPER = 0.25  # of the level: its steps are not independent, and their mean is worth a quarter of its Gaussian nats
+
+
+class Level(nn.Module):
+    """Variances, (C,) each, of a sensor's residual and of its mean over `LEVEL` steps, in normal operation."""
+
+    step: Tensor
+    level: Tensor
+
+    def __init__(self, sensors: int) -> None:
+        super().__init__()
+        self.register_buffer("step", torch.ones(sensors))
+        self.register_buffer("level", torch.ones(sensors))
+
+    def fit(self, residual: NDArray[np.float64], usable: NDArray[np.bool_]) -> None:
+        """To residuals (N, C) of consecutive steps, of which `usable` (N,) are known as normal."""
+        step = (residual[usable] ** 2).mean(axis=0) + LEAST
+        whole = trailing_mean(usable[:, None].astype(float), LEVEL)[:, 0] > 1 - 0.5 / LEVEL  # no gap in the last steps
+        means = trailing_mean(residual, LEVEL)[whole if whole.any() else usable]
+        level = (means**2).mean(axis=0) + SHARE * step
+        self.step, self.level = torch.from_numpy(step).float(), torch.from_numpy(level).float()
+
+    def variances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self.step.double().cpu().numpy(), self.level.double().cpu().numpy()
+
+
+@dataclass
+class LevelStream:
+    """The nats of one group's steps, computed as their residuals come.
+
+    A step leaves when the steps ahead that its smoothing needs are there, or the group ends. What came before the
+    group counts as residual 0.
+    """
+
+    step: NDArray[np.float64]  # (C,) variances
+    level: NDArray[np.float64]
+    residual: NDArray[np.float64] | None = None  # (context + waiting, C)
+    context: int = 0  # leading rows that were given out already
+
+    def push(self, residual: NDArray[np.float64], closed: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(recon, level) nats, (n, C) each, of the next n steps that are complete."""
+        held = residual if self.residual is None else np.concatenate([self.residual, residual])
+        n = max(0, len(held) - self.context - (0 if closed else AHEAD))
+        now = slice(self.context, self.context + n)
+        recon = centred_mean(0.5 * held**2 / self.step, SMOOTH)[now]
+        level = TEMPER * 0.5 * trailing_mean(held, LEVEL)[now] ** 2 / self.level
+        keep = max(0, self.context + n - LEVEL)
+        self.residual, self.context = held[keep:], self.context + n - keep
+        return recon, level
+
+
+def trailing_mean(x: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+    """(N, C) sums over the last `steps` rows divided by `steps`; rows before the first count as 0."""
+    total = np.cumsum(np.concatenate([np.zeros((steps, x.shape[1])), x]), axis=0)
+    total = np.concatenate([np.zeros((1, x.shape[1])), total])
+    mean: NDArray[np.float64] = (total[steps + 1 :] - total[1:-steps]) / steps
+    return mean
+
+
+def centred_mean(x: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+    """(N, C) means over rows t - steps/2 .. t + steps/2 - 1, as many of them as there are."""
+    total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0)])
+    rows = np.arange(len(x))
+    first = np.maximum(rows - steps // 2, 0)
+    last = np.minimum(rows + (steps + 1) // 2, len(x))
+    mean: NDArray[np.float64] = (total[last] - total[first]) / (last - first)[:, None]
+    return mean

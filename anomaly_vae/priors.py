@@ -1,0 +1,86 @@
+"""A prior fitted to the training posteriors afterwards, so that the KL measures how ordinary a posterior is.
+
+N(0, I) is what the encoder was pulled towards, not where the posteriors of normal data ended up: much of its mass is
+empty. With a mixture fitted to the aggregate posterior as prior ("ex-post density estimation", Ghosh 2020) the score
+stays reconstruction plus KL, and a posterior in a gap is far from the prior.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+ROWS_PER_AXIS = 8  # posteriors that a component needs for each latent axis: a full covariance has as many per axis
+RIDGE = 1e-2  # of a covariance, in units of the mean variance of a latent axis
+ROWS = 20_000  # posteriors at most that the mixture is fitted to
+
+
+class MixturePrior(nn.Module):
+    """sum_k w_k N(m_k, S_k) with full covariances, over posteriors N(mu, V) of one pooled variance V.
+
+    `kl` is the variational upper bound of Hershey & Olsen (2007), -log sum_k w_k exp(-KL(N(mu, V) || N(m_k, S_k))):
+    exact for one component, never below the true KL, so the score remains a bound on -log p(x).
+    """
+
+    means: Tensor  # (K, D)
+    whiten: Tensor  # (K, D, D): |whiten_k (mu - m_k)|^2 is the squared Mahalanobis distance
+    constant: Tensor  # (K,) nats: log w_k less what of the KL does not depend on mu
+
+    def __init__(self, components: int, latent: int) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(components, latent))
+        self.register_buffer("whiten", torch.eye(latent).repeat(components, 1, 1))
+        self.register_buffer("constant", torch.full((components,), -math.log(components)))
+
+    @staticmethod
+    def supported(wanted: int, rows: int, latent: int) -> int:
+        """How many components so many posteriors can tell apart, at most `wanted`."""
+        return max(1, min(wanted, rows // (ROWS_PER_AXIS * latent)))
+
+    def fit(self, mu: Tensor, log_var: Tensor, seed: int) -> None:
+        """To posteriors mu, log_var (N, D) of training samples, by expectation maximisation (scikit-learn)."""
+        from sklearn.mixture import GaussianMixture
+
+        points = mu.double().cpu().numpy()
+        if len(points) > ROWS:
+            points = points[np.random.default_rng(seed).permutation(len(points))[:ROWS]]
+        ridge = RIDGE * float(points.var(0).mean()) + 1e-9
+        mixture = GaussianMixture(len(self.means), reg_covar=ridge, max_iter=30, tol=1e-3, random_state=seed)
+        with _unconverged_is_fine():
+            mixture.fit(points)
+        variance = log_var.double().exp().mean(0).cpu()  # (D,) pooled
+        for k, (weight, mean, covariance) in enumerate(
+            zip(mixture.weights_, mixture.means_, mixture.covariances_, strict=True)
+        ):
+            total = torch.from_numpy(covariance) + torch.diag(variance)  # the aggregate posterior's own covariance
+            lower = torch.linalg.cholesky(total)
+            whiten = torch.linalg.solve_triangular(lower, torch.eye(len(variance), dtype=torch.float64), upper=False)
+            trace = (whiten.square() * variance).sum()
+            log_ratio = 2 * lower.diagonal().log().sum() - variance.log().sum()
+            self.means[k], self.whiten[k] = torch.from_numpy(mean).float(), whiten.float()
+            self.constant[k] = math.log(weight) - 0.5 * (log_ratio + trace - len(variance))
+
+    def kl(self, mu: Tensor) -> Tensor:
+        """(B,) nats of posteriors with means mu (B, D)."""
+        offsets = (mu[:, None] - self.means).transpose(0, 1)  # (K, B, D)
+        squared = (offsets @ self.whiten.transpose(1, 2)).square().sum(-1)  # (K, B)
+        return -torch.logsumexp(self.constant[:, None] - 0.5 * squared, dim=0)
+
+
+class _unconverged_is_fine:
+    """30 rounds of expectation maximisation are enough for a density; scikit-learn's warning is not for the user."""
+
+    def __enter__(self) -> None:
+        import warnings
+
+        from sklearn.exceptions import ConvergenceWarning
+
+        self.caught = warnings.catch_warnings()
+        self.caught.__enter__()
+        warnings.simplefilter("ignore", ConvergenceWarning)
+
+    def __exit__(self, *error: object) -> None:
+        self.caught.__exit__(*error)  # type: ignore[arg-type]

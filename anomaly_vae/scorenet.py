@@ -1,0 +1,105 @@
+"""A trained model and what is fitted to it afterwards, as one module: scaled samples in, nats out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_vae.config import ScoringConfig
+from anomaly_vae.data.tensors import Samples
+from anomaly_vae.errors import ConfigError
+from anomaly_vae.level import Level
+from anomaly_vae.models import VAE, Output
+from anomaly_vae.models.dense import DenseVAE
+from anomaly_vae.neighbours import Neighbours
+from anomaly_vae.objective import elements
+from anomaly_vae.priors import MixturePrior
+from anomaly_vae.residuals import ResidualEnergy
+
+FITTED_ON = 20_000  # training samples at most that are looked at for what is fitted after training
+
+
+class ScoreNet(nn.Module):
+    """The parts of the score for a batch of samples.
+
+    recon: the training likelihood's nats (`likelihood`), or those of a likelihood calibrated after training: of the
+    blurred residual of pictures (`energy`), or of each sensor, computed where windows are folded (`level`).
+    kl: to N(0, I), or to a mixture fitted to the training posteriors. neighbours: see `neighbours`.
+    """
+
+    def __init__(self, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model, self.recon = model, config.recon
+        self.neighbours: Neighbours | None = None
+        self.prior: MixturePrior | None = None
+        self.energy = ResidualEnergy(shape) if self.recon == "energy" else None
+        self.level = Level(shape[0]) if self.recon == "level" else None
+        if config.prior == "mixture":
+            assert config.components
+            self.prior = MixturePrior(config.components, model.latent * model.members)
+        if config.neighbours:
+            self.neighbours = Neighbours(_dense(model), config.neighbours)
+
+    def fit(self, train: Samples, held: Samples, seed: int) -> Tensor:
+        """Fits what comes after training; `level` is fitted where windows are folded.
+
+        Returns (len(held),) which reference of the neighbours part each held-out sample is, -1 for none: its own score
+        must leave that reference out.
+        """
+        self.eval()
+        generator = torch.Generator().manual_seed(seed)
+        own = torch.full((len(held),), -1)
+        if self.prior is not None:
+            outs = self._outputs(train, generator)
+            mu, log_var = (torch.cat([getattr(out, name) for _, out in outs]) for name in ("mu", "log_var"))
+            self.prior.fit(mu, log_var, seed)
+        if self.energy is not None:
+            energies = [
+                self.energy.energy(_residual(x, out)).flatten(1).sum(1) for x, out in self._outputs(held, generator)
+            ]
+            self.energy.fit(torch.cat(energies))
+        if self.neighbours is not None:
+            rows = torch.cat([_some(train, generator), _some(held, generator)])
+            references = self.neighbours.fit(_dense(self.model), rows, generator) - min(len(train), FITTED_ON)
+            mine = (references >= 0).nonzero()[:, 0]
+            if len(held) <= FITTED_ON:  # beyond, which rows were taken is not kept, and one in so many hardly matters
+                own[references[mine]] = mine
+        return own
+
+    def forward(self, x: Tensor, own: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """(elements (B, *shape), parts name -> (B,)) in nats of scaled samples x (B, *shape).
+
+        With `level` the elements are residuals, and recon is left to who folds them. own: see `fit`.
+        """
+        out: Output = self.model(x)
+        parts = {"kl": self.prior.kl(out.mu) if self.prior is not None else out.kl.sum(1)}
+        if self.level is not None:
+            return _residual(x, out), parts
+        nats = self.energy.nats(_residual(x, out)) if self.energy is not None else elements(x, out)
+        parts = {"recon": nats.flatten(1).sum(1), **parts}
+        if self.neighbours is not None:
+            parts["neighbours"] = self.neighbours.nats(_dense(self.model), x, out, own)
+        return nats, parts
+
+    @torch.inference_mode()
+    def _outputs(self, samples: Samples, generator: torch.Generator) -> list[tuple[Tensor, Output]]:
+        return [(x, self.model(x)) for x in _some(samples, generator).split(512)]
+
+
+def _some(samples: Samples, generator: torch.Generator) -> Tensor:
+    """All samples, or so many drawn at random, in order."""
+    rows = torch.randperm(len(samples), generator=generator)[:FITTED_ON].sort().values
+    return samples.take(rows if samples.pinned else rows.to(samples.device))
+
+
+def _residual(x: Tensor, out: Output) -> Tensor:
+    """x less its reconstruction; 0 where x is missing."""
+    mean = out.px.mean
+    mean = mean if mean.dim() == x.dim() else mean.mean(0)  # over members
+    return torch.where(torch.isnan(x), 0.0, x - mean)
+
+
+def _dense(model: VAE) -> DenseVAE:
+    if not isinstance(model, DenseVAE) or model.numbers.numel() == 0:
+        raise ConfigError("scoring.neighbours needs model.kind=dense and a numeric column; 0 leaves the part out")
+    return model

@@ -1,0 +1,148 @@
+"""What every study shares: cells that are computed once, a table at the end, and its record in MLflow.
+
+A study is a grid of cells, each the figures of several methods on one file with one seed. A finished cell is appended
+to `cells.jsonl` in the study's folder at once, so a study that was stopped goes on where it stood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from anomaly_vae import tracking
+from anomaly_vae.config import Config
+from anomaly_vae.config import load as load_config
+
+Figures = dict[str, dict[str, float]]  # method -> metric -> value
+
+
+@dataclass
+class Study:
+    """Cells on disk, and the parent run they are logged under.
+
+    name: of the study and its MLflow experiment. folder: where cells and tables are kept.
+    """
+
+    name: str
+    folder: Path
+    config: Config
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        """Opens the parent run, the one of an earlier, stopped study if there was one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.cells, known = self.folder / "cells.jsonl", self.folder / "run_id"
+        if self.cells.is_file():
+            self.rows = [json.loads(line) for line in self.cells.read_text(encoding="utf-8").splitlines()]
+        resume = known.read_text() if known.is_file() else None
+        self._run = tracking.start(self.config, data_name=self.name, run_name=self.name, resume=resume or None)
+        self.run = self._run.__enter__()
+        known.write_text(self.run.run_id)
+        if resume is None:
+            self.run.params(self.config.flat())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._run.__exit__(*error)
+
+    def cell(self, file: str, seed: int, compute: Callable[[], Figures]) -> None:
+        """The figures of every method on one file with one seed; computed unless an earlier run did."""
+        if any(row["file"] == file and row["seed"] == seed for row in self.rows):
+            return
+        began = time.perf_counter()
+        found = compute()
+        seconds = time.perf_counter() - began
+        new = [{"file": file, "seed": seed, "method": method, **figures} for method, figures in found.items()]
+        with open(self.cells, "a", encoding="utf-8") as out:
+            out.writelines(json.dumps(row) + "\n" for row in new)
+        self.rows += new
+        shown = "  ".join(f"{method} {_brief(figures)}" for method, figures in found.items())
+        print(f"{file} seed {seed} ({seconds:.1f} s): {shown}", flush=True)
+
+    def table(self) -> pd.DataFrame:
+        """One row a file and method: the mean and standard deviation over seeds of each metric."""
+        frame = pd.DataFrame(self.rows)
+        metrics = [column for column in frame if column not in ("file", "seed", "method")]
+        return frame.groupby(["file", "method"], sort=False)[metrics].agg(["mean", "std"])
+
+    def overall(self) -> pd.DataFrame:
+        """One row a method: the mean over files, and the standard deviation over seeds of that mean."""
+        frame = pd.DataFrame(self.rows)
+        metrics = [column for column in frame if column not in ("file", "seed", "method")]
+        by_seed = frame.groupby(["method", "seed"], sort=False)[metrics].mean()
+        return by_seed.groupby("method", sort=False).agg(["mean", "std"])
+
+    def finish(self, extra: dict[str, pd.DataFrame] | None = None, children: bool = True) -> None:
+        """Prints the tables, saves them as CSV and logs them; `children`: with a child run a file."""
+        tables = {"files": self.table(), "overall": self.overall(), **(extra or {})}
+        for name, table in tables.items():
+            flat = table.copy()
+            flat.columns = ["_".join(part for part in c if part) if isinstance(c, tuple) else c for c in flat.columns]
+            flat.to_csv(self.folder / f"{name}.csv")
+            print(f"\n{name}\n{plus_minus(table)}")
+            self.run.text(plus_minus(table), f"{name}.txt")
+            self.run.text((self.folder / f"{name}.csv").read_text(encoding="utf-8"), f"{name}.csv")
+        self.run.metrics(_named(self.overall().xs("mean", axis=1, level=1)))
+        if children:
+            self._log_files()
+        print(f"\ntables and cells: {self.folder}")
+
+    def _log_files(self) -> None:
+        for file, part in pd.DataFrame(self.rows).groupby("file", sort=False):
+            with tracking.start(
+                self.config, data_name=self.name, run_name=str(file), parent=self.run.run_id or None
+            ) as child:
+                child.params({"file": file, "seeds": sorted(part["seed"].unique().tolist())})
+                child.metrics(_named(part.groupby("method").mean(numeric_only=True).drop(columns="seed")))
+
+
+def arguments(doc: str | None, name: str, seeds: int | None = 5) -> argparse.ArgumentParser:
+    """The arguments that studies share: the data folder, settings, where results go, and how many seeds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--out", default=f"mlruns/studies/{name}", help="folder of cells and tables")
+    parser.add_argument("--only", action="append", default=[], help="files to run; default: all")
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds, help="seeds 0 .. N-1")
+    return parser
+
+
+def settings(options: argparse.Namespace, **base: Any) -> Config:
+    """The configuration of a study: defaults, what the study needs, and --set."""
+    return load_config(overrides=options.overrides, base=base)
+
+
+def chosen(names: Iterable[str], only: list[str]) -> list[str]:
+    """The names to run. Exits with a message for one that does not exist."""
+    known = list(names)
+    wrong = [name for name in only if name not in known]
+    if wrong:
+        raise SystemExit(f"--only {wrong[0]}: not there; found {', '.join(known)}")
+    return [name for name in known if not only or name in only]
+
+
+def plus_minus(table: pd.DataFrame) -> str:
+    """`mean ± sd` in every cell of a table with those two columns a metric; other tables as they are."""
+    if table.columns.nlevels == 1:
+        return str(table.to_string(float_format=lambda v: f"{v:.4f}"))
+    metrics = list(dict.fromkeys(table.columns.get_level_values(0)))
+    text = pd.DataFrame(index=table.index)
+    for metric in metrics:
+        mean, sd = table[metric]["mean"], table[metric]["std"].fillna(0)
+        text[metric] = [f"{m:.4f} ± {s:.4f}" for m, s in zip(mean, sd, strict=True)]
+    return str(text.to_string())
+
+
+def _brief(figures: dict[str, float]) -> str:
+    return " ".join(f"{value:.3f}" for value in list(figures.values())[:2])
+
+
+def _named(table: pd.DataFrame) -> dict[str, float]:
+    return {f"{method}.{metric}": float(row[metric]) for method, row in table.iterrows() for metric in table.columns}
