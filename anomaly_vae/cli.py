@@ -119,8 +119,10 @@ def fit(
 @click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.pass_context
-def score(ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None, output: str | None,
-          maps: str | None, id_column: str | None, **options: Any) -> None:  # fmt: skip
+def score(
+    ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None,
+    output: str | None, maps: str | None, id_column: str | None, **options: Any,
+) -> None:  # fmt: skip
     """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly."""
     config = _load(options)
     from anomaly_vae import workflow

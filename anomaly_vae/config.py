@@ -77,8 +77,8 @@ class ObjectiveConfig(Section):
     )
     warmup: float = Field(0.2, ge=0, le=1, description="share of the epochs in which beta rises")
     cycles: int = Field(4, ge=1, description="cycles of the cyclical schedule")
-    free_bits: float = Field(0.02, ge=0, description="nats of batch-mean KL a latent dimension has free (Kingma 2016)")
-    free_bits_total: float = Field(0.0, ge=0, description="nats of batch-mean KL all dimensions have free together")
+    free_bits: float = Field(0.0, ge=0, description="nats of batch-mean KL a latent dimension has free (Kingma 2016)")
+    free_bits_total: float = Field(2.0, ge=0, description="nats of batch-mean KL all dimensions have free together")
 
 
 class TrainingConfig(Section):
@@ -108,7 +108,7 @@ class Policy(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """`youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`. Raises ValueError for anything else."""
+        """`youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`; else raises ValueError."""
         name, equals, number = text.partition("=")
         if name in ("youden", "f1") and not equals:
             return cls(name)
@@ -155,7 +155,7 @@ class ThresholdConfig(Section):
     )
     unlabelled: str | None = Field(
         None,
-        description="the policy of auto without anomalies: fpr=RATE by conformal prediction, or tail=RATE of a log-normal",
+        description="auto without anomalies: fpr=RATE by conformal prediction, or tail=RATE of a log-normal",
     )
 
     @field_validator("policy", "unlabelled")
@@ -241,7 +241,7 @@ BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
                   "sigma_min": 0.3, "sigma_value": 1.0, "members": 4},
         "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2,
                      "jitter": 0.0},
-        "scoring": {"recon": "likelihood", "prior": "normal", "neighbours": 2048},
+        "scoring": {"recon": "likelihood", "prior": "normal", "neighbours": 4096},
         "threshold": {"unlabelled": "fpr=0.01"},
     },
     "series": {

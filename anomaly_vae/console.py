@@ -129,11 +129,9 @@ def info_rows() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             rows.append((package, "not installed"))
     rows.append(("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, bf16 {_yes(torch.device('cpu'))}"))
-    for index in range(torch.cuda.device_count()):
-        rows.append((f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, bf16 {_yes(torch.device('cuda', index))}"))
-    if not torch.cuda.device_count():
-        rows.append(("cuda", "no device"))
-    return rows
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    found = [(str(device), f"{torch.cuda.get_device_name(device)}, bf16 {_yes(device)}") for device in devices]
+    return rows + (found or [("cuda", "no device")])
 
 
 def _yes(device: Any) -> str:

@@ -216,7 +216,7 @@ class Detector:
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Detector:
-        """Reads a detector folder. Raises DetectorError where it is missing, incomplete, altered or of another format."""
+        """Reads a folder. Raises DetectorError where it is missing, incomplete, altered or of another format."""
         folder = Path(folder)
         _check(folder)
         config = load_config(folder / "config.yaml")

@@ -121,7 +121,7 @@ class Folder:
         np.add.at(group.count, rows, 1)
 
     def finished(self) -> tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]:
-        """(ids, arrays of the stage (n, C), kl (n,)) of the steps, in order, that are complete and not given out yet."""
+        """(ids, arrays of the stage (n, C), kl (n,)) of the steps, in order, complete and not yet given out."""
         waiting = self.total - self.base
         known = np.zeros(waiting, bool)
         kl = np.zeros(waiting)

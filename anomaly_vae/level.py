@@ -38,7 +38,7 @@ class Level(nn.Module):
         step = (residual[usable] ** 2).mean(axis=0) + LEAST
         whole = trailing_mean(usable[:, None].astype(float), LEVEL)[:, 0] > 1 - 0.5 / LEVEL  # no gap in the last steps
         means = trailing_mean(residual, LEVEL)[whole if whole.any() else usable]
-        level = (means**2).mean(axis=0) + SHARE * step
+        level = (means**2).mean(axis=0) + SHARE * step + LEAST
         self.step, self.level = torch.from_numpy(step).float(), torch.from_numpy(level).float()
 
     def variances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -17,7 +17,7 @@ from anomaly_vae.models import Output
 from anomaly_vae.models.dense import DenseVAE
 
 BAGS = 4  # disjoint parts of the reference rows; the log distances to the nearest row of each are averaged
-AXES = 48  # principal axes of the joined space that distances are taken in, the length of the rest being one more
+AXES = 32  # principal axes of the joined space that distances are taken in, the length of the rest being one more
 RESIDUAL = 0.5  # weight of a residual, in units of its training root mean square
 NEAR = 5  # neighbours that tell how dense the data is around a reference row
 ADAPT, ADAPT_ROWS = 0.5, 300  # power of that local scale at most, and the training rows that give half of it

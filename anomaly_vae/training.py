@@ -158,7 +158,7 @@ def _step(
     model: VAE, x: Tensor, optimizer: torch.optim.AdamW, config: Config, beta: float, scale: float,
     noise: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """One optimiser step; (found, sums): 1 where the gradient was not finite and the step was skipped, and the means."""
+    """One optimiser step; (found, means): found is 1 where the gradient was not finite and the step was skipped."""
     x, read = corrupted(x, model, config, scale, noise)
     with autocast(config, x.device):
         out = model(read, noise)

@@ -300,6 +300,6 @@ def _remembered(run_id: str, folder: Path) -> tuple[str | None, Config]:
         tree = json.loads((folder / RESUME).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(
-            f"run '{run_id}' has nothing to resume: it finished, or was started elsewhere; `anomaly-vae runs` lists runs"
+            f"run '{run_id}' has nothing to resume: it finished or was started elsewhere; `anomaly-vae runs` lists them"
         ) from error
     return tree["path"], configs.load(base=tree["config"])

@@ -241,3 +241,15 @@ def test_the_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch
     assert training.pick_device("auto") == training.pick_device("cpu") == CPU
     with pytest.raises(ConfigError, match="no CUDA device was found; device=auto or cpu would work"):
         training.pick_device("cuda")
+
+
+def test_every_epoch_takes_every_row_once_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    rows = part(0)
+    take = rows.take
+    monkeypatch.setattr(rows, "take", lambda index: (taken.extend(index.tolist()), take(index))[1])
+    train(model_of(settings()), rows, part(1), settings(training__noise=0), lambda *_: None)
+    epochs = [taken[start : start + 48] for start in range(0, 5 * 48, 48)]
+    assert len(taken) == 5 * 48
+    assert all(sorted(epoch) == list(range(48)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5

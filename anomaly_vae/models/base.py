@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.distributions import Bernoulli, Gaussian, Laplace, Likelihood, kl_normal, reparameterise
 
-
 LOG_VAR = (-8.0, 4.0)  # clamp of a posterior's log variance: beyond, exp() is noise or overflows under autocast
 
 

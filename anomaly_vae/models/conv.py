@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.distributions import Likelihood
@@ -39,8 +40,9 @@ class ConvVAE(VAE):
         dense = (widths[-1] * math.prod(sides[-1]), *config.hidden)
 
         down: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            down += [conv(before, after, 3, stride=2, padding=1), nn.GELU()]  # (B, after, ceil(H/2), ceil(W/2))
+        for side, (before, after) in zip(sides, pairwise(widths), strict=False):
+            # kernels of 4 cover every pixel equally often at stride 2, unlike those of 3
+            down += [_Even(side), conv(before, after, 4, stride=2, padding=1), nn.GELU()]  # (B, after, ceil(H/2), ...)
         self.down = nn.Sequential(*down)
         self.squeeze = nn.Sequential(*(m for a, b in pairwise(dense) for m in (nn.Linear(a, b), nn.GELU())))
         self.posterior = nn.Linear(dense[-1], 2 * self.latent)
@@ -51,8 +53,7 @@ class ConvVAE(VAE):
         targets = (shape[0] * self.head.outputs, *channels)
         up: list[nn.Module] = [nn.Unflatten(1, (widths[-1], *sides[-1]))]
         for stage in reversed(range(len(channels))):
-            odd = tuple(big - (2 * small - 1) for big, small in zip(sides[stage], sides[stage + 1], strict=True))
-            up.append(deconv(targets[stage + 1], targets[stage], 3, stride=2, padding=1, output_padding=odd))
+            up += [deconv(targets[stage + 1], targets[stage], 4, stride=2, padding=1), _Crop(sides[stage])]
             if stage:
                 up.append(nn.GELU())
         self.up = nn.Sequential(*up)  # (B, P*C, H, W)
@@ -67,6 +68,31 @@ class ConvVAE(VAE):
     def decode(self, z: Tensor) -> Likelihood:
         px: Likelihood = self.head(*self.up(self.expand(z)).chunk(self.head.outputs, dim=1))
         return px
+
+
+class _Even(nn.Module):
+    """(B, C, *sides) padded at the end of each odd side."""
+
+    def __init__(self, sides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.padding = [amount for side in reversed(sides) for amount in (0, side % 2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, self.padding) if any(self.padding) else x
+
+
+class _Crop(nn.Module):
+    """(B, C, *sides) without what a padded side has too much."""
+
+    def __init__(self, sides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.sides = sides
+
+    def forward(self, x: Tensor) -> Tensor:
+        for axis, side in enumerate(self.sides, start=2):
+            if x.shape[axis] != side:
+                x = x.narrow(axis, 0, side)
+        return x
 
 
 def _channels(shape: tuple[int, ...]) -> tuple[int, ...]:
