@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anomaly_vae import __version__
-from anomaly_vae.errors import AnomalyVAEError, UsageError
+from anomaly_vae.errors import AnomalyVAEError, DataError, UsageError
 
 if TYPE_CHECKING:
     from anomaly_vae.config import Config
 
+COMMON = ("--debug", "-q", "--quiet")
 KINDS = ["table", "series", "pixels", "images"]
 
 
 class Group(click.Group):
     """Expected failures end in one line and their exit code; everything else is a bug and keeps its traceback."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The options that every command has may also stand behind its name."""
+        end = args.index("--") if "--" in args else len(args)
+        common = [arg for arg in args[:end] if arg in COMMON]
+        return super().parse_args(ctx, common + [arg for arg in args[:end] if arg not in COMMON] + args[end:])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -66,12 +73,17 @@ def settings(command: Callable[..., Any]) -> Any:
 MODEL = click.option("-m", "--model", metavar="RUN_ID|FOLDER", help="Detector; default: of the latest finished run.")
 
 
-@main.command()
+@main.command(short_help="Train a detector (default: on scikit-learn's digits).")
 @click.argument("data", required=False)
 @settings
 @click.option("--kind", type=click.Choice(KINDS), help="Kind of data; default: recognised from the file.")
 @click.option("--label", metavar="COLUMN", help="Column that tells normal from anomalous.")
-@click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
+@click.option(
+    "--normal",
+    multiple=True,
+    metavar="VALUE",
+    help="Label value that is normal; repeatable. Default: 0, false, normal, good, ...",
+)
 @click.option("--group", metavar="COLUMN", help="Column naming the machine of a series.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
 @click.option("--false-alarm-rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="RATE",
@@ -95,6 +107,8 @@ def fit(
     data = data or config.data.path
     if data is None:
         config = _load(options, base=EMBEDDED)
+    elif not resume:
+        _require_there(data)
     from anomaly_vae import workflow
     from anomaly_vae.console import Console, fit_summary
 
@@ -108,7 +122,7 @@ def fit(
     click.echo(result.to_json() if as_json else fit_summary(result))
 
 
-@main.command()
+@main.command(short_help="Score every row, time step or picture of DATA.")
 @click.argument("data")
 @settings
 @MODEL
@@ -125,6 +139,7 @@ def score(
 ) -> None:  # fmt: skip
     """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly."""
     config = _load(options)
+    _require_there(data)
     from anomaly_vae import workflow
     from anomaly_vae.console import Console
 
@@ -155,6 +170,7 @@ def evaluate(
 ) -> None:
     """Metrics of a fitted detector on new labelled DATA."""
     config = _load(options)
+    _require_there(data)
     from anomaly_vae import workflow
     from anomaly_vae.console import metric_rows, table
 
@@ -165,7 +181,7 @@ def evaluate(
     click.echo(result.to_json() if as_json else table(rows))
 
 
-@main.command()
+@main.command(short_help="Choose the threshold again, without training again.")
 @settings
 @MODEL
 @click.option("--policy", required=True, metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO.")
@@ -173,18 +189,17 @@ def threshold(model: str | None, policy: str, **options: Any) -> None:
     """Choose the threshold again, from the fit's validation scores, without training again."""
     config = _load({**options, "policy": policy})
     from anomaly_vae import workflow
-    from anomaly_vae.console import table
+    from anomaly_vae.console import table, threshold_row
 
     found = workflow.find(model, config)
     before = found.detector.threshold
     after = workflow.rethreshold(found, policy).threshold
-    rows = [(f"{t.policy}", f"{t.value:.6g} nats, {t.false_alarm_rate:.3g} false alarms") for t in (before, after)]
-    click.echo(table([("was " + rows[0][0], rows[0][1]), ("now " + rows[1][0], rows[1][1])]))
+    click.echo(table([threshold_row("was", before), threshold_row("now", after)]))
     if after.note:
         click.echo(f"note: {after.note}", err=True)
 
 
-@main.command("sample-data")
+@main.command("sample-data", short_help="Write a CSV to try things on.")
 @click.argument("name", type=click.Choice(["digits", "table", "series"]))
 @click.option("-o", "--output", metavar="FILE", help="Write here; default: stdout.")
 def sample_data(name: str, output: str | None) -> None:
@@ -219,7 +234,7 @@ def runs(limit: int, as_json: bool, **options: Any) -> None:
         click.echo(runs_table(found))
 
 
-@main.command("config")
+@main.command("config", short_help="Print the settings as YAML.")
 @settings
 def config_command(**options: Any) -> None:
     """Print the settings, with those of -c and --set applied, as YAML."""
@@ -244,6 +259,12 @@ def ui(host: str, port: int, **options: Any) -> None:
     from anomaly_vae import tracking
 
     tracking.serve_ui(config, host=host, port=port)
+
+
+def _require_there(data: str) -> None:
+    """The commonest slip is told before seconds of imports."""
+    if not os.path.exists(data):
+        raise DataError(f"{data}: no such file or folder")
 
 
 # option -> the setting it is a shorthand for

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from anomaly_vae.threshold import Threshold
     from anomaly_vae.workflow import Result
 
 
@@ -54,35 +57,49 @@ def table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
+NOUNS = {"table": "rows", "series": "time steps", "pixels": "pictures", "images": "pictures"}
+
+
 def fit_summary(result: Result) -> str:
     """The short table that a fit ends with, and the commands to type next."""
-    found, rows, chosen = result.metrics, result.rows, result.chosen
-    assert chosen
-    lines = [("trained on", f"{rows['train']} normal rows of {result.data} ({result.kind})")]
-    tested = f"{rows['test']} rows"
+    found, rows, noun = result.metrics, result.rows, NOUNS[result.kind]
+    lines = [("trained on", f"{rows['train']} normal {noun} of {result.data} ({result.kind})")]
+    tested = f"{rows['test']} {noun}"
     if "anomalies" in found:
         tested += f", {found['anomalies']:.0f} of them anomalies"
     lines.append(("tested on", tested))
     lines += metric_rows(found)
-    if chosen.labelled:
-        how = f"{chosen.policy} on the ROC curve of {chosen.normals} normal and {chosen.anomalies} anomalous"
-    else:
-        how = f"conformal, at most {chosen.false_alarm_rate:.3g} false alarms, from {chosen.normals} held-out normal"
-    lines.append(("threshold", f"{chosen.value:.6g} nats ({how} rows)"))
+    lines.append(("threshold", f"{result.threshold:.6g} nats ({_how(result)} {noun})"))
     lines.append(("active units", f"{found['active_units']:.0f}"))
     lines.append(("time", f"{result.seconds:.1f} s"))
-    model = result.run_id or result.detector
-    if result.run_id:
-        lines.append(("run", result.run_id))
-    text = table(lines)
-    new = result.data if result.data != "memory" else "data.csv"
-    if result.data == "memory":
-        first = "anomaly-vae sample-data digits -o data.csv && anomaly-vae score data.csv"
-    else:
-        first = f"anomaly-vae score {new}"
-    if model and result.run_id:
-        text += f"\n\nnext:  {first}\n       anomaly-vae ui"
-    return text
+    saved = "" if result.detector.startswith("runs:/") else result.detector
+    lines += [(name, value) for name, value in (("detector", saved), ("run", result.run_id)) if value]
+    if not result.run_id and not saved:
+        return table(lines)
+    score = "anomaly-vae score data.csv"
+    if Path(result.data).exists():
+        score = f"anomaly-vae score {shlex.quote(result.data)}"
+    elif result.kind == "pixels":
+        score = f"anomaly-vae sample-data digits -o data.csv && {score}"
+    following = [score, "anomaly-vae ui"] if result.run_id else [f"{score} -m {shlex.quote(saved)}"]
+    return table(lines) + "\n\nnext:  " + "\n       ".join(following)
+
+
+def _how(result: Result) -> str:
+    """How the threshold was chosen; the noun of the rows follows."""
+    chosen = result.chosen
+    assert chosen
+    if chosen.labelled:
+        return f"{chosen.policy} on the ROC curve of {chosen.normals} normal and {chosen.anomalies} anomalous"
+    if chosen.policy.startswith("tail"):
+        return f"{chosen.policy} of a log-normal fitted to {chosen.normals} held-out normal"
+    return f"conformal, at most {chosen.false_alarm_rate:.3g} false alarms, from {chosen.normals} held-out normal"
+
+
+def threshold_row(when: str, chosen: Threshold) -> tuple[str, str]:
+    """A threshold, its rule and its false alarms, as a row of a table."""
+    rate = f"{'' if chosen.labelled else 'at most '}{chosen.false_alarm_rate:.3g}"
+    return f"{when} {chosen.policy}", f"{chosen.value:.6g} nats, false-alarm rate {rate}"
 
 
 def metric_rows(found: dict[str, float]) -> list[tuple[str, str]]:

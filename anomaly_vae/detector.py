@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from anomaly_vae import models
-from anomaly_vae.config import Config
+from anomaly_vae.config import NO_TEST, Config
 from anomaly_vae.config import load as load_config
 from anomaly_vae.data import open_memory
 from anomaly_vae.data.base import Chunk, Layout, Source
@@ -29,7 +29,7 @@ from anomaly_vae.objective import active_units
 from anomaly_vae.output import new_folder
 from anomaly_vae.priors import MixturePrior
 from anomaly_vae.scorenet import ScoreNet
-from anomaly_vae.scoring import Scorer, Scores, join
+from anomaly_vae.scoring import Scorer, Scores, join, prefetched
 from anomaly_vae.threshold import Threshold, choose, p_values
 from anomaly_vae.training import History, Watch, pick_device, train
 
@@ -107,7 +107,7 @@ class Detector:
         history = train(net.model, training, held, config, watch, checkpoint)
         own = net.fit(training, held, config.seed)
 
-        scorer = Scorer(net, scaler, layout, config.data.window)
+        scorer = Scorer(net, scaler, layout, config.data.window, source.path)
         if net.level is not None:
             net.level.fit(*_known_normal(scorer, data, np.r_[parts.train, normals]))
         scored = np.arange(len(data)) if source.kind == "series" else np.sort(np.r_[parts.valid, parts.test])
@@ -135,11 +135,11 @@ class Detector:
         X: (N, F) a table (the default), a series or flat pixels (`kind=`), (N, H, W) or (N, C, H, W) pictures. y: (N,)
         0 normal, 1 anomaly; without it all rows are taken as normal. settings: `kind="series"` and dotted names with
         `__` for the dot, e.g. `training__epochs=20`; `config` is what they change.
-        Without y no row is kept for a test: the split is 3/4 train, 1/4 validation.
+        Without y no row is kept for a test: the split is `config.NO_TEST`.
         """
         base = config if config is not None else Config()
         if config is None and y is None:
-            base = load_config(base={"split": {"train": 0.75, "valid": 0.25}})
+            base = load_config(base={"split": NO_TEST})
         if "kind" in settings:
             settings["data__kind"] = settings.pop("kind")
         overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
@@ -149,13 +149,17 @@ class Detector:
 
     # --- scoring ---------------------------------------------------------------------------------------------------
 
-    def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[Scores]:
-        """Scores of chunks in order, in constant memory; `explain` adds the nats of each element."""
-        return Scorer(self.net, self.scaler, self.layout, self.config.data.window).stream(chunks, explain)
+    def stream(self, chunks: Iterable[Chunk], explain: bool = False, path: str = "memory") -> Iterator[Scores]:
+        """Scores of chunks in order, in constant memory; `explain` adds the nats of each element.
+
+        path: where the chunks come from, for messages.
+        """
+        scorer = Scorer(self.net, self.scaler, self.layout, self.config.data.window, path)
+        return scorer.stream(prefetched(chunks), explain)
 
     def score_source(self, source: Source, explain: bool = False) -> Iterator[Scores]:
         """Scores of a whole source in order, in constant memory."""
-        return self.stream(source.chunks(self.layout, self.chunk_rows), explain)
+        return self.stream(source.chunks(self.layout, self.chunk_rows), explain, source.path)
 
     @property
     def chunk_rows(self) -> int:
@@ -327,8 +331,8 @@ def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: 
         )
     if history.skipped:
         notes.append(f"{history.skipped} training steps without a finite gradient were skipped")
-    if config.training.batch_size and history.batch_size < config.training.batch_size // 2:
-        notes.append(f"the batch was reduced to {history.batch_size} samples")
+    if history.halved:
+        notes.append(f"memory did not hold a larger batch than {history.batch_size} samples, which was used")
     return tuple(notes)
 
 

@@ -33,7 +33,7 @@ class Neighbours(nn.Module):
     residual_scale: Tensor  # (M, 1, F)
     centre: Tensor  # (J,)
     axes: Tensor  # (J, A), empty where all J axes are kept
-    weights: Tensor  # (A + 2, R): scaled squared distances to all reference rows are one matrix product
+    weights: Tensor  # (bags, A + 2, R / bags): scaled squared distances to a bag's rows are one matrix product
     floor: Tensor  # (2,) smallest squared distance, and smallest scaled one
 
     def __init__(self, model: DenseVAE, references: int) -> None:
@@ -45,7 +45,7 @@ class Neighbours(nn.Module):
         self.register_buffer("residual_scale", torch.ones(model.members, 1, numbers))
         self.register_buffer("centre", torch.zeros(joined))
         self.register_buffer("axes", torch.zeros(joined, AXES if joined > AXES + 1 else 0))
-        self.register_buffer("weights", torch.zeros(kept + 2, references // self.bags * self.bags))
+        self.register_buffer("weights", torch.zeros(self.bags, kept + 2, references // self.bags))
         self.register_buffer("floor", torch.zeros(2))
         self.dimensions = joined
 
@@ -60,7 +60,7 @@ class Neighbours(nn.Module):
         n = len(x)
         squares = torch.cat([self._residual(model, part, model(part)).square() for part in x.split(4096)], dim=1)
         self.residual_scale = RESIDUAL / squares.mean(1, keepdim=True).sqrt().clamp(min=0.02)
-        rows = torch.randperm(n, generator=generator)[: self.weights.shape[1]]
+        rows = torch.randperm(n, generator=generator)[: self.bags * self.weights.shape[2]]
         references = x[rows.to(x.device)]
         joined = self._join(model, references, model(references))  # (R, J)
         self.centre = joined.mean(0)
@@ -77,7 +77,7 @@ class Neighbours(nn.Module):
         self.floor = torch.stack([smallest, smallest * weight.min()])
         # w |v - r|^2 = w (|v|^2 + smallest) - 2 w v.r + w |r|^2
         parts = [-2 * place * weight[:, None], weight[:, None], (place.square().sum(1) * weight)[:, None]]
-        self.weights = torch.cat(parts, dim=1).T.contiguous()
+        self.weights = torch.cat(parts, dim=1).unflatten(0, (self.bags, -1)).transpose(1, 2).contiguous()
         return rows
 
     def nats(self, model: DenseVAE, x: Tensor, out: Output, own: Tensor | None = None) -> Tensor:
@@ -88,12 +88,15 @@ class Neighbours(nn.Module):
         place = self._project(self._join(model, x, out))
         ones = torch.ones_like(place[:, :1])
         left = torch.cat([place, place.square().sum(1, keepdim=True) + self.floor[0], ones], dim=1)
-        distances = left @ self.weights  # (B, R), squared
-        if own is not None:
-            rows = (own >= 0).nonzero()[:, 0]
-            distances[rows, own[rows]] = math.inf
-        squared: Tensor = distances.unflatten(1, (self.bags, -1)).amin(-1).clamp(min=self.floor[1])
-        return self.dimensions * 0.5 * squared.log().mean(1)
+        size = self.weights.shape[2]
+        nearest = []
+        for bag in range(self.bags):  # one at a time: its distances stay in the cache between the two passes
+            squared = left @ self.weights[bag]  # (B, R / bags)
+            if own is not None:
+                rows = ((own >= 0) & (own // size == bag)).nonzero()[:, 0]
+                squared[rows, own[rows] % size] = math.inf
+            nearest.append(squared.amin(1))
+        return self.dimensions * 0.5 * torch.stack(nearest, dim=1).clamp(min=self.floor[1]).log().mean(1)
 
     def _residual(self, model: DenseVAE, x: Tensor, out: Output) -> Tensor:
         """(M, B, F) of the numbers; 0 where x is missing."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,23 @@ class Scores:
         return Scores(self.ids[rows], parts, None if self.elements is None else self.elements[rows])
 
 
+@cache
+def workers() -> ThreadPoolExecutor:
+    """One thread a core, each computing whole blocks alone: cores wait for each other once a chunk instead of in every
+    operation, and a score's bits do not depend on how many there are."""
+    return ThreadPoolExecutor(torch.get_num_threads(), "score", lambda: torch.set_num_threads(1))
+
+
+def prefetched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """The same chunks, the next one being read in another thread while one is scored."""
+    source = iter(chunks)
+    with ThreadPoolExecutor(1, "read") as reader:
+        coming = reader.submit(next, source, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, source, None)
+            yield chunk
+
+
 def join(pieces: Iterable[Scores]) -> Scores:
     """One Scores of several, in their order."""
     pieces = [piece for piece in pieces if len(piece)]
@@ -61,8 +80,9 @@ def join(pieces: Iterable[Scores]) -> Scores:
 class Scorer:
     """A ScoreNet with what it needs to read raw values."""
 
-    def __init__(self, net: ScoreNet, scaler: Scaler, layout: Layout, window: int | None) -> None:
-        self.net, self.scaler, self.layout, self.window = net.eval(), scaler, layout, window
+    def __init__(self, net: ScoreNet, scaler: Scaler, layout: Layout, window: int | None, path: str = "memory") -> None:
+        """path: of what is scored, for messages."""
+        self.net, self.scaler, self.layout, self.window, self.path = net.eval(), scaler, layout, window, path
 
     def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[Scores]:
         """Scores of every row, time step or picture, in the order of the chunks and in constant memory.
@@ -82,17 +102,15 @@ class Scorer:
         parts, nats = self._forward(self.scaler.transform(chunk.values), explain, first, own)
         return Scores(chunk.ids, _rounded(parts), None if nats is None else self.scaler.by_column(nats))
 
-    @torch.inference_mode()
     def _forward(
         self, x: NDArray[np.float32], keep: bool, first: int, own: Tensor | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
         """Parts (N,) and, to `keep`, elements (N, *shape) of scaled samples x (N, *shape), the first being number
         `first`, in blocks of one fixed size."""
         device = next(self.net.parameters()).device
-        kept: list[dict[str, Tensor]] = []
-        nats: list[Tensor] = []
-        start = 0
-        while start < len(x):
+
+        @torch.inference_mode()
+        def run(start: int) -> tuple[dict[str, Tensor], Tensor | None]:
             place = (first + start) % BLOCK
             some = slice(start, start + BLOCK - place)
             block = torch.from_numpy(x[some])
@@ -104,12 +122,14 @@ class Scorer:
                 block = whole
                 mine = None if mine is None else torch.cat([mine, mine.new_full((BLOCK - n,), -1)]).roll(place)
             found, parts = self.net(block.to(device), None if mine is None else mine.to(device))
-            kept.append({name: part[place : place + n] for name, part in parts.items()})
-            if keep:
-                nats.append(found[place : place + n])
-            start += n
-        joined = {name: torch.cat([k[name] for k in kept]).cpu().numpy() for name in (kept[0] if kept else {})}
-        return joined, torch.cat(nats).cpu().numpy() if nats else None
+            here = slice(place, place + n)
+            return {name: part[here] for name, part in parts.items()}, found[here] if keep else None
+
+        starts = [0, *range(BLOCK - first % BLOCK, len(x), BLOCK)] if len(x) else []
+        done = list(workers().map(run, starts) if device.type == "cpu" else map(run, starts))
+        joined = {name: torch.cat([d[0][name] for d in done]).cpu().numpy() for name in (done[0][0] if done else {})}
+        kept = [d[1] for d in done if d[1] is not None]
+        return joined, torch.cat(kept).cpu().numpy() if kept else None
 
     # --- series ----------------------------------------------------------------------------------------------------
 
@@ -145,10 +165,10 @@ class Scorer:
         yield folder.finished()
         if folder.short:
             name, steps = folder.short
-            where = f"group '{name}' has" if name else "there are"
+            where = f"group '{name}' has" if name else "holds"
             raise DataError(
-                f"{where} {steps} time steps, fewer than the {self.window} of one window; longer data, or a detector"
-                " fitted with a smaller data.window, would work"
+                f"{self.path}: {where} {steps} time steps, fewer than the {self.window} of one window; longer data, or a"
+                " detector fitted with a smaller data.window, would work"
             )
 
     def _windows(self, folder: Folder) -> None:

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomaly_vae.config import load
+from anomaly_vae.config import NO_TEST, load
 from anomaly_vae.data import open_memory
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import ConfigError, DataError
@@ -66,7 +66,8 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             "objective.beta": self.beta,
         }
         chosen |= {"threshold.policy": f"fpr={self.false_alarm_rate!r}", "seed": int(seed), "device": self.device}
-        chosen |= {"split.train": 0.75, "split.valid": 0.25, **(self.settings or {})}
+        chosen |= {f"split.{part}": share for part, share in NO_TEST.items()}
+        chosen |= self.settings or {}
         given = {name: json.dumps(value, default=_plain) for name, value in chosen.items() if value is not None}
         try:
             config = load(overrides=[f"{name}={value}" for name, value in given.items()])

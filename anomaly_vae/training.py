@@ -37,6 +37,7 @@ class History:
     best: float = float("inf")  # held-out negative ELBO of the best epoch, nats a sample
     batch_size: int = 0
     skipped: int = 0  # steps without a finite gradient
+    halved: int = 0  # times that memory did not hold a batch
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _epoch(
         try:
             found, step_sums = _step(model, train.take(index), optimizer, config, beta, schedule.spread, noise)
         except torch.OutOfMemoryError as error:
-            history.batch_size = _halve(history.batch_size, error)
+            history.batch_size, history.halved = _halve(history.batch_size, error), history.halved + 1
             optimizer.zero_grad(set_to_none=True)
             continue
         bad += found
@@ -255,9 +256,11 @@ def _halve(batch_size: int, error: Exception) -> int:
 def _diagnosis(model: VAE, train: Samples, config: Config, epoch: int, skipped: int, steps: int) -> str:
     """Why gradients are not finite: the element with the largest scaled value, and the learning rate."""
     x = train.take(torch.arange(min(len(train), 4096), device="cpu" if train.pinned else train.device))
-    extreme = torch.nan_to_num(x).abs().amax(0).flatten()
+    extreme = torch.nan_to_num(x).abs().amax(0)
     worst = int(extreme.argmax())
+    column = worst // extreme[0].numel()
+    name = f"column '{train.columns[column]}'" if train.columns else f"element {worst}"
     return (
         f"{skipped} of {steps} steps of epoch {epoch + 1} had no finite gradient; training.lr={config.training.lr:g}"
-        f" is the likely cause (try a tenth), or element {worst} with a scaled value of {float(extreme[worst]):.3g}"
+        f" is the likely cause (try a tenth), or {name} with a scaled value of {float(extreme.max()):.3g}"
     )

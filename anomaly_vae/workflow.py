@@ -150,7 +150,7 @@ def score(
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms
-            for scores in detector.stream(chunks, explain=bool(explain or maps)):
+            for scores in detector.stream(chunks, explain=bool(explain or maps), path=path):
                 alarm = scores.total >= cut
                 heat.draw(scores, alarm)
                 rows, alarms = rows + len(scores), alarms + int(alarm.sum())
@@ -177,7 +177,7 @@ def evaluate(
     """
     began = time.perf_counter()
     settings = detector.config.data.model_dump() | {"kind": detector.layout.kind}
-    settings |= {"label": label or detector.config.data.label or "label"}
+    settings |= {"label": label or detector.config.data.label}
     if label or normal:
         settings["normal"] = normal
     config = detector.config.model_copy(update={"data": DataConfig(**settings)})
@@ -227,11 +227,13 @@ class Model:
 
 
 def find(name: str | None, config: Config) -> Model:
-    """The detector of a folder or of a run id; None: of the latest finished run.
+    """The detector of a folder, of a run id or of runs:/RUN_ID/detector; None: of the latest finished run.
 
     Raises RunError for an unknown run, DetectorError for a folder that is no detector.
     """
-    if name and (Path(name).is_dir() or "/" in name or name.startswith(".")):
+    if name and name.startswith("runs:/"):  # as MLflow writes it, and `fit --json`
+        name = name.removeprefix("runs:/").split("/")[0]
+    elif name and (Path(name).is_dir() or "/" in name or name.startswith(".")):
         return Model(Detector.load(name, config.device), Path(name), "")
     from anomaly_vae import tracking
 
@@ -248,7 +250,7 @@ def _open(path: str | None, config: Config) -> Source:
     from anomaly_vae.data.samples import digits
 
     source = open_memory(digits(), config.data)
-    source.name = "digits"
+    source.name, source.path = "digits", EMBEDDED_DATA
     return source
 
 
@@ -282,6 +284,7 @@ def _heat_maps(folder: str | None, detector: Detector) -> AbstractContextManager
     return heat_maps(folder, detector)
 
 
+EMBEDDED_DATA = "scikit-learn's digits"
 RESUME = "run.json"
 
 

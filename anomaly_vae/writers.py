@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -51,11 +53,27 @@ def check_format(path: str | Path) -> None:
 
 @contextmanager
 def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
-    sink = pa.PythonFile(file, mode="w")
-    # quoting of names and text is what a CSV reader needs, numbers stay bare
-    options = pyarrow.csv.WriteOptions(quoting_style="needed", quoting_header="needed")
-    with pyarrow.csv.CSVWriter(sink, schema, write_options=options) as writer:
-        yield writer.write_batch
+    header = True
+
+    def write(batch: pa.RecordBatch) -> None:
+        nonlocal header
+        # Arrow's "needed" quotes every text of a batch, not only those that need it
+        style = "needed" if _special(batch) else "none"
+        options = pyarrow.csv.WriteOptions(include_header=header, quoting_style=style, quoting_header="none")
+        sink = io.BytesIO()
+        pyarrow.csv.write_csv(batch, sink, options)
+        file.write(sink.getbuffer())
+        header = False
+
+    yield write
+    if header:
+        write(pa.RecordBatch.from_pylist([], schema))
+
+
+def _special(batch: pa.RecordBatch) -> bool:
+    """Whether a text holds a comma, a quote or a line end."""
+    texts = [column for column in batch.columns if pa.types.is_string(column.type)]
+    return any(pc.any(pc.match_substring_regex(column, '[,"\r\n]')).as_py() for column in texts)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("configs", nargs="+", help="YAML files")
     parser.add_argument("--data", help="file or folder instead of the configs' data.path")
     options = parser.parse_args()
-    with Study("fit", Path(options.out), load(overrides=options.overrides)) as study:
+    with Study("fit", options.out, load(overrides=options.overrides)) as study:
         for path in options.configs:
             for seed in range(options.seeds):
 

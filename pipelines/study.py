@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,17 +29,22 @@ Figures = dict[str, dict[str, float]]  # method -> metric -> value
 class Study:
     """Cells on disk, and the parent run they are logged under.
 
-    name: of the study and its MLflow experiment. folder: where cells and tables are kept.
+    name: of the study and its MLflow experiment. folder: where cells and tables are kept. data: what the cells are
+    computed from; a folder that holds cells of other data or settings is refused. hidden: metrics that cells
+    keep for a table of the study's own and that the common tables leave out.
     """
 
     name: str
     folder: Path
     config: Config
+    data: str = ""
+    hidden: tuple[str, ...] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         """Opens the parent run, the one of an earlier, stopped study if there was one."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._require_same()
         self.cells, known = self.folder / "cells.jsonl", self.folder / "run_id"
         if self.cells.is_file():
             self.rows = [json.loads(line) for line in self.cells.read_text(encoding="utf-8").splitlines()]
@@ -51,6 +58,24 @@ class Study:
 
     def __exit__(self, *error: Any) -> None:
         self._run.__exit__(*error)
+
+    def _require_same(self) -> None:
+        """Exits with a message where the folder's cells are of other data or settings than those asked for."""
+        settings = self.config.model_dump(mode="json", exclude={"tracking"})
+        asked = {"data": self.data, "settings": settings}
+        known = self.folder / "study.json"
+        if not known.is_file():
+            known.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+        elif json.loads(known.read_text(encoding="utf-8")) != asked:
+            raise SystemExit(
+                f"{self.folder}: holds cells of other data or settings (see {known.name}); name another --out"
+            )
+
+    def grid(self, files: Iterable[str], seeds: int, compute: Callable[[str, int], Figures]) -> None:
+        """The cells of every file with seeds 0 .. seeds - 1."""
+        for file in files:
+            for seed in range(seeds):
+                self.cell(file, seed, partial(compute, file, seed))
 
     def cell(self, file: str, seed: int, compute: Callable[[], Figures]) -> None:
         """The figures of every method on one file with one seed; computed unless an earlier run did."""
@@ -68,16 +93,16 @@ class Study:
 
     def table(self) -> pd.DataFrame:
         """One row a file and method: the mean and standard deviation over seeds of each metric."""
-        frame = pd.DataFrame(self.rows)
-        metrics = [column for column in frame if column not in ("file", "seed", "method")]
-        return frame.groupby(["file", "method"], sort=False)[metrics].agg(["mean", "std"])
+        return by_seed(self._figures(["file", "method", "seed"]), ["file", "method"])
 
     def overall(self) -> pd.DataFrame:
         """One row a method: the mean over files, and the standard deviation over seeds of that mean."""
+        return by_seed(self._figures(["method", "seed"]), ["method"])
+
+    def _figures(self, keys: list[str]) -> pd.DataFrame:
         frame = pd.DataFrame(self.rows)
-        metrics = [column for column in frame if column not in ("file", "seed", "method")]
-        by_seed = frame.groupby(["method", "seed"], sort=False)[metrics].mean()
-        return by_seed.groupby("method", sort=False).agg(["mean", "std"])
+        metrics = [column for column in frame if column not in ("file", "seed", "method", *self.hidden)]
+        return frame.groupby(keys, sort=False)[metrics].mean()
 
     def finish(self, extra: dict[str, pd.DataFrame] | None = None, children: bool = True) -> None:
         """Prints the tables, saves them as CSV and logs them; `children`: with a child run a file."""
@@ -100,14 +125,15 @@ class Study:
                 self.config, data_name=self.name, run_name=str(file), parent=self.run.run_id or None
             ) as child:
                 child.params({"file": file, "seeds": sorted(part["seed"].unique().tolist())})
-                child.metrics(_named(part.groupby("method").mean(numeric_only=True).drop(columns="seed")))
+                means = part.groupby("method").mean(numeric_only=True)
+                child.metrics(_named(means.drop(columns=["seed", *self.hidden])))
 
 
 def arguments(doc: str | None, name: str, seeds: int | None = 5) -> argparse.ArgumentParser:
     """The arguments that studies share: the data folder, settings, where results go, and how many seeds."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--out", default=f"mlruns/studies/{name}", help="folder of cells and tables")
+    parser.add_argument("--out", type=Path, default=Path("mlruns/studies") / name, help="folder of cells and tables")
     parser.add_argument("--only", action="append", default=[], help="files to run; default: all")
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds, help="seeds 0 .. N-1")
@@ -126,6 +152,17 @@ def chosen(names: Iterable[str], only: list[str]) -> list[str]:
     if wrong:
         raise SystemExit(f"--only {wrong[0]}: not there; found {', '.join(known)}")
     return [name for name in known if not only or name in only]
+
+
+def by_seed(figures: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row for each `keys`: the mean and the standard deviation over the rest of the index, which is the seeds."""
+    return figures.groupby(keys, sort=False).agg(["mean", "std"])
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """A key that sorts 2 before 10."""
+    pieces = re.split(r"(\d+)", name)
+    return [(piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in pieces]
 
 
 def plus_minus(table: pd.DataFrame) -> str:

@@ -149,7 +149,7 @@ def test_a_cell_beyond_all_bounds_has_a_finite_and_the_largest_score(kind: str, 
     assert abs(total.argmax() - 60) <= (0 if kind == "table" else 4)
 
 
-@pytest.mark.parametrize(("groups", "said"), [(None, "there are 5 time steps"), ("ab", "group 'b' has 1 time steps")])
+@pytest.mark.parametrize(("groups", "said"), [(None, "holds 5 time steps"), ("ab", "group 'b' has 1 time steps")])
 def test_a_series_shorter_than_a_window_says_so(groups: str | None, said: str) -> None:
     names = None if groups is None else np.array(["a"] * WINDOW + ["b"])
     values = values_of("series", 5 if groups is None else WINDOW + 1)

@@ -113,7 +113,7 @@ class Rows(ABC):
     def need_columns(self, columns: list[Column], left_out: Mapping[str, str]) -> None:
         """Raises DataError where every column was left out."""
         if not columns:
-            reasons = "; ".join(f"'{name}' is {reason}" for name, reason in list(left_out.items())[:5])
+            reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(left_out.items())[:5])
             raise DataError(f"{self.path}: no column is left to learn from ({reasons}); add a column that varies")
 
     def stream(

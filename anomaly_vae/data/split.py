@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from anomaly_vae.config import Config
 from anomaly_vae.data.base import Source
+from anomaly_vae.data.files import plural
 from anomaly_vae.errors import DataError
 
 NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")
@@ -50,7 +51,7 @@ def split(source: Source, config: Config) -> Split:
         rows = getattr(found, name)
         if normal[rows].sum() < 2:
             raise DataError(
-                f"{source.path}: {normal.sum()} normal rows leave {normal[rows].sum()} for {name} (split.train="
+                f"{source.path}: {plural(int(normal.sum()), 'normal row')} leave{'s' if normal.sum() == 1 else ''} {normal[rows].sum()} for {name} (split.train="
                 f"{config.split.train:g}, split.valid={config.split.valid:g}); more normal rows or another split"
                 " would work"
             )
@@ -76,6 +77,11 @@ def is_anomalous(labels: NDArray[np.str_], config: Config, path: str) -> NDArray
             raise DataError(
                 f"{path}: column '{column}' holds {len(values)} values ({listed}); name the normal ones, e.g."
                 f" --normal {values[counts.argmax()]}"
+            )
+        if not normal and len(values) == 1:
+            raise DataError(
+                f"{path}: column '{column}' holds only {listed}, which is not known as normal; leave --label out if it"
+                " is, else add normal rows"
             )
         if not normal:
             raise DataError(f"{path}: column '{column}' holds {listed}; name the normal value with --normal")

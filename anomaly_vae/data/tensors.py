@@ -16,8 +16,11 @@ from anomaly_vae.data.scaling import Scaler
 class Samples:
     """Scaled samples, held on the device while they fill at most half of its free memory, else in pinned memory.
 
-    Pictures stay uint8 until a batch of them is taken, a quarter of the space.
+    Pictures stay uint8 until a batch of them is taken, a quarter of the space. columns: the name of each position on
+    the first axis of a sample, for messages; empty for pictures.
     """
+
+    columns: tuple[str, ...] = ()
 
     def __init__(self, values: NDArray[Any], device: torch.device) -> None:
         """values: (N, *shape) scaled float32, or pictures as uint8."""
@@ -69,13 +72,17 @@ def samples(
     data: Chunk, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device, window: int | None
 ) -> Samples:
     """The training samples among `rows` of the data: the rows, or every window that lies wholly within them."""
-    if layout.kind != "series":
+    found: Samples
+    if layout.kind == "series":
+        assert window is not None
+        order, starts = window_starts(rows, data.groups, len(data), window)
+        scaled = np.concatenate([scaler.transform(data.values[part]) for part in _by_group(order, data.groups)])
+        found = Windows(scaled, device, starts, window)
+    else:
         values = data.values[rows]
-        return Samples(values if values.dtype == np.uint8 else scaler.transform(values), device)
-    assert window is not None
-    order, starts = window_starts(rows, data.groups, len(data), window)
-    scaled = np.concatenate([scaler.transform(data.values[part]) for part in _by_group(order, data.groups)])
-    return Windows(scaled, device, starts, window)
+        found = Samples(values if values.dtype == np.uint8 else scaler.transform(values), device)
+    found.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
+    return found
 
 
 def _by_group(order: NDArray[np.intp], groups: NDArray[np.str_] | None) -> list[NDArray[np.intp]]:

@@ -1,0 +1,178 @@
+"""The methods that the studies compare: ours by way of `Detector`, and what others reach for first.
+
+Every baseline has its library's default settings unless its line below says otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
+
+from anomaly_vae.config import Config
+from anomaly_vae.detector import Detector
+from anomaly_vae.scoring import Scores
+from pipelines.study import Figures
+
+Rows = NDArray[Any]  # (N, F)
+Score = Callable[[Rows], NDArray[np.float64]]  # (N, F) -> (N,), higher is more anomalous
+Method = Callable[[Rows, int], Score]  # training rows and a seed -> the fitted score
+T = TypeVar("T")
+
+OURS = "anomaly-vae"
+
+
+def ranking(anomalous: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, float]:
+    """auroc and aupr (average precision); NaN, which the means over files leave out, where a class is missing."""
+    if anomalous.all() or not anomalous.any():
+        return {"auroc": float("nan"), "aupr": float("nan")}
+    return {
+        "auroc": float(roc_auc_score(anomalous, scores)),
+        "aupr": float(average_precision_score(anomalous, scores)),
+    }
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What `work` returns, and its wall-clock seconds."""
+    began = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - began
+
+
+def seconds(fit: float, score: float) -> dict[str, float]:
+    return {"fit_seconds": fit, "score_seconds": score}
+
+
+def measure(method: Method, train: Rows, test: Rows, anomalous: NDArray[np.bool_], seed: int) -> dict[str, float]:
+    """The figures of a baseline."""
+    score, fit = timed(lambda: method(train, seed))
+    found, spent = timed(lambda: score(test))
+    return ranking(anomalous, found) | seconds(fit, spent)
+
+
+def fit_ours(train: Rows, test: Rows, config: Config, seed: int) -> tuple[Scores, dict[str, float]]:
+    """The scores of our detector, and its seconds."""
+    detector, fit = timed(lambda: Detector.fit(train, config=config, seed=seed))
+    scores, spent = timed(lambda: detector.parts(test))
+    return scores, seconds(fit, spent)
+
+
+def measure_ours(train: Rows, test: Rows, anomalous: NDArray[np.bool_], config: Config, seed: int) -> Figures:
+    """The figures of our score, and of each of its parts as if it were the score; all from one fit."""
+    scores, spent = fit_ours(train, test, config, seed)
+    parts = {OURS: scores.total, **{f"{OURS} {name} alone": part for name, part in scores.parts.items()}}
+    return {name: ranking(anomalous, part) | spent for name, part in parts.items()}
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+
+def standardised(method: Method) -> Method:
+    """The method on columns of mean 0 and standard deviation 1 in training."""
+
+    def fit(train: Rows, seed: int) -> Score:
+        scaler = StandardScaler().fit(train)
+        score = method(scaler.transform(train), seed)
+        return lambda rows: score(scaler.transform(rows))
+
+    return fit
+
+
+def knn(k: int) -> Method:
+    """Mean Euclidean distance to the k nearest training rows."""
+
+    def fit(train: Rows, seed: int) -> Score:
+        index = NearestNeighbors(n_neighbors=min(k, len(train))).fit(train)
+        return lambda rows: np.asarray(index.kneighbors(rows)[0].mean(axis=1))
+
+    return fit
+
+
+def iforest(train: Rows, seed: int) -> Score:
+    forest = IsolationForest(random_state=seed).fit(train)
+    return lambda rows: np.asarray(-forest.score_samples(rows))
+
+
+def lof(train: Rows, seed: int) -> Score:
+    model = LocalOutlierFactor(n_neighbors=min(20, len(train) - 1), novelty=True).fit(train)
+    return lambda rows: np.asarray(-model.score_samples(rows))
+
+
+def ocsvm(train: Rows, seed: int) -> Score:
+    model = OneClassSVM().fit(train)
+    return lambda rows: np.asarray(-model.score_samples(rows))
+
+
+def pyod_vae(train: Rows, seed: int) -> Score:
+    """PyOD's VAE; it standardises the columns itself."""
+    from pyod.models.vae import VAE
+
+    model = VAE(random_state=seed, verbose=0).fit(train)
+    return lambda rows: np.asarray(model.decision_function(rows), np.float64)
+
+
+def has_pyod() -> bool:
+    """Whether PyOD's VAE can be imported; says so if not."""
+    try:
+        import pyod.models.vae  # noqa: F401
+    except ImportError as error:
+        print(f"without PyOD's VAE: {error}; pip install 'anomaly-vae[bench]'", flush=True)
+        return False
+    return True
+
+
+TABLES: dict[str, Method] = {
+    "kNN mean of 5": standardised(knn(5)),
+    "kNN nearest": standardised(knn(1)),
+    "IForest": standardised(iforest),
+    "LOF": standardised(lof),
+    "OCSVM": standardised(ocsvm),
+}
+PYOD: dict[str, Method] = {"PyOD VAE": pyod_vae}
+PIXELS: dict[str, Method] = {"kNN nearest": knn(1), "IForest": iforest}
+
+# --- series ------------------------------------------------------------------------------------------------------
+
+LEAST_SCALE = 1e-3  # of a sensor, relative to its mean; and a tenth of it absolutely
+VARIANCE_KEPT = 0.9
+
+
+def pca(window: int = 1) -> Method:
+    """Hotelling's T2 of the components that keep 90 % of the variance, plus the Q of the rest, for the last `window`
+    rows side by side; Q is in units of the mean variance of a component left out, so that the two add up."""
+
+    def fit(train: Rows, seed: int) -> Score:
+        mean, spread = train.mean(axis=0), train.std(axis=0)
+        spread = np.where(spread > 1e-9, np.maximum(spread, LEAST_SCALE * np.maximum(1e-2, np.abs(mean))), 1e-2)
+        rows = embedded((train - mean) / spread, window)
+        centre = rows.mean(axis=0)
+        variances, axes = np.linalg.eigh(np.cov((rows - centre).T))
+        variances, axes = np.clip(variances[::-1], 1e-9, None), axes[:, ::-1]
+        kept = int(np.searchsorted(np.cumsum(variances) / variances.sum(), VARIANCE_KEPT)) + 1
+        rest = float(variances[kept:].mean()) if kept < len(variances) else 1.0
+
+        def score(steps: Rows) -> NDArray[np.float64]:
+            z = (embedded((steps - mean) / spread, window) - centre) @ axes
+            t2 = (z[:, :kept] ** 2 / variances[:kept]).sum(axis=1)
+            return np.asarray(t2 + (z[:, kept:] ** 2).sum(axis=1) / max(rest, 1e-6))
+
+        return score
+
+    return fit
+
+
+def embedded(steps: Rows, window: int) -> Rows:
+    """(N, F * window) of each step and those before it; before the first step it stood still."""
+    padded = np.concatenate([np.repeat(steps[:1], window - 1, axis=0), steps])
+    return np.lib.stride_tricks.sliding_window_view(padded, window, axis=0).reshape(len(steps), -1)
+
+
+SERIES: dict[str, Method] = {"PCA rows": pca(), "PCA 16-row windows": pca(16), "IForest": iforest}

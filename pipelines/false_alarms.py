@@ -1,0 +1,103 @@
+"""Does the threshold without labels keep its promise? The realised false-alarm rate on normals never seen.
+
+    python -m pipelines.false_alarms FOLDER            FOLDER holds npz tables; scikit-learn's digits come on top
+    python -m pipelines.false_alarms FOLDER --only digit-3 --seeds 1
+
+Per table, and per digit as pictures of one class, half of the normals fit a detector with our defaults, the other half
+counts false alarms at `fpr=RATE` for 1 %, 5 % and 10 %, chosen again from the same fit (`Detector.with_threshold`).
+
+n held-out normals support the rates k / (n + 1) only: the threshold keeps the largest k with k / (n + 1) <= RATE, or
+k = 1 with a note where even that is too much; `promised` is that rate. A cell is inside where its count of m lies in
+the central 95 % interval (at least 95 %, counts are whole) of
+  binomial       (m, promised): as if the threshold's true rate were the promised one;
+  beta_binomial  (m; k, n + 1 - k): over exchangeable normals the true rate of a threshold chosen from n of them is
+                 itself Beta(k, n + 1 - k) distributed about the promised one (Vovk 2012): the interval is wider.
+The first is the stricter reading, and even a perfect conformal threshold leaves it in more than 5 % of the cells where
+m is not small beside n; the second is what conformal prediction promises.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import betabinom, binom
+
+from anomaly_vae.config import NO_TEST
+from anomaly_vae.detector import Detector
+from pipelines import tables
+from pipelines.study import Figures, Study, arguments, chosen, settings
+
+RATES = (0.01, 0.05, 0.10)
+DIGITS = {f"digit-{digit}": digit for digit in range(10)}
+INSIDE = ("inside_binomial", "inside_beta_binomial")
+HIDDEN = ("false_alarms", "supported")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__, "false_alarms")
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args(argv)
+    config = settings(options, split=NO_TEST)
+    files = chosen([*tables.names(options.folder), *DIGITS], options.only)
+
+    def compute(file: str, seed: int) -> Figures:
+        train, unseen = digit(DIGITS[file], seed) if file in DIGITS else normals(options.folder / f"{file}.npz", seed)
+        detector = Detector.fit(train, config=config, seed=seed)
+        scores = detector.score(unseen)
+        return {f"{rate:.0%} asked": count(detector, scores, rate) for rate in RATES}
+
+    with Study("false_alarms", options.out, config, str(options.folder.resolve()), hidden=HIDDEN) as study:
+        study.grid(files, options.seeds, compute)
+        study.finish({"shares": shares(pd.DataFrame(study.rows))})
+
+
+def normals(path: Path, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The halves of a table's normal rows, as the study of tables draws them."""
+    train, test, anomalous = tables.draw(path, seed)
+    return train, test[~anomalous]
+
+
+def digit(label: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The halves of the pictures (N, 8, 8) of one of scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pictures = (bunch.images[bunch.target == label] * (255 / 16)).astype(np.uint8)
+    order = np.random.default_rng(seed).permutation(len(pictures))
+    half = len(pictures) // 2
+    return pictures[order[:half]], pictures[order[half:]]
+
+
+def count(detector: Detector, scores: NDArray[np.float64], rate: float) -> dict[str, float]:
+    """The false alarms among scores of unseen normals at the threshold for a rate, beside what was promised."""
+    threshold = detector.with_threshold(f"fpr={rate:g}").threshold
+    n, m = threshold.normals, len(scores)
+    k = max(1, math.floor(rate * (n + 1) + 1e-9))
+    alarms = int((scores >= threshold.value).sum())
+    found = {"promised": k / (n + 1), "realised": alarms / m, "calibrated_on": float(n), "unseen": float(m)}
+    for name, law in (("binomial", binom(m, k / (n + 1))), ("beta_binomial", betabinom(m, k, n + 1 - k))):
+        low, high = law.ppf([0.025, 0.975])
+        found |= {f"{name}_low": low / m, f"{name}_high": high / m, f"inside_{name}": float(low <= alarms <= high)}
+    return found | {"false_alarms": float(alarms), "supported": float(not threshold.note)}
+
+
+def shares(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of the cells of each asked rate, and of all: how many, the mean rates, and the shares inside the intervals."""
+    kinds = {1.0: "supported", 0.0: "too few held-out normals"}
+    pieces = [
+        (f"{asked}, {kinds[known]}", part)
+        for (asked, known), part in frame.groupby(["method", "supported"], sort=False)
+    ]
+    pieces = [*pieces, ("all", frame)]
+    columns = ["promised", "realised", *INSIDE]
+    rows = {name: {"cells": len(part), **part[columns].mean()} for name, part in pieces}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cells of")
+
+
+if __name__ == "__main__":
+    main()
