@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from anomaly_vae.errors import RunError
@@ -27,7 +27,7 @@ def save(folder: Path, model: nn.Module, best: dict[str, Tensor], optimizer: tor
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / FILE) as path:
         contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        save_file(contiguous, path, metadata={"state": json.dumps(state)})
+        path.write_bytes(save_tensors(contiguous, metadata={"state": json.dumps(state)}))
 
 
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

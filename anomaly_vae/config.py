@@ -28,6 +28,8 @@ class Section(BaseModel):
 class DataConfig(Section):
     """How the input is read."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML's `normal: [3]` is the text 3 of a file
+
     path: str | None = Field(None, description="file or folder that `fit` reads where the command names none")
     kind: DataKind | None = Field(None, description="kind of data; None: recognised from the file")
     label: str | None = Field(None, description="column that tells normal from anomalous; never an input of the model")
@@ -41,6 +43,11 @@ class DataConfig(Section):
     channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")
     window: int | None = Field(None, ge=4, description="time steps of one window of a series; None: from the rows")
     max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")
+
+    @field_validator("normal", "drop", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int | float) else value
 
 
 class SplitConfig(Section):

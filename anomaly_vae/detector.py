@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from anomaly_vae import models
 from anomaly_vae.config import NO_TEST, Config
@@ -208,9 +208,11 @@ class Detector:
         from anomaly_vae import __version__
 
         with new_folder(folder) as new:
-            save_file({k: v.contiguous().cpu() for k, v in self.net.state_dict().items()}, new / "weights.safetensors")
+            weights = {k: v.contiguous().cpu() for k, v in self.net.state_dict().items()}
+            (new / "weights.safetensors").write_bytes(save(weights))  # save_file hides what the disk says
             reference = {"normal": self.normal, "anomalous": self.anomalous, "usual": self.usual}
-            save_file({k: torch.from_numpy(v) for k, v in reference.items()}, new / "validation.safetensors")
+            tensors = {k: torch.from_numpy(v) for k, v in reference.items()}
+            (new / "validation.safetensors").write_bytes(save(tensors))
             (new / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
             _write_json(new / "layout.json", self.layout.to_json())
             _write_json(new / "scaler.json", self.scaler.to_json())

@@ -86,11 +86,12 @@ def _parts(run: Run, detector: Detector, test: Scores) -> None:
 
 
 def _pictures(run: Run, detector: Detector, fitted: Fit, test: Scores, wrong: NDArray[np.bool_]) -> None:
-    """The most anomalous test pictures beside as many ordinary ones, with their reconstructions and maps."""
+    """The most anomalous test pictures beside as many typical normal ones, with their reconstructions and maps."""
     from anomaly_vae import plots
 
     order = np.argsort(-test.total, kind="stable")
-    rows = np.r_[order[: PICTURES // 2], order[len(order) // 2 :][: PICTURES - PICTURES // 2]]
+    normal = order[~wrong[order]]
+    rows = np.r_[order[: PICTURES // 2], normal[len(normal) // 2 :][: PICTURES - PICTURES // 2]]
     values = fitted.data.values[fitted.split.test[rows]]
     scorer = Scorer(detector.net, detector.scaler, detector.layout, None)
     assert test.elements is not None

@@ -72,6 +72,8 @@ def prefetched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
 def join(pieces: Iterable[Scores]) -> Scores:
     """One Scores of several, in their order."""
     pieces = [piece for piece in pieces if len(piece)]
+    if not pieces:
+        raise DataError("there are no rows to score; give at least one")
     parts = {name: np.concatenate([p.parts[name] for p in pieces]) for name in pieces[0].parts}
     found = [p.elements for p in pieces if p.elements is not None]
     return Scores(np.concatenate([p.ids for p in pieces]), parts, np.concatenate(found) if found else None)
@@ -167,8 +169,8 @@ class Scorer:
             name, steps = folder.short
             where = f"group '{name}' has" if name else "holds"
             raise DataError(
-                f"{self.path}: {where} {steps} time steps, fewer than the {self.window} of one window; longer data, or a"
-                " detector fitted with a smaller data.window, would work"
+                f"{self.path}: {where} {steps} time steps, fewer than the {self.window} of one window; longer data, or"
+                " a detector fitted with a smaller data.window, would work"
             )
 
     def _windows(self, folder: Folder) -> None:

@@ -45,6 +45,7 @@ if "MLFLOW_LOGGING_LEVEL" not in os.environ:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 DETECTOR = "detector"  # artifact folder of the detector, and the tag of the runs that have one
+CURVE = "loss"  # a metric of every epoch
 NAME_LENGTH = 250  # of a run, an experiment or a key: what MLflow's columns hold
 PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 PARAMS_A_BATCH = 25  # a request is at most 1 MB: 25 values of 6000 characters, each up to 6 bytes in JSON
@@ -94,6 +95,7 @@ class MlflowRun:
         self._client = client
         self._logged = dict(logged or {})
         self._steps: dict[str, int] = {}  # of the metrics with a curve, the latest
+        self._had: frozenset[int] = frozenset()  # epochs that a continued run was sent already
         self._waiting: list[Metric] = []
         self._clock = 0
         self._sent = -math.inf  # seconds; when metrics were last sent
@@ -115,8 +117,11 @@ class MlflowRun:
         would draw it as 1.8e308 and flatten everything else.
 
         Sent at once where the last was sent a second ago, else with the next: the store waits for the disk at each
-        call, which would cost more than a short epoch takes.
+        call, which would cost more than a short epoch takes. A killed run has thus lost its last second of points;
+        its continuation brings all epochs, and those that the store has are passed over.
         """
+        if step in self._had:
+            return
         self._steps.update(dict.fromkeys(metrics, step))
         self._wait(metrics)
         if time.monotonic() - self._sent >= SECONDS_BETWEEN:
@@ -502,6 +507,7 @@ def _reopen(client: MlflowClient, record: RunRecord) -> MlflowRun:
         client.update_run(run.run_id, status="RUNNING")
         if "error" in record.data.tags:
             client.delete_tag(run.run_id, "error")
+        run._had = frozenset(point.step for point in client.get_metric_history(run.run_id, CURVE))
     run.tags({"resumed": int(record.data.tags.get("resumed", 0)) + 1})
     return run
 

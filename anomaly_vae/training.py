@@ -79,8 +79,9 @@ def train(
 ) -> History:
     """Trains in place and leaves the weights of the epoch with the best held-out negative ELBO.
 
-    watch: called after each epoch. folder: where to keep a checkpoint, and to continue from one that is there; the
-    unbroken and the continued run end with the same weights (CPU), for every epoch draws from its own seed.
+    watch: called after each epoch, and for those of a checkpoint again. folder: where to keep a checkpoint, and to
+    continue from one that is there; the unbroken and the continued run end with the same weights (CPU), for every
+    epoch draws from its own seed.
     Raises TrainingError where most steps of an epoch have no finite gradient, or memory fails at the smallest batch.
     """
     settings = config.training
@@ -94,6 +95,8 @@ def train(
     if folder is not None and checkpoint.exists(folder):
         best, state = checkpoint.load(folder, model, optimizer)
         history = History(**state)
+        for epoch, figures in enumerate(history.epochs):
+            watch(epoch, schedule.epochs, figures)
     saved = time.monotonic()
     for epoch in range(len(history.epochs), schedule.epochs):
         if epoch - history.best_epoch >= settings.patience:

@@ -17,12 +17,12 @@ from pipelines.study import Figures, Study, arguments
 SHOWN = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__, "fit", seeds=3)
     parser.add_argument("configs", nargs="+", help="YAML files")
     parser.add_argument("--data", help="file or folder instead of the configs' data.path")
-    options = parser.parse_args()
-    with Study("fit", options.out, load(overrides=options.overrides)) as study:
+    options = parser.parse_args(argv)
+    with Study("fit", options.out, load(overrides=options.overrides), options.data or "") as study:
         for path in options.configs:
             for seed in range(options.seeds):
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
@@ -12,6 +14,7 @@ os.environ.setdefault(
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
@@ -43,3 +46,45 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+LABELS = {"digits": ["label", "--normal", "3"], "table": ["diagnosis"], "series": ["anomaly"]}
+
+
+@pytest.fixture(scope="session")
+def sample_fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """A folder with NAME.csv of each sample, a short run on it in mlruns and its detector in det-NAME; and what
+    `fit --json` said of each."""
+    from anomaly_vae.cli import main
+
+    folder, said = tmp_path_factory.mktemp("fits"), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        for name, label in LABELS.items():
+            assert CliRunner().invoke(main, ["sample-data", name, "-o", f"{name}.csv"]).exit_code == 0
+            command = [
+                "fit",
+                f"{name}.csv",
+                "--label",
+                *label,
+                "--set",
+                "training.epochs=3",
+                "-o",
+                f"det-{name}",
+                "--json",
+            ]
+            result = CliRunner().invoke(main, command)
+            assert result.exit_code == 0, result.stderr
+            said[name] = json.loads(result.stdout)
+    return folder, said
+
+
+@pytest.fixture
+def fits(
+    sample_fits: tuple[Path, dict[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, dict[str, Any]]:
+    """What `fit --json` said, with the folder of `sample_fits` as the current one."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(sample_fits[0])
+    return sample_fits[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gzip
 import io
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from anomaly_vae import writers
+from anomaly_vae import output, writers
 from anomaly_vae.cli import main
 
 OFF = ["--set", "tracking.enabled=false", "--set", "training.steps=40"]
@@ -225,9 +224,9 @@ def test_other_ways_to_write_the_same_table_score_the_same(
 ) -> None:
     write(workplace, {"plain.csv": TABLE, "other.csv": content})
     score = ["score", "-m", str(detectors["table"])]
-    outputs = [CliRunner().invoke(main, [*score, name]) for name in ("plain.csv", "other.csv")]
-    assert [output.exit_code for output in outputs] == [0, 0]
-    assert outputs[0].stdout == outputs[1].stdout
+    results = [CliRunner().invoke(main, [*score, name]) for name in ("plain.csv", "other.csv")]
+    assert [result.exit_code for result in results] == [0, 0]
+    assert results[0].stdout == results[1].stdout
 
 
 def test_a_column_without_any_value_and_a_single_row_are_scored(workplace: Path, detectors: dict[str, Path]) -> None:
@@ -247,9 +246,9 @@ def test_a_column_without_any_value_is_left_out_and_named(workplace: Path) -> No
 def test_the_label_may_be_absent_at_scoring(workplace: Path) -> None:
     write(workplace, {"labelled.csv": csv(label="fault"), "new.csv": TABLE})
     assert CliRunner().invoke(main, ["fit", "labelled.csv", "--label", "fault", *OFF, "-o", "det"]).exit_code == 0
-    outputs = [CliRunner().invoke(main, ["score", name, "-m", "./det"]) for name in ("labelled.csv", "new.csv")]
-    assert [output.exit_code for output in outputs] == [0, 0]
-    assert outputs[0].stdout == outputs[1].stdout
+    results = [CliRunner().invoke(main, ["score", name, "-m", "./det"]) for name in ("labelled.csv", "new.csv")]
+    assert [result.exit_code for result in results] == [0, 0]
+    assert results[0].stdout == results[1].stdout
 
 
 def test_an_image_of_another_size_is_scored(workplace: Path, detectors: dict[str, Path]) -> None:
@@ -277,17 +276,39 @@ def test_a_full_disk_leaves_what_was_there(
     assert (workplace / name).read_text() == "from before"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_folder_says_so(workplace: Path, detectors: dict[str, Path]) -> None:
+def test_a_disk_that_fills_while_a_detector_is_saved(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     write(workplace, {"data.csv": TABLE})
-    closed = workplace / "closed"
-    closed.mkdir(mode=0o500)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = CliRunner().invoke(main, ["fit", "data.csv", *OFF, "-o", "det"])
+    assert result.exit_code == 1
+    assert result.stderr.endswith(
+        "anomaly-vae: det: the disk is full; free some space or name a place on another disk\n"
+    )
+    assert result.stdout == ""
+    assert contents(workplace) == {"data.csv"}
+
+
+def test_a_read_only_folder_says_so(
+    workplace: Path, detectors: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    write(workplace, {"data.csv": TABLE})
+    (workplace / "closed").mkdir()
+    # what a closed folder answers, to root too, who writes everywhere
+    monkeypatch.setattr(output.tempfile, "NamedTemporaryFile", denied)
+    monkeypatch.setattr(output.os, "access", lambda *_: False)
     for command in (["score", "data.csv", "-m", str(detectors["table"]), "-o", "closed/s.csv"],
                     ["fit", "data.csv", *OFF, "-o", "closed/det"]):  # fmt: skip
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1
         assert "closed" in result.stderr
         assert "no permission to write here" in result.stderr
+        assert one_line(result)
         assert result.stdout == ""
 
 
@@ -295,8 +316,8 @@ def test_a_bad_row_late_in_a_long_file_leaves_nothing(workplace: Path, detectors
     rows = csv(70_000).splitlines()  # more than are read at a time
     rows[-1] = "1,2,three"
     write(workplace, {"data.csv": "\n".join(rows)})
-    for output in (["-o", "s.csv"], []):
-        result = CliRunner().invoke(main, ["score", "data.csv", "-m", str(detectors["table"]), *output])
+    for place in (["-o", "s.csv"], []):
+        result = CliRunner().invoke(main, ["score", "data.csv", "-m", str(detectors["table"]), *place])
         assert result.exit_code == 1
         assert "row 70000 (line 70001), column 'c': 'three' is not a number" in result.stderr
         assert result.stdout == ""

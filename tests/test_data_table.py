@@ -149,7 +149,7 @@ def test_a_label_may_be_absent_when_scoring_but_not_when_fitting(tmp_path: Path)
         ({"id": "no"}, r"column 'no' not found; the columns are 'a', 'b'"),
         ({"group": "no"}, r"column 'no' not found"),
         ({"drop": ["no"]}, r"data\.drop: 'no' not found"),
-        ({"drop": ["a", "b"]}, r"no column is left to learn from \('a' is left out by data\.drop"),
+        ({"drop": ["a", "b"]}, r"no column is left to learn from \('a': left out by data\.drop"),
     ],
 )
 def test_a_setting_that_names_no_column(tmp_path: Path, settings: dict[str, object], message: str) -> None:

@@ -138,7 +138,7 @@ def test_the_data_says_who_chooses() -> None:
 @pytest.mark.parametrize(
     ("labels", "normal", "said"),
     [
-        (["1"] * 10, (), "name the normal value with --normal"),
+        (["1"] * 10, (), "which is not known as normal"),
         (["0"] * 10, (), "holds only '0', so it separates nothing; leave --label out"),
         (["a"] * 10, ("a",), "holds only 'a', so it separates nothing"),
         (["a", "b", "c"] * 5, (), "holds 3 values ('a', 'b', 'c'); name the normal ones, e.g. --normal a"),

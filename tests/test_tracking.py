@@ -25,9 +25,6 @@ from anomaly_vae import tracking
 from anomaly_vae.config import Config, TrackingConfig
 from anomaly_vae.errors import RunError
 
-# MLflow 3.17 uses what SQLAlchemy 2.1 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:

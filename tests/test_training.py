@@ -90,7 +90,7 @@ def test_killed_and_continued_is_unbroken(tmp_path: Path, last: int) -> None:
     assert checkpoint.exists(tmp_path) == (last > 0)  # the epoch that was interrupted is done again
     seen: list[int] = []
     continued, rest = trained(settings(), tmp_path, lambda epoch, *_: seen.append(epoch))
-    assert seen == list(range(last, 5))
+    assert seen == list(range(5))  # those of the checkpoint again, for the record of the run
     assert same(unbroken, continued)
     assert figures(history) == figures(rest)
     assert (history.best, history.best_epoch) == (rest.best, rest.best_epoch)

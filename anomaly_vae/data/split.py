@@ -50,10 +50,11 @@ def split(source: Source, config: Config) -> Split:
     for name in ("train", "valid"):
         rows = getattr(found, name)
         if normal[rows].sum() < 2:
+            of = plural(int(normal.sum()), "normal row")
             raise DataError(
-                f"{source.path}: {plural(int(normal.sum()), 'normal row')} leave{'s' if normal.sum() == 1 else ''} {normal[rows].sum()} for {name} (split.train="
-                f"{config.split.train:g}, split.valid={config.split.valid:g}); more normal rows or another split"
-                " would work"
+                f"{source.path}: {of} leave{'s' if normal.sum() == 1 else ''} {normal[rows].sum()} for {name}"
+                f" (split.train={config.split.train:g}, split.valid={config.split.valid:g}); more normal rows or"
+                " another split would work"
             )
     return found
 

@@ -1,0 +1,55 @@
+"""The commands of the README work, in its order; those on data that the reader brings are left to the reader."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from anomaly_vae.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+SERVERS = {"ui"}  # commands that run until they are stopped
+READS_DATA = {"fit", "score", "evaluate"}
+
+
+def blocks(*languages: str) -> list[str]:
+    """The fenced blocks of these languages."""
+    return [
+        code for language, code in re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S) if language in languages
+    ]
+
+
+def commands() -> list[list[str]]:
+    """The words behind `anomaly-vae` of every command line, comments left out, in the order of the README."""
+    lines = "\n".join(blocks("bash", "console", "sh", "")).replace("\\\n", " ").splitlines()
+    calls = [call for line in lines for call in line.removeprefix("$ ").split("&&")]
+    return [shlex.split(call, comments=True)[1:] for call in calls if call.strip().startswith("anomaly-vae ")]
+
+
+def test_the_commands_on_embedded_data_work_in_order(workplace: Path) -> None:
+    ran = []
+    for command, *words in commands():
+        given = words[0] if words and not words[0].startswith("-") else None
+        if command in SERVERS or any(re.fullmatch(r"[A-Z][A-Z_]+", word) for word in words):
+            continue  # RUN_ID and the like are the reader's
+        if command in READS_DATA and given is not None and not Path(given).exists():
+            continue
+        short = ["--set", "training.epochs=2"] if command == "fit" else []
+        result = CliRunner().invoke(main, [command, *words, *short])
+        assert result.exit_code == 0, f"anomaly-vae {shlex.join([command, *words])}: {result.stderr}"
+        ran.append(command)
+    assert {"fit", "sample-data", "score", "threshold", "evaluate", "runs"} <= set(ran)
+    assert (workplace / "scores.csv").read_text().startswith("id,score,recon,kl,p_value,is_anomaly\n")
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+def test_the_python_works(code: str, workplace: Path) -> None:
+    rng = np.random.default_rng(0)
+    names: dict[str, object] = {"X": rng.normal(size=(60, 3)), "X_new": rng.normal(size=(9, 3))}
+    exec(code, names)
+    assert (workplace / "detector" / "detector.json").is_file()

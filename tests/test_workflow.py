@@ -1,0 +1,139 @@
+"""A fit is one MLflow run that holds everything; a failed one says why; a killed one goes on as if it had not been."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from safetensors.numpy import load_file
+
+from anomaly_vae import config as configs
+from anomaly_vae import tracking, workflow
+from anomaly_vae.config import Config
+from anomaly_vae.detector import Detector
+from anomaly_vae.errors import DataError, RunError
+
+EPOCHS = 3
+Fits = dict[str, dict[str, Any]]
+
+
+def client() -> MlflowClient:
+    return MlflowClient(tracking.store_uri(Config()))
+
+
+def record(run_id: str) -> Run:
+    return client().get_run(run_id)
+
+
+FIGURES = {
+    "digits": {"training", "kl_per_dimension", "score_histogram", "roc", "precision_recall", "reconstructions"},
+    "table": {"training", "kl_per_dimension", "score_histogram", "roc", "precision_recall", "columns"},
+    "series": {"training", "kl_per_dimension", "score_histogram", "roc", "precision_recall", "series"},
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_fit_is_one_finished_run(name: str, fits: Fits) -> None:
+    said = fits[name]
+    run = record(said["run_id"])
+    assert run.info.status == "FINISHED"
+    # every setting with the value used, those that were left to the kind of data too
+    used = Detector.load(f"det-{name}").config.flat()
+    assert {key: run.data.params[key] for key in used} == {key: str(value) for key, value in used.items()}
+    assert run.data.params["changed.training.epochs"] == str(EPOCHS)
+    assert run.data.params["kind"] == said["kind"] == {"digits": "pixels"}.get(name, name)
+    # the test metrics, and a curve of each figure of the training
+    assert {key: run.data.metrics[key] for key in said["metrics"]} == said["metrics"]
+    assert run.data.metrics["threshold"] == said["threshold"]
+    for curve in ("loss", "recon", "kl", "beta", "valid_loss", "samples_per_second"):
+        assert [point.step for point in client().get_metric_history(said["run_id"], curve)] == list(range(EPOCHS))
+    # the figures, the data and the detector
+    files = {Path(file.path).stem for file in client().list_artifacts(said["run_id"], "figures")}
+    assert files == FIGURES[name]
+    data = run.inputs.dataset_inputs[0].dataset
+    assert (data.name, data.source) == (name, f'{{"uri": "{name}.csv"}}')
+    found, folder = tracking.find_detector(said["run_id"], Config())
+    assert found == said["run_id"]
+    for file in Path(f"det-{name}").iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_digest_of_the_data_follows_its_content(fits: Fits) -> None:
+    digests = {record(said["run_id"]).inputs.dataset_inputs[0].dataset.digest for said in fits.values()}
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("name", ["det-table", "./det-table", "run", "runs:/run/detector", "short"])
+def test_a_detector_is_found_by_folder_and_by_run(name: str, fits: Fits) -> None:
+    run_id = fits["table"]["run_id"]
+    place = {"run": run_id, "runs:/run/detector": f"runs:/{run_id}/detector", "short": run_id[:8]}.get(name, name)
+    found = workflow.find(place, Config())
+    assert found.run_id == ("" if "det-table" in name else run_id)
+    assert found.detector.threshold.value == fits["table"]["threshold"]
+
+
+def test_the_embedded_data_needs_no_file(workplace: Path) -> None:
+    config = configs.load(base=configs.EMBEDDED, overrides=["tracking.enabled=false", "training.epochs=2"])
+    result = workflow.fit(None, config)
+    assert (result.data, result.kind, result.run_id) == ("scikit-learn's digits", "pixels", "")
+    assert sum(result.rows.values()) + result.metrics["anomalies"] >= 1797
+    assert list(workplace.iterdir()) == []
+
+
+def test_a_failed_fit_is_a_failed_run_with_its_error(fits: Fits) -> None:
+    config = configs.load(base={"data": {"label": "absent"}, "tracking": {"experiment": "failing"}})
+    with pytest.raises(DataError, match="label column 'absent' not found"):
+        workflow.fit("table.csv", config, output="never")
+    experiment = client().get_experiment_by_name("failing")
+    assert experiment is not None
+    (run,) = client().search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"].startswith("DataError: table.csv: label column 'absent' not found")
+    assert not Path("never").exists()
+    with pytest.raises(RunError, match=r"is FAILED, not finished .*'absent' not found"):
+        workflow.find(run.info.run_id, Config())
+
+
+KILLED = """
+    import os, signal
+    from anomaly_vae import config, training, workflow
+    training.CHECKPOINT_SECONDS = 0
+
+    def progress(what, done, of):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    overrides = ["data.label=diagnosis", "training.epochs=3", "tracking.folder=killed"]
+    settings = config.load(overrides=overrides)
+    workflow.fit("table.csv", settings, progress=progress)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(fits: Fits) -> None:
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED)], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    store = configs.load(base={"tracking": {"folder": "killed"}})
+    (row,) = tracking.list_runs(store)
+    assert row["status"] == "RUNNING"
+    result = workflow.fit(None, store, resume=row["run_id"][:8], output="det-resumed")
+    assert result.run_id == row["run_id"]
+    (row,) = tracking.list_runs(store)
+    assert row["status"] == "FINISHED"
+    resumed = MlflowClient(tracking.store_uri(store))
+    assert resumed.get_run(result.run_id).data.tags["resumed"] == "1"
+    assert {point.step for point in resumed.get_metric_history(result.run_id, "loss")} == set(range(EPOCHS))
+    for file in ("weights.safetensors", "validation.safetensors"):
+        unbroken, continued = load_file(f"det-table/{file}"), load_file(f"det-resumed/{file}")
+        assert unbroken.keys() == continued.keys()
+        for name, tensor in unbroken.items():
+            np.testing.assert_array_equal(continued[name], tensor, err_msg=name)
+    assert result.metrics == fits["table"]["metrics"]
+    with pytest.raises(RunError, match="nothing to resume"):
+        workflow.fit(None, store, resume=result.run_id)
