@@ -256,9 +256,9 @@ def info() -> None:
 def ui(host: str, port: int, **options: Any) -> None:
     """Open the MLflow UI on the store of the runs."""
     config = _load(options)
-    from anomaly_vae import tracking
+    from anomaly_vae import store, tracking
 
-    tracking.serve_ui(config, host=host, port=port)
+    store.serve_ui(config, tracking.require_store, host=host, port=port)
 
 
 def _require_there(data: str) -> None:

@@ -13,11 +13,6 @@ import logging
 import math
 import os
 import re
-import signal
-import socket
-import sqlite3
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,10 +20,10 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from anomaly_vae.config import Config
 from anomaly_vae.errors import RunError
+from anomaly_vae.store import check_store, clean, cut, file_name, server_uri, store_errors, store_folder, store_uri
 
 # A run is its owner's business: MLflow's usage reports stay off unless the environment says otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -77,14 +72,9 @@ class NoRun:
 
     run_id = ""
 
-    def params(self, params: Mapping[str, Any]) -> None: ...
-    def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float | None]) -> None: ...
-    def tags(self, tags: Mapping[str, Any]) -> None: ...
-    def figure(self, figure: Any, name: str) -> None: ...
-    def dataset(self, *, name: str, source: str, digest: str, rows: int, columns: Columns, context: str) -> None: ...
-    def detector(self, folder: Path) -> None: ...
-    def text(self, text: str, name: str) -> None: ...
+    def _nothing(self, *_: Any, **__: Any) -> None: ...
+
+    params = epoch = metrics = tags = figure = dataset = detector = text = _nothing
 
 
 class MlflowRun:
@@ -103,10 +93,10 @@ class MlflowRun:
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Settings of the run; over-long values are cut. What a continued run has otherwise becomes a tag."""
-        texts = {_key(key): _cut(value, PARAM_LENGTH) for key, value in params.items()}
+        texts = {_key(key): cut(value, PARAM_LENGTH) for key, value in params.items()}
         new = [Param(key, text) for key, text in texts.items() if key not in self._logged]
         changed = {f"resumed.{key}": text for key, text in texts.items() if self._logged.get(key, text) != text}
-        with _store_errors("logging parameters"):
+        with store_errors("logging parameters"):
             for start in range(0, len(new), PARAMS_A_BATCH):
                 self._client.log_batch(self.run_id, params=new[start : start + PARAMS_A_BATCH])
         self._logged = {**texts, **self._logged}
@@ -142,20 +132,20 @@ class MlflowRun:
 
     def _send(self) -> None:
         points, self._waiting, self._sent = self._waiting, [], time.monotonic()
-        with _store_errors("logging metrics"):
+        with store_errors("logging metrics"):
             for start in range(0, len(points), METRICS_A_BATCH):
                 self._client.log_batch(self.run_id, metrics=points[start : start + METRICS_A_BATCH])
 
     def tags(self, tags: Mapping[str, Any]) -> None:
-        with _store_errors("logging tags"):
-            items = [RunTag(_key(key), _cut(value, TAG_LENGTH)) for key, value in tags.items()]
+        with store_errors("logging tags"):
+            items = [RunTag(_key(key), cut(value, TAG_LENGTH)) for key, value in tags.items()]
             for start in range(0, len(items), PARAMS_A_BATCH):
                 self._client.log_batch(self.run_id, tags=items[start : start + PARAMS_A_BATCH])
 
     def figure(self, figure: Any, name: str) -> None:
         """A matplotlib Figure as figures/NAME.png; the figure is emptied, for its memory."""
-        with _store_errors(f"logging figure {name}"), tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{_file(name)}.png"
+        with store_errors(f"logging figure {name}"), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{file_name(name)}.png"
             figure.savefig(path)
             figure.clear()
             self._client.log_artifact(self.run_id, str(path), "figures")
@@ -169,7 +159,7 @@ class MlflowRun:
         web = source.startswith(("http://", "https://"))
         width = columns if isinstance(columns, int) else len(columns)
         record = Dataset(
-            name=_cut(_clean(name) or "data", 500),
+            name=cut(clean(name) or "data", 500),
             digest=digest[:36],  # MLflow's limit
             source_type="http" if web else "local",
             source=json.dumps({"url" if web else "uri": source}),
@@ -177,19 +167,19 @@ class MlflowRun:
             profile=json.dumps({"num_rows": rows, "num_columns": width, "num_elements": rows * width}),
         )
         tags = [InputTag("mlflow.data.context", context)]
-        with _store_errors("logging the dataset"):
+        with store_errors("logging the dataset"):
             self._client.log_inputs(self.run_id, [DatasetInput(record, tags)])
 
     def detector(self, folder: Path) -> None:
         """The saved detector as the artifact folder detector/; what was there before is replaced file by file."""
-        with _store_errors("logging the detector"):
+        with store_errors("logging the detector"):
             self._client.log_artifacts(self.run_id, str(folder), DETECTOR)
         self.tags({DETECTOR: DETECTOR})
 
     def text(self, text: str, name: str) -> None:
         """A text file among the artifacts; `name` may hold folders, e.g. "report/summary.md"."""
-        path = "/".join(_file(part) for part in name.split("/") if part not in ("", ".", ".."))
-        with _store_errors(f"logging {name}"):
+        path = "/".join(file_name(part) for part in name.split("/") if part not in ("", ".", ".."))
+        with store_errors(f"logging {name}"):
             self._client.log_text(self.run_id, text, path)
 
     def _end(self, status: str, error: BaseException | None = None) -> None:
@@ -199,7 +189,7 @@ class MlflowRun:
                 self._end(status)
             return
         self._send()
-        with _store_errors("ending the run"):
+        with store_errors("ending the run"):
             self._client.set_terminated(self.run_id, status)
 
 
@@ -254,15 +244,9 @@ def update(run_id: str, config: Config) -> Iterator[Run]:
         run._send()
 
 
-def store_uri(config: Config) -> str:
-    """Address of the tracking store."""
-    remote = os.environ.get("MLFLOW_TRACKING_URI")
-    return remote if remote else f"sqlite:///{_folder(config) / 'mlflow.db'}"
-
-
-def checkpoint_folder(run_id: str, config: Config) -> Path:
-    """Where the checkpoints of a run are; always local, beside the local store. Nothing is created."""
-    return _folder(config) / "checkpoints" / _file(run_id)
+def require_store(config: Config) -> None:
+    """The store exists and takes runs; a local one is made where there is none. Raises RunError."""
+    _client(config, write=True)
 
 
 def run_params(run_id: str, config: Config) -> dict[str, str]:
@@ -288,7 +272,7 @@ def find_detector(run: str | None, config: Config) -> tuple[str, Path]:
     """
     client = _client(config)
     if run is None:
-        with _store_errors("looking for the latest run"):
+        with store_errors("looking for the latest run"):
             found = client.search_runs(
                 _experiments(client),
                 filter_string=f"attributes.status = 'FINISHED' and tags.{DETECTOR} = '{DETECTOR}'",
@@ -303,12 +287,12 @@ def find_detector(run: str | None, config: Config) -> tuple[str, Path]:
     run_id, status = record.info.run_id, record.info.status
     if status != "FINISHED":
         error = record.data.tags.get("error")
-        why = f" ({_cut(_clean(error), 200)})" if error else ""
+        why = f" ({cut(clean(error), 200)})" if error else ""
         raise RunError(f"run {run_id} is {status}, not finished{why}; `anomaly-vae fit --resume {run_id}` continues it")
-    local = _folder(config) / "artifacts" / run_id / "artifacts" / DETECTOR
-    if not os.environ.get("MLFLOW_TRACKING_URI") and local.is_dir():
+    local = store_folder(config) / "artifacts" / run_id / "artifacts" / DETECTOR
+    if not server_uri() and local.is_dir():
         return run_id, local  # also after the folder of the store was moved, when the recorded address is stale
-    with _store_errors(f"reading the detector of run {run_id}"):
+    with store_errors(f"reading the detector of run {run_id}"):
         if not client.list_artifacts(run_id, DETECTOR):
             raise RunError(f"run {run_id} has no detector; {RUNS_HINT}")
         return run_id, Path(client.download_artifacts(run_id, DETECTOR))
@@ -317,133 +301,25 @@ def find_detector(run: str | None, config: Config) -> tuple[str, Path]:
 def list_runs(config: Config, limit: int = 20) -> list[dict[str, Any]]:
     """The latest runs, newest first: run_id, name, experiment, status, started (ISO 8601), kind, model, auroc, auprc,
     f1, seconds, detector (whether it has one) and parent. What a run has not logged is None."""
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (_folder(config) / "mlflow.db").exists():
+    if not server_uri() and not (store_folder(config) / "mlflow.db").exists():
         return []
     client = _client(config)
-    with _store_errors("listing the runs"):
+    with store_errors("listing the runs"):
         names = {experiment.experiment_id: experiment.name for experiment in _all_experiments(client)}
         records = client.search_runs(list(names), order_by=["attributes.start_time DESC"], max_results=limit)
     return [_row(record, names) for record in records]
 
 
-def serve_ui(config: Config, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """MLflow's UI on the store, in the foreground until Ctrl-C. The address goes to stderr. Raises RunError."""
-    remote = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if remote.startswith(("http://", "https://")):
-        raise RunError(f"the runs are on the server at {remote} (MLFLOW_TRACKING_URI): open that address")
-    _client(config, write=True)  # the store exists, and its errors are told before a server starts
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise RunError(f"cannot listen on {host}:{port} ({error.strerror}); try --port {port + 1}") from error
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(config)]
-    command += ["--default-artifact-root", (_folder(config) / "artifacts").as_uri(), "--workers", "1"]
-    command += ["--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]
-    sys.stderr.write(f"MLflow UI on {store_uri(config)}: http://{host}:{port}  (Ctrl-C ends it)\n")
-    sys.stderr.flush()
-    # PYTHONSAFEPATH: a types.py or random.py in the user's folder must not shadow the standard library.
-    # MLflow's job runners evaluate language models; they would double the time to start.
-    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    quiet |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment = {**quiet, **os.environ, "PYTHONSAFEPATH": "1"}
-    # In a session of its own, so that Ctrl-C reaches this process alone and the server is ended in order.
-    server = subprocess.Popen(command, env=environment, start_new_session=True)
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server would outlive this process
-    try:
-        code = server.wait()
-    except KeyboardInterrupt:
-        code = 0
-    finally:
-        _stop(server)
-        signal.signal(signal.SIGTERM, previous)
-    if code:
-        raise RunError(f"the MLflow server ended with code {code}; what it printed is above")
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and its workers, which are one session."""
-    for sign, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-        if server.poll() is not None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, sign)
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(seconds)
-
-
-def _folder(config: Config) -> Path:
-    return Path(config.tracking.folder).expanduser().absolute()
-
-
 def _client(config: Config, *, write: bool = False) -> MlflowClient:
     """A client of the store, which exists and answers; with `write` a local one is created. Raises RunError."""
-    remote = os.environ.get("MLFLOW_TRACKING_URI")
-    if remote:
-        _knock(remote)
-    else:
-        _local_store(_folder(config), write)
-    with _store_errors(f"opening {store_uri(config)}"):
+    check_store(config, _create_schema if write else None)
+    with store_errors(f"opening {store_uri(config)}"):
         return MlflowClient(store_uri(config))
 
 
-def _knock(uri: str) -> None:
-    """Whether a server listens: MLflow's own retries would take minutes to say that it does not."""
-    address = urlsplit(uri)
-    proxied = any(os.environ.get(name) for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"))
-    if address.scheme not in ("http", "https") or proxied or not address.hostname:
-        return
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname, port), timeout=10).close()
-    except OSError as error:
-        raise RunError(
-            f"no MLflow server answers at {uri} (MLFLOW_TRACKING_URI; {error.strerror or error}); start it, or unset"
-            " the variable to use the local store, or turn tracking off with --set tracking.enabled=false"
-        ) from error
-
-
-def _local_store(folder: Path, write: bool) -> None:
-    """Check the sqlite store in `folder`, and create it for a writer. Raises RunError.
-
-    MLflow would find the same faults, after retrying for 100 s with a traceback each time.
-    """
-    if {"%", "?"} & set(str(folder)):
-        raise RunError(f"{folder}: MLflow cannot keep its store in a folder whose path has '%' or '?'; set"
-                       " tracking.folder to another")  # fmt: skip
-    database = folder / "mlflow.db"
-    instead = "set tracking.folder to a folder that can be written, or tracking.enabled to false"
-    if not database.exists():
-        if not write:
-            raise RunError(f"no runs in {folder} yet; `anomaly-vae fit` makes one, -m FOLDER names a saved detector")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _create_store(database)
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(f"{folder}: cannot keep runs here ({_reason(error)}); {instead}") from error
-    elif not database.stat().st_size:
-        raise RunError(f"{database} is empty; delete it, and it is made anew")
-    try:
-        with sqlite3.connect(f"{database.as_uri()}?mode={'rw' if write else 'ro'}", uri=True, timeout=20) as connection:
-            if write:
-                # A write that changes nothing.
-                connection.execute("UPDATE alembic_version SET version_num = version_num")
-                connection.rollback()
-            else:
-                connection.execute("SELECT count(*) FROM sqlite_master")
-        connection.close()
-    except sqlite3.Error as error:
-        raise RunError(f"{database}: cannot use this store of runs ({_reason(error)}); {instead}") from error
-
-
-def _create_store(database: Path) -> None:
-    """A fresh store, made beside its place and linked in whole.
-
-    Two fits may do this at once, and a killed one leaves no half-made store: the first link wins. MLflow builds the
-    schema by 70 migrations, each waiting for the disk; a file that is not in place yet needs no such care, so the
-    waiting is switched off while it is made.
-    """
+def _create_schema(database: Path, artifacts: Path) -> None:
+    """A new sqlite store. MLflow builds its schema by 70 migrations, each waiting for the disk; a file that is not in
+    place yet needs no such care, so the waiting is switched off while it is made."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
@@ -451,36 +327,24 @@ def _create_store(database: Path) -> None:
     def unsynced(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
-    with tempfile.TemporaryDirectory(prefix=".new-store-", dir=database.parent) as scratch:
-        fresh = Path(scratch) / database.name
-        event.listen(Engine, "connect", unsynced)
-        try:
-            with _store_errors(f"creating {database}"):
-                SqlAlchemyStore(f"sqlite:///{fresh}", (database.parent / "artifacts").as_uri()).engine.dispose()
-        finally:
-            event.remove(Engine, "connect", unsynced)
-        with suppress(FileExistsError):
-            try:
-                os.link(fresh, database)
-            except FileExistsError:
-                raise
-            except OSError:  # a file system without hard links
-                if not database.exists():
-                    os.rename(fresh, database)
+    event.listen(Engine, "connect", unsynced)
+    try:
+        SqlAlchemyStore(f"sqlite:///{database}", artifacts.as_uri()).engine.dispose()
+    finally:
+        event.remove(Engine, "connect", unsynced)
 
 
 def _create(client: MlflowClient, config: Config, data_name: str, run_name: str, parent: str | None) -> MlflowRun:
-    remote = bool(os.environ.get("MLFLOW_TRACKING_URI"))
-    location = None if remote else (_folder(config) / "artifacts").as_uri()
-    name = _cut(_clean(config.tracking.experiment or data_name) or "anomaly-vae", NAME_LENGTH - 5)
+    location = None if server_uri() else (store_folder(config) / "artifacts").as_uri()
+    name = cut(clean(config.tracking.experiment or data_name) or "anomaly-vae", NAME_LENGTH - 5)
     tags = {"mlflow.source.name": "anomaly-vae", "mlflow.source.type": "LOCAL"}
     with suppress(Exception):  # no name for this user id, as in some containers
         tags["mlflow.user"] = getpass.getuser()
     if parent:
         tags["mlflow.parentRunId"] = _find(client, config, parent).info.run_id
-    with _store_errors("starting a run"):
+    with store_errors("starting a run"):
         experiment = _experiment(client, name, location)
-        record = client.create_run(experiment, tags=tags, run_name=_cut(_clean(run_name), NAME_LENGTH) or None)
+        record = client.create_run(experiment, tags=tags, run_name=cut(clean(run_name), NAME_LENGTH) or None)
     return MlflowRun(client, record.info.run_id)
 
 
@@ -503,7 +367,7 @@ def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
 
 def _reopen(client: MlflowClient, record: RunRecord) -> MlflowRun:
     run = MlflowRun(client, record.info.run_id, record.data.params)
-    with _store_errors("continuing the run"):
+    with store_errors("continuing the run"):
         client.update_run(run.run_id, status="RUNNING")
         if "error" in record.data.tags:
             client.delete_tag(run.run_id, "error")
@@ -516,7 +380,7 @@ def _find(client: MlflowClient, config: Config, run: str) -> RunRecord:
     """The run with this id or unique beginning of an id, of at least 6 characters. Raises RunError."""
     if not re.fullmatch(r"[0-9A-Za-z][\w-]{5,255}", run):
         raise RunError(f"{run!r} is no run id (6 to 32 letters and digits); {RUNS_HINT}")
-    with _store_errors(f"looking for run {run}"):
+    with store_errors(f"looking for run {run}"):
         if len(run) >= 32:
             try:
                 found = [client.get_run(run)]
@@ -589,38 +453,7 @@ def _schema(columns: Columns) -> str | None:
     return spec if len(spec) <= 1_048_575 else None
 
 
-@contextmanager
-def _store_errors(doing: str) -> Iterator[None]:
-    """What the store raises, as one line."""
-    try:
-        yield
-    except RunError:
-        raise
-    except Exception as error:  # MlflowException, SQLAlchemy's, requests', OSError: MLflow lets them all through
-        raise RunError(f"{doing}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error).split("\n(Background on this error")[0]
-    return _cut(_clean(text) or type(error).__name__, 500)
-
-
-def _clean(text: str) -> str:
-    """Without line ends, control characters and doubled spaces; slashes, quotes and letters of any script stay."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _cut(value: Any, length: int) -> str:
-    text = str(value)
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def _key(name: str) -> str:
     """A name that MLflow takes for a parameter, metric or tag."""
     key = re.sub(r"[^\w.\- /]", "_", name).strip("/. ") or "_"
     return "/".join(part for part in key.split("/") if part not in ("", ".", ".."))[:NAME_LENGTH] or "_"
-
-
-def _file(name: str) -> str:
-    """A file name on every system."""
-    return re.sub(r"[^\w.\-]+", "_", name).strip(".") or "_"

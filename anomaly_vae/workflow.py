@@ -76,19 +76,19 @@ def fit(
     parent: the run of the study that this fit is part of.
     Raises AnomalyVAEError subclasses for whatever a user can mend.
     """
-    from anomaly_vae import tracking  # mlflow takes two seconds to import, and only here is it needed
+    from anomaly_vae import store, tracking  # mlflow takes two seconds to import, and only here is it needed
 
     began = time.perf_counter()
     if output:
         require_free(output)
     if resume:
         resume = tracking.full_run_id(resume, config)
-        path, config = _remembered(resume, tracking.checkpoint_folder(resume, config))
+        path, config = _remembered(resume, store.checkpoint_folder(resume, config))
     source = _open(path, config)
     say(f"{source.path} is {source.why}")
     run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
     with tracking.start(config, data_name=source.name, run_name=run_name, resume=resume, parent=parent) as run:
-        checkpoint = tracking.checkpoint_folder(run.run_id, config) if run.run_id else None
+        checkpoint = store.checkpoint_folder(run.run_id, config) if run.run_id else None
         _remember(checkpoint, path, config)
 
         def watch(epoch: int, epochs: int, figures: dict[str, float]) -> None:

@@ -59,7 +59,14 @@ def training_ratio(device: str) -> dict[str, float]:
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, SIDE, SIDE), dtype=np.uint8)
     layout = Layout("pixels", (1, SIDE, SIDE))
     config = load_config(
-        overrides=["training.epochs=1", f"training.batch_size={BATCH}", f"device={where.type}"]
+        # the plain loop neither moves its images nor makes them noisy: the same job for both
+        overrides=[
+            "training.epochs=1",
+            f"training.batch_size={BATCH}",
+            f"device={where.type}",
+            "training.jitter=0",
+            "training.noise=0",
+        ]
     ).resolve("pixels")
     scaler = Scaler.fit(images, layout)
     held = Samples(images[:256], where)

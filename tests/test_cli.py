@@ -21,7 +21,7 @@ import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from anomaly_vae import tracking
+from anomaly_vae import store, tracking
 from anomaly_vae.cli import main
 from anomaly_vae.config import Config
 
@@ -258,7 +258,7 @@ def test_info_and_ui(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = dict(line.split(maxsplit=1) for line in ok("info").splitlines())
     assert {"anomaly-vae", "python", "torch", "mlflow", "cpu"} <= set(shown)
     called = []
-    monkeypatch.setattr(tracking, "serve_ui", lambda config, **where: called.append((config.tracking.folder, where)))
+    monkeypatch.setattr(store, "serve_ui", lambda config, _, **where: called.append((config.tracking.folder, where)))
     ok("ui", "--port", "5011", "--set", "tracking.folder=elsewhere")
     assert called == [("elsewhere", {"host": "127.0.0.1", "port": 5011})]
 

@@ -21,7 +21,7 @@ import pytest
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
-from anomaly_vae import tracking
+from anomaly_vae import store, tracking
 from anomaly_vae.config import Config, TrackingConfig
 from anomaly_vae.errors import RunError
 
@@ -39,7 +39,7 @@ def at(folder: Path, **settings: Any) -> Config:
 
 
 def client(config: Config) -> MlflowClient:
-    return MlflowClient(tracking.store_uri(config))
+    return MlflowClient(store.store_uri(config))
 
 
 def finished(config: Config, tmp_path: Path, name: str = "fit") -> str:
@@ -257,7 +257,8 @@ def test_a_store_is_read_where_it_was_moved_to(config: Config, tmp_path: Path) -
     assert found == run_id
     assert folder.is_relative_to(tmp_path / "after")
     assert sorted(path.name for path in (tmp_path / "after").iterdir()) == ["artifacts", "mlflow.db"]
-    tracking._create_store(tmp_path / "after" / "mlflow.db")  # a second fit that came too late to make it
+    # A second fit that came too late to make it.
+    store._create_store(tmp_path / "after" / "mlflow.db", tracking._create_schema)
     assert len(tracking.list_runs(at(tmp_path / "after"))) == 1
 
 
@@ -346,8 +347,9 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = (
-        "import sys; from anomaly_vae import tracking; from anomaly_vae.config import Config, TrackingConfig;"
-        "tracking.serve_ui(Config(tracking=TrackingConfig(folder=sys.argv[1])), port=int(sys.argv[2]))"
+        "import sys; from anomaly_vae import store, tracking; from anomaly_vae.config import Config, TrackingConfig;"
+        "config = Config(tracking=TrackingConfig(folder=sys.argv[1]));"
+        "store.serve_ui(config, tracking.require_store, port=int(sys.argv[2]))"
     )
     command = [sys.executable, "-c", program, config.tracking.folder, str(port)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -120,7 +120,9 @@ def test_the_loss_falls() -> None:
 
 
 def test_what_is_logged_is_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(objective__schedule="constant", objective__beta=0.5, objective__free_bits=0, objective__free_bits_total=0)
+    config = settings(
+        objective__schedule="constant", objective__beta=0.5, objective__free_bits=0, objective__free_bits_total=0
+    )
     for epoch in trained(config)[1].epochs:
         assert epoch["loss"] == pytest.approx(epoch["recon"] + 0.5 * epoch["kl"], rel=1e-5)
 

@@ -19,13 +19,14 @@ from anomaly_vae import tracking, workflow
 from anomaly_vae.config import Config
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError, RunError
+from anomaly_vae.store import store_uri
 
 EPOCHS = 3
 Fits = dict[str, dict[str, Any]]
 
 
 def client() -> MlflowClient:
-    return MlflowClient(tracking.store_uri(Config()))
+    return MlflowClient(store_uri(Config()))
 
 
 def record(run_id: str) -> Run:
@@ -126,7 +127,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(fits: Fits) -> None
     assert result.run_id == row["run_id"]
     (row,) = tracking.list_runs(store)
     assert row["status"] == "FINISHED"
-    resumed = MlflowClient(tracking.store_uri(store))
+    resumed = MlflowClient(store_uri(store))
     assert resumed.get_run(result.run_id).data.tags["resumed"] == "1"
     assert {point.step for point in resumed.get_metric_history(result.run_id, "loss")} == set(range(EPOCHS))
     for file in ("weights.safetensors", "validation.safetensors"):

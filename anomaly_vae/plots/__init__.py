@@ -1,0 +1,23 @@
+"""Arrays in, Figure out: every picture of a run, and the heat maps of `score --maps`.
+
+Its modules are the only importers of matplotlib.
+"""
+
+from anomaly_vae.plots.curves import kl_per_dimension, precision_recall, roc, score_histogram, table_parts, training
+from anomaly_vae.plots.pictures import SENSORS, overlay, reconstructions, save_png, series
+from anomaly_vae.plots.style import DRAWN
+
+__all__ = [
+    "DRAWN",
+    "SENSORS",
+    "kl_per_dimension",
+    "overlay",
+    "precision_recall",
+    "reconstructions",
+    "roc",
+    "save_png",
+    "score_histogram",
+    "series",
+    "table_parts",
+    "training",
+]
