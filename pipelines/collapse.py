@@ -15,6 +15,8 @@ collapsed posterior is the optimum, not an accident of the optimiser: a schedule
 active units (variance of the posterior mean above 0.01), kl and recon (nats of the training likelihood; sigma 1 has a
 constant 0.92 a pixel) and squared error are means over the test images of the known classes; auroc is of the detector's
 own score, which for all rows but the last is recon + kl.
+
+MNIST, one seed: about 9 minutes with one thread; at beta 10 no active unit without protection, 64 with our defaults.
 """
 
 from __future__ import annotations

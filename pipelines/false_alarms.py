@@ -14,6 +14,9 @@ the central 95 % interval (at least 95 %, counts are whole) of
                  itself Beta(k, n + 1 - k) distributed about the promised one (Vovk 2012): the interval is wider.
 The first is the stricter reading, and even a perfect conformal threshold leaves it in more than 5 % of the cells where
 m is not small beside n; the second is what conformal prediction promises.
+
+22 tables and ten digits, two seeds: about 10 minutes with one thread; 95 % of 192 cells inside beta_binomial, 55 %
+inside binomial; realised 0.071 where 0.062 was promised.
 """
 
 from __future__ import annotations

@@ -44,16 +44,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the CSV to score")
     parser.add_argument("--columns", type=int, default=20)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="of the trained network")
     parser.add_argument("--out", default="mlruns/studies/speed.json")
     options = parser.parse_args()
-    found = {"device": str(pick_device(options.device)), **training_ratio(options.device), **answer_times()}
+    found = {
+        "device": str(pick_device(options.device)),
+        **training_ratio(options.device, options.overrides),
+        **answer_times(),
+    }
     found |= scoring_ratio(options.rows, options.columns)
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 
-def training_ratio(device: str) -> dict[str, float]:
+def training_ratio(device: str, overrides: list[str]) -> dict[str, float]:
     """Images a second of ours and of the plain loop on one epoch of random 28x28 images, the same network and batch."""
     where = pick_device(device)
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, SIDE, SIDE), dtype=np.uint8)
@@ -66,6 +71,7 @@ def training_ratio(device: str) -> dict[str, float]:
             f"device={where.type}",
             "training.jitter=0",
             "training.noise=0",
+            *overrides,
         ]
     ).resolve("pixels")
     scaler = Scaler.fit(images, layout)
