@@ -352,7 +352,11 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
         "store.serve_ui(config, tracking.require_store, port=int(sys.argv[2]))"
     )
     command = [sys.executable, "-c", program, config.tracking.folder, str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # a shell's background job, as this suite may be one, ignores SIGINT, and so would its children
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         for _ in range(120):
             try:
@@ -365,6 +369,7 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
         said, _ = server.communicate(timeout=30)
     finally:
         server.kill()
+        server.wait()
     assert server.returncode == 0
     assert f"http://127.0.0.1:{port}" in said
     assert "Traceback" not in said
