@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,7 @@ class Detector:
         wrong = np.zeros(len(valid), bool) if anomalous is None else anomalous
         assert valid.elements is not None
         normal, anomalies = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
-        threshold = choose(config.threshold.policy, normal, anomalies, config.threshold.unlabelled or "fpr=0.01")
+        threshold = _choose(config, config.threshold.policy, normal, anomalies)
         usual = valid.elements[~wrong].mean(axis=0)
         return cls(config, layout, scaler, net, threshold, normal, anomalies, usual, fit)
 
@@ -196,7 +196,7 @@ class Detector:
 
     def with_threshold(self, policy: str) -> Detector:
         """The same detector with its threshold chosen again from the validation scores."""
-        threshold = choose(policy, self.normal, self.anomalous, self.config.threshold.unlabelled or "fpr=0.01")
+        threshold = _choose(self.config, policy, self.normal, self.anomalous)
         tree = self.config.model_dump()
         tree["threshold"]["policy"] = policy
         return replace(self, threshold=threshold, config=Config.model_validate(tree))
@@ -282,17 +282,20 @@ def _known_normal(scorer: Scorer, data: Chunk, rows: NDArray[np.intp]) -> tuple[
     return residuals[order], usable[order] & ~first
 
 
+def _choose(config: Config, policy: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:
+    """The threshold of a policy; what `auto` is without anomalies stands in the resolved configuration alone."""
+    assert config.threshold.unlabelled
+    return choose(policy, normal, anomalous, config.threshold.unlabelled)
+
+
 def _read(source: Source, layout: Layout) -> Chunk:
     """The whole source in one chunk."""
     chunks = list(source.chunks(layout, ROWS if len(layout.shape) == 1 else PICTURES))
     if len(chunks) == 1:
         return chunks[0]
-    fields: dict[str, Callable[[Chunk], Any]] = {
-        "labels": lambda c: c.labels, "groups": lambda c: c.groups
-    }  # fmt: skip
     optional = {
-        name: None if get(chunks[0]) is None else np.concatenate([get(c) for c in chunks])
-        for name, get in fields.items()
+        name: None if getattr(chunks[0], name) is None else np.concatenate([getattr(c, name) for c in chunks])
+        for name in ("labels", "groups")
     }
     return Chunk(np.concatenate([c.ids for c in chunks]), np.concatenate([c.values for c in chunks]), **optional)
 
