@@ -1,0 +1,60 @@
+"""The command line: parse, call the workflow, print. Data goes to stdout, words to stderr.
+
+One module a subject, each with the commands of one page of the workflow.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from anomaly_vae import __version__
+from anomaly_vae.cli import detect, review
+from anomaly_vae.errors import AnomalyVAEError
+
+COMMON = ("--debug", "-q", "--quiet")
+
+
+class Group(click.Group):
+    """Expected failures end in one line and their exit code; everything else is a bug and keeps its traceback."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The options that every command has may also stand behind its name."""
+        end = args.index("--") if "--" in args else len(args)
+        common = [arg for arg in args[:end] if arg in COMMON]
+        return super().parse_args(ctx, common + [arg for arg in args[:end] if arg not in COMMON] + args[end:])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AnomalyVAEError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"anomaly-vae: {' '.join(str(error).split())}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="anomaly-vae")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
+    """Find anomalies with a VAE: fit on normal data, score new data, review the runs in MLflow.
+
+    \b
+    anomaly-vae fit                                      the embedded digits, end to end
+    anomaly-vae fit sensors.csv --label anomaly          a table, series, pixel CSV or folder of pictures
+    anomaly-vae score data.csv                           with the latest fitted detector
+    """
+    ctx.obj = {"quiet": quiet}
+
+
+for command in (*detect.COMMANDS, *review.COMMANDS):
+    main.add_command(command)

@@ -1,0 +1,141 @@
+"""fit, score, evaluate and threshold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from anomaly_vae.cli.common import MODEL, load_config, require_there, settings
+from anomaly_vae.errors import UsageError
+
+KINDS = ["table", "series", "pixels", "images"]
+
+
+@click.command(short_help="Train a detector (default: on scikit-learn's digits).")
+@click.argument("data", required=False)
+@settings
+@click.option("--kind", type=click.Choice(KINDS), help="Kind of data; default: recognised from the file.")
+@click.option("--label", metavar="COLUMN", help="Column that tells normal from anomalous.")
+@click.option(
+    "--normal",
+    multiple=True,
+    metavar="VALUE",
+    help="Label value that is normal; repeatable. Default: 0, false, normal, good, ...",
+)
+@click.option("--group", metavar="COLUMN", help="Column naming the machine of a series.")
+@click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
+@click.option("--false-alarm-rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="RATE",
+              help="Choose the threshold for this rate: threshold.policy=fpr=RATE.")  # fmt: skip
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of everything.")
+@click.option("--name", help="Name of the run.")
+@click.option("-o", "--output", metavar="DIR", help="Also save the detector in this new folder.")
+@click.option("--resume", metavar="RUN_ID", help="Continue a killed run from its last checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@click.pass_context
+def fit(
+    ctx: click.Context, /, data: str | None, output: str | None, resume: str | None, as_json: bool, **options: Any
+) -> None:
+    """Train a detector on DATA (default: scikit-learn's digits, where 3 is normal)."""
+    from anomaly_vae.config import EMBEDDED
+
+    if resume and data:
+        raise UsageError("--resume continues with the run's own data; leave DATA out")
+    config = load_config(options)
+    data = data or config.data.path
+    if data is None:
+        config = load_config(options, base=EMBEDDED)
+    elif not resume:
+        require_there(data)
+    from anomaly_vae import workflow
+    from anomaly_vae.console import Console, fit_summary
+
+    console = Console(ctx.obj["quiet"])
+    try:
+        result = workflow.fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
+    finally:
+        console.close()
+    for note in result.notes:
+        console.say(f"note: {note}")
+    click.echo(result.to_json() if as_json else fit_summary(result))
+
+
+@click.command(short_help="Score every row, time step or picture of DATA.")
+@click.argument("data")
+@settings
+@MODEL
+@click.option("-o", "--output", metavar="FILE", help="Write here (.csv, .parquet, .json); default: CSV on stdout.")
+@click.option("--threshold", type=float, metavar="NATS", help="Threshold instead of the detector's.")
+@click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
+@click.option("--maps", metavar="DIR", help="Draw heat maps over flagged pictures into this new folder.")
+@click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@click.pass_context
+def score(
+    ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None,
+    output: str | None, maps: str | None, id_column: str | None, **options: Any,
+) -> None:  # fmt: skip
+    """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly."""
+    config = load_config(options)
+    require_there(data)
+    from anomaly_vae import workflow
+    from anomaly_vae.console import Console
+
+    found = workflow.find(model, config)
+    console = Console(ctx.obj["quiet"])
+    detector = found.detector
+    try:
+        rows, alarms = workflow.score(
+            data, detector, output=output, threshold=threshold, explain=explain or 0, maps=maps,
+            id_column=id_column, progress=console.progress,
+        )  # fmt: skip
+    finally:
+        console.close()
+    by = f"--threshold {threshold:g}" if threshold is not None else f"{detector.threshold.value:.6g} nats"
+    console.say(f"{alarms} of {rows} at or above the threshold ({by}), by {found.run_id or found.folder}")
+
+
+@click.command()
+@click.argument("data")
+@settings
+@MODEL
+@click.option("--label", metavar="COLUMN", help="Label column; default: the one of the fit.")
+@click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+def evaluate(
+    data: str, model: str | None, label: str | None, normal: tuple[str, ...], as_json: bool, **options: Any
+) -> None:
+    """Metrics of a fitted detector on new labelled DATA."""
+    config = load_config(options)
+    require_there(data)
+    from anomaly_vae import workflow
+    from anomaly_vae.console import metric_rows, table
+
+    found = workflow.find(model, config)
+    result = workflow.evaluate(data, found.detector, label=label, normal=normal, run_id=found.run_id)
+    rows = [("rows", f"{result.metrics['rows']:.0f}, {result.metrics['anomalies']:.0f} of them anomalies")]
+    rows += [*metric_rows(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
+    click.echo(result.to_json() if as_json else table(rows))
+
+
+@click.command(short_help="Choose the threshold again, without training again.")
+@settings
+@MODEL
+@click.option("--policy", required=True, metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO.")
+def threshold(model: str | None, policy: str, **options: Any) -> None:
+    """Choose the threshold again, from the fit's validation scores, without training again."""
+    config = load_config({**options, "policy": policy})
+    from anomaly_vae import workflow
+    from anomaly_vae.console import table, threshold_row
+
+    found = workflow.find(model, config)
+    before = found.detector.threshold
+    after = workflow.rethreshold(found, policy).threshold
+    click.echo(table([threshold_row("was", before), threshold_row("now", after)]))
+    if after.note:
+        click.echo(f"note: {after.note}", err=True)
+
+
+COMMANDS = (fit, score, evaluate, threshold)
