@@ -1,10 +1,9 @@
-"""What every registered model promises, over shapes, likelihoods and scales; and a forward pass done again in NumPy."""
+"""What every registered model promises, over shapes, likelihoods and scales."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -174,45 +173,6 @@ def test_a_missing_category_enters_as_no_category() -> None:
     model = model_of(small("dense"), (2,), (0, 3)).eval()
     mus = [model.encode(torch.tensor([[0.5, code]]))[0] for code in (NAN, 0.0, 1.0, 2.0)]
     assert all(not torch.allclose(mus[0], other) for other in mus[1:])
-
-
-@pytest.mark.parametrize("sigma", ["predicted", "shared"])
-@pytest.mark.parametrize("members", [1, 3])
-def test_dense_against_numpy(members: int, sigma: str) -> None:
-    """Two hidden layers, two numbers and one category of three classes; members one after the other."""
-    x = np.array([[0.3, 2.0, -1.2], [np.nan, 0.0, 0.4]])
-    model = model_of(small("dense", sigma=sigma, hidden=(7, 6), members=members), (3,), (0, 3, 0)).eval()
-    w = {name: value.detach().double().numpy() for name, value in model.state_dict().items()}
-    one_hot = np.eye(3)[x[:, 1].astype(int)]
-    seen = np.c_[np.nan_to_num(x[:, [0, 2]]), one_hot]
-
-    def network(name: str, member: int, h: np.ndarray) -> np.ndarray:
-        for layer in (0, 2, 4):
-            h = h @ w[f"{name}.{layer}"][member] + w[f"{name}.{layer + 1}"][member]
-            h = h / (1 + np.exp(-h)) if layer < 4 else h
-        return h
-
-    mus, recons, kls = [], [], []
-    for member in range(members):
-        q = network("down", member, seen)
-        mu, log_var = q[:, :LATENT], np.clip(q[:, LATENT:], *LOG_VAR)
-        kls.append(0.5 * (mu**2 + np.exp(log_var) - 1 - log_var).sum(1))
-        raw = network("up", member, mu)
-        mean, rest = raw[:, :2], raw[:, 2:]
-        free, logits = (rest[:, :2], rest[:, 2:]) if sigma == "predicted" else (w["head.log_sigma"], rest)
-        floor = np.log(0.01)
-        scale = 2 * (floor + np.log1p(np.exp(free - floor)))  # log variance
-        numbers = 0.5 * (np.log(2 * np.pi) + scale + (x[:, [0, 2]] - mean) ** 2 / np.exp(scale))
-        named = np.log(np.exp(logits).sum(1)) - (logits * one_hot).sum(1)
-        recons.append(np.nansum(np.c_[numbers, named], axis=1))
-        mus.append(mu)
-
-    given = torch.tensor(x, dtype=torch.float32)
-    out = model(given)
-    recon, kl = terms(given, out)
-    np.testing.assert_allclose(out.mu.detach().numpy(), np.concatenate(mus, axis=1), atol=1e-5)
-    np.testing.assert_allclose(kl.detach().numpy(), np.mean(kls, axis=0), atol=1e-5)
-    np.testing.assert_allclose(recon.detach().numpy(), np.mean(recons, axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize(
