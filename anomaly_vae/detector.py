@@ -266,7 +266,7 @@ def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, h
     changes = {"neighbours": neighbours}
     if config.scoring.prior == "mixture":
         model = new_net(config, layout, scaler).model
-        changes["components"] = MixturePrior.supported(config.scoring.components, rows, model.latent * model.members)
+        changes["components"] = MixturePrior.supported(config.scoring.components, rows, model.latent)
     return config.model_copy(update={"scoring": config.scoring.model_copy(update=changes)})
 
 

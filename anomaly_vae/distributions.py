@@ -98,6 +98,18 @@ class Columns:
         return torch.cat([piece.to(pieces[0].dtype) for piece in pieces], dim=-1).index_select(-1, order)
 
 
+def observed_nll(px: Likelihood, x: Tensor) -> Tensor:
+    """-log p(x|z) of each element in nats, shape of px; 0 where x is NaN, for a missing element is no evidence."""
+    missing = torch.isnan(x)
+    return px.nll(torch.where(missing, 0.0, x)).masked_fill(missing, 0.0)
+
+
+def kl_sampled(z: Tensor, noise: Tensor, log_var: Tensor) -> Tensor:
+    """log q(z|x) - log p(z) of each latent dimension in nats, at one z whose q has the density N(noise; 0, 1) over
+    exp(log_var / 2), to p = N(0, 1); its mean over the noise is the KL."""
+    return 0.5 * (z.square() - noise.square() - log_var)
+
+
 def kl_normal(mu: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(mu, exp(log_var)) || N(0, 1)) of each latent dimension in nats, shape of mu (Kingma & Welling 2014, B)."""
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)

@@ -13,8 +13,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from anomaly_vae.models import Output
-from anomaly_vae.models.dense import DenseVAE
+from anomaly_vae.errors import ConfigError
+from anomaly_vae.models import VAE, Output
+from anomaly_vae.models.rows import Rows
 
 BAGS = 4  # disjoint parts of the reference rows; the log distances to the nearest row of each are averaged
 AXES = 32  # principal axes of the joined space that distances are taken in, the length of the rest being one more
@@ -36,10 +37,10 @@ class Neighbours(nn.Module):
     weights: Tensor  # (bags, A + 2, R / bags): scaled squared distances to a bag's rows are one matrix product
     floor: Tensor  # (2,) smallest squared distance, and smallest scaled one
 
-    def __init__(self, model: DenseVAE, references: int) -> None:
+    def __init__(self, model: VAE, references: int) -> None:
         """Buffers of the right shape for `references` rows, to be fitted or loaded."""
         super().__init__()
-        numbers, joined = len(model.numbers), self.joined(model)
+        numbers, joined = len(_rows(model).numbers), self.joined(model)
         kept = min(AXES + 1, joined)
         self.bags = max(1, min(BAGS, references // 12))
         self.register_buffer("residual_scale", torch.ones(model.members, 1, numbers))
@@ -50,12 +51,13 @@ class Neighbours(nn.Module):
         self.dimensions = joined
 
     @staticmethod
-    def joined(model: DenseVAE) -> int:
+    def joined(model: VAE) -> int:
         """J, the axes of the joined space."""
-        return model.inputs + model.members * (model.latent + len(model.numbers))
+        rows = _rows(model)
+        return rows.inputs + model.latent + model.members * len(rows.numbers)
 
     @torch.no_grad()
-    def fit(self, model: DenseVAE, x: Tensor, generator: torch.Generator) -> Tensor:
+    def fit(self, model: VAE, x: Tensor, generator: torch.Generator) -> Tensor:
         """To scaled normal rows x (N, E). Returns (R,) which of them are references, drawn from `generator`."""
         n = len(x)
         squares = torch.cat([self._residual(model, part, model(part)).square() for part in x.split(4096)], dim=1)
@@ -80,7 +82,7 @@ class Neighbours(nn.Module):
         self.weights = torch.cat(parts, dim=1).unflatten(0, (self.bags, -1)).transpose(1, 2).contiguous()
         return rows
 
-    def nats(self, model: DenseVAE, x: Tensor, out: Output, own: Tensor | None = None) -> Tensor:
+    def nats(self, model: VAE, x: Tensor, out: Output, own: Tensor | None = None) -> Tensor:
         """(B,) -log density of scaled rows x (B, E) in the joined space, up to a constant.
 
         own: (B,) the reference that a row itself is, left out of its own neighbours; -1 for none.
@@ -98,16 +100,16 @@ class Neighbours(nn.Module):
             nearest.append(squared.amin(1))
         return self.dimensions * 0.5 * torch.stack(nearest, dim=1).clamp(min=self.floor[1]).log().mean(1)
 
-    def _residual(self, model: DenseVAE, x: Tensor, out: Output) -> Tensor:
+    def _residual(self, model: VAE, x: Tensor, out: Output) -> Tensor:
         """(M, B, F) of the numbers; 0 where x is missing."""
-        numbers = x[:, model.numbers]
-        mean = out.px.mean[..., model.numbers]
+        where = _rows(model).numbers
+        numbers, mean = x[:, where], out.px.mean[..., where]
         return torch.where(torch.isnan(numbers), 0.0, numbers - mean)
 
-    def _join(self, model: DenseVAE, x: Tensor, out: Output) -> Tensor:
+    def _join(self, model: VAE, x: Tensor, out: Output) -> Tensor:
         """(B, J): inputs, latent means of all members, and their weighted residuals, members counting as one."""
         residual = (self._residual(model, x, out) * self.residual_scale).transpose(0, 1).flatten(1)
-        return torch.cat([model.embed(x), torch.cat([out.mu, residual], dim=1) / math.sqrt(model.members)], dim=1)
+        return torch.cat([_rows(model)(x), torch.cat([out.mu, residual], dim=1) / math.sqrt(model.members)], dim=1)
 
     def _project(self, joined: Tensor) -> Tensor:
         offset = joined - self.centre
@@ -116,3 +118,12 @@ class Neighbours(nn.Module):
         place = offset @ self.axes
         rest = (offset.square().sum(1, keepdim=True) - place.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
         return torch.cat([place, rest], dim=1)
+
+
+def _rows(model: VAE) -> Rows:
+    """Raises ConfigError where the model reads no rows with numbers."""
+    if model.rows is None or model.rows.numbers.numel() == 0:
+        raise ConfigError(
+            "scoring.neighbours needs rows of a table with a numeric column; scoring.neighbours=0 leaves the part out"
+        )
+    return model.rows

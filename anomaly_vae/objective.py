@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anomaly_vae.config import ObjectiveConfig
+from anomaly_vae.distributions import observed_nll
 from anomaly_vae.models.base import Output
 
 ACTIVE = 0.01  # variance of a posterior mean over the data above which a unit is active (Burda 2016, 5.2)
@@ -18,8 +19,7 @@ def elements(x: Tensor, out: Output) -> Tensor:
 
     Of several members the mean: the average of bounds on log p(x) is a bound too.
     """
-    missing = torch.isnan(x)
-    nats = out.px.nll(torch.where(missing, 0.0, x)).masked_fill(missing, 0.0)
+    nats = observed_nll(out.px, x)
     return nats if nats.dim() == x.dim() else nats.mean(0)
 
 

@@ -10,7 +10,6 @@ from anomaly_vae.data.tensors import Samples
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.level import Level
 from anomaly_vae.models import VAE, Output
-from anomaly_vae.models.dense import DenseVAE
 from anomaly_vae.neighbours import Neighbours
 from anomaly_vae.objective import elements
 from anomaly_vae.priors import MixturePrior
@@ -35,10 +34,14 @@ class ScoreNet(nn.Module):
         self.energy = ResidualEnergy(shape) if self.recon == "energy" else None
         self.level = Level(shape[0]) if self.recon == "level" else None
         if config.prior == "mixture":
-            assert config.components
-            self.prior = MixturePrior(config.components, model.latent * model.members)
+            if not model.diagonal:
+                raise ConfigError(
+                    "scoring.prior=mixture is fitted to Gaussian posteriors, which this kind of model does not have;"
+                    " scoring.prior=normal, the prior it was trained with, would work"
+                )
+            self.prior = MixturePrior(config.components, model.latent)
         if config.neighbours:
-            self.neighbours = Neighbours(_dense(model), config.neighbours)
+            self.neighbours = Neighbours(model, config.neighbours)
 
     def fit(self, train: Samples, held: Samples, seed: int) -> Tensor:
         """Fits what comes after training; `level` is fitted where windows are folded.
@@ -51,8 +54,8 @@ class ScoreNet(nn.Module):
         own = torch.full((len(held),), -1)
         if self.prior is not None:
             outs = self._outputs(train, generator)
-            mu, log_var = (torch.cat([getattr(out, name) for _, out in outs]) for name in ("mu", "log_var"))
-            self.prior.fit(mu, log_var, seed)
+            log_var = torch.cat([out.log_var for _, out in outs if out.log_var is not None])
+            self.prior.fit(torch.cat([out.mu for _, out in outs]), log_var, seed)
         if self.energy is not None:
             energies = [
                 self.energy.energy(_residual(x, out)).flatten(1).sum(1) for x, out in self._outputs(held, generator)
@@ -60,7 +63,7 @@ class ScoreNet(nn.Module):
             self.energy.fit(torch.cat(energies))
         if self.neighbours is not None:
             rows = torch.cat([_some(train, generator), _some(held, generator)])
-            references = self.neighbours.fit(_dense(self.model), rows, generator) - min(len(train), FITTED_ON)
+            references = self.neighbours.fit(self.model, rows, generator) - min(len(train), FITTED_ON)
             mine = (references >= 0).nonzero()[:, 0]
             if len(held) <= FITTED_ON:  # beyond, which rows were taken is not kept, and one in so many hardly matters
                 own[references[mine]] = mine
@@ -78,7 +81,7 @@ class ScoreNet(nn.Module):
         nats = self.energy.nats(_residual(x, out)) if self.energy is not None else elements(x, out)
         parts = {"recon": nats.flatten(1).sum(1), **parts}
         if self.neighbours is not None:
-            parts["neighbours"] = self.neighbours.nats(_dense(self.model), x, out, own)
+            parts["neighbours"] = self.neighbours.nats(self.model, x, out, own)
         return nats, parts
 
     @torch.inference_mode()
@@ -97,9 +100,3 @@ def _residual(x: Tensor, out: Output) -> Tensor:
     mean = out.px.mean
     mean = mean if mean.dim() == x.dim() else mean.mean(0)  # over members
     return torch.where(torch.isnan(x), 0.0, x - mean)
-
-
-def _dense(model: VAE) -> DenseVAE:
-    if not isinstance(model, DenseVAE) or model.numbers.numel() == 0:
-        raise ConfigError("scoring.neighbours needs model.kind=dense and a numeric column; 0 leaves the part out")
-    return model

@@ -190,7 +190,8 @@ def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: to
     if not settings.noise:
         return x, x
     noise = settings.noise * scale * torch.randn(x.shape, generator=generator, device=x.device)
-    return x, x + (noise if model.continuous is None else noise * model.continuous)
+    numbers = None if model.rows is None else model.rows.continuous
+    return x, x + (noise if numbers is None else noise * numbers)
 
 
 def moved(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from anomaly_vae.config import BY_KIND, Config, ModelConfig, ObjectiveConfig
+from anomaly_vae.distributions import Gaussian, Likelihood
 from anomaly_vae.errors import ConfigError
-from anomaly_vae.models import MODELS, VAE, Output, build
-from anomaly_vae.models.base import LOG_VAR
+from anomaly_vae.models import MODELS, VAE, build
+from anomaly_vae.models.base import LOG_VAR, log_weight
 from anomaly_vae.objective import elements, loss, terms
 
 B, LATENT = 6, 3
@@ -33,10 +34,9 @@ def model_of(config: ModelConfig, shape: tuple[int, ...], categories: tuple[int,
     return build(config, shape, categories)
 
 
-def mean_of(out: Output) -> Tensor:
+def mean_of(px: Likelihood, shape: tuple[int, ...]) -> Tensor:
     """(B, *shape) of a model with or without members."""
-    mean = out.px.mean
-    return mean.mean(0) if len(mean) != len(out.mu) else mean
+    return px.mean if px.mean.dim() == len(shape) + 1 else px.mean.mean(0)
 
 
 def draw(*shape: int) -> Tensor:
@@ -64,8 +64,10 @@ def test_shapes_and_gradients(kind: str, shape: tuple[int, ...], likelihood: str
     x = draw(B, *shape)
     model = model_of(small(kind, likelihood, sigma, hidden=(16, 16), channels=(8, 8)), shape)
     out = model.eval()(x)
-    assert mean_of(out).shape == elements(x, out).shape == x.shape
-    assert out.kl.shape == out.mu.shape == out.log_var.shape == (B, LATENT * model.members)
+    assert mean_of(out.px, shape).shape == elements(x, out).shape == x.shape
+    assert out.kl.shape == (B, model.groups)
+    assert out.mu.shape == (B, model.latent)
+    assert (out.log_var is None) == (not model.diagonal)
     assert [part.shape for part in terms(x, out)] == [(B,), (B,)]
     assert bool((out.kl >= 0).all())
     assert without_gradient(model, x) == []
@@ -92,10 +94,50 @@ def test_the_default_model_of_every_kind_of_data_is_built_and_learns(kind: str) 
 def test_without_a_generator_the_posterior_mean_is_decoded(kind: str, shape: tuple[int, ...]) -> None:
     x = draw(B, *shape)
     model = model_of(small(kind), shape).eval()
-    mu, _ = model.encode(x)
-    assert torch.equal(model(x).px.mean, model.decode(mu).mean)
+    code = model.code(x)
+    assert torch.equal(code, model(x).mu)
+    torch.testing.assert_close(model(x).px.mean, model.decode(code).mean)
     assert torch.equal(model(x, noise()).px.mean, model(x, noise()).px.mean)
     assert not torch.equal(model(x, noise()).px.mean, model(x).px.mean)
+
+
+@pytest.mark.parametrize(("kind", "shape"), CASES)
+def test_draws_of_the_prior_decode_to_samples(kind: str, shape: tuple[int, ...]) -> None:
+    model = model_of(small(kind), shape).eval()
+    z = model.prior(5, noise())
+    assert z.shape == (5, model.latent)
+    assert torch.equal(z, model.prior(5, noise()))
+    assert not torch.equal(z, model.prior(5, torch.Generator().manual_seed(3)))
+    samples = mean_of(model.decode(z), shape)
+    assert samples.shape == (5, *shape)
+    assert bool(samples.isfinite().all())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "shape"), CASES)
+def test_the_log_weights_of_posterior_samples_average_to_the_elbo(kind: str, shape: tuple[int, ...]) -> None:
+    """Two estimates by different functions, from different noise: their means agree within the standard error."""
+    x = draw(B, *shape)
+    x.view(B, -1)[0, 0] = NAN
+    model = model_of(small(kind, members=1), shape).eval()
+    weights = torch.stack(list(model.log_weights(x, noise(), 400)))
+    assert weights.shape == (400, B)
+    generator = torch.Generator().manual_seed(3)
+    elbos = torch.stack([-sum(terms(x, model(x, generator))) for _ in range(400)])
+    error = ((weights.var(0) + elbos.var(0)) / 400).sqrt()
+    assert bool(((weights.mean(0) - elbos.mean(0)).abs() < 5 * error + 1e-4).all())
+
+
+def test_members_are_a_mixture_in_the_log_weights() -> None:
+    x = draw(B, 5)
+    one = log_weight(x, Gaussian(torch.zeros(B, 5), torch.zeros(5)), torch.full((B, 3), 0.5))
+    two = log_weight(x, Gaussian(torch.zeros(2, B, 5), torch.zeros(5)), torch.full((B, 6), 0.5), members=2)
+    torch.testing.assert_close(one, two)
+    expected = -(0.5 * (math.log(2 * math.pi) + x.square())).sum(1) - 1.5
+    torch.testing.assert_close(one, expected)
+    better = torch.tensor([0.5, -0.5]).repeat_interleave(3).expand(B, 6)  # log(e^-1.5 + e^1.5) / 2
+    mixed = log_weight(x, Gaussian(torch.zeros(2, B, 5), torch.zeros(5)), better, members=2)
+    torch.testing.assert_close(mixed, expected + 1.5 + math.log(math.cosh(1.5)))
 
 
 @pytest.mark.parametrize(("kind", "shape"), CASES)
@@ -161,7 +203,7 @@ def test_dense_with_categories(categories: tuple[int, ...]) -> None:
     model = model_of(small("dense", hidden=(16, 16)), (len(categories),), categories)
     out = model.eval()(x)
     nats = elements(x, out)
-    assert nats.shape == mean_of(out).shape == x.shape
+    assert nats.shape == mean_of(out.px, x.shape[1:]).shape == x.shape
     assert nats[1, 1] == 0
     assert nats[2].tolist() == [0.0] * len(categories)
     assert bool(nats[0].isfinite().all())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.models.base import VAE, Output
 from anomaly_vae.models.conv import ConvVAE
 from anomaly_vae.models.dense import DenseVAE
 
-MODELS: dict[str, tuple[type[VAE], tuple[int, ...]]] = {  # kind -> class, and the numbers of axes its samples may have
+# kind -> what builds it of a configuration and a shape, and the numbers of axes that its samples may have. Who reads
+# the rows of a table, of one axis, also takes their categories.
+MODELS: dict[str, tuple[Callable[..., VAE], tuple[int, ...]]] = {
     "dense": (DenseVAE, (1, 2, 3)),
     "conv1d": (ConvVAE, (2,)),
     "conv2d": (ConvVAE, (3,)),
@@ -16,16 +20,16 @@ MODELS: dict[str, tuple[type[VAE], tuple[int, ...]]] = {  # kind -> class, and t
 
 
 def build(config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = ()) -> VAE:
-    """The model of a resolved configuration for samples of `shape`; `categories` as in DenseVAE.
+    """The model of a resolved configuration for samples of `shape`; `categories` as in Rows.
 
     Raises ConfigError where this kind of model cannot read samples of that shape.
     """
     assert config.kind
     model, axes = MODELS[config.kind]
-    if len(shape) not in axes or (any(categories) and model is not DenseVAE):
+    if len(shape) not in axes:
         fits = [kind for kind, (_, a) in MODELS.items() if len(shape) in a]
         raise ConfigError(f"model.kind={config.kind} cannot read samples of shape {shape}; use {' or '.join(fits)}")
-    return model(config, shape, categories) if model is DenseVAE else model(config, shape)
+    return model(config, shape, categories) if any(categories) else model(config, shape)
 
 
 __all__ = ["MODELS", "VAE", "Output", "build"]

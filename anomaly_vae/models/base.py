@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributions import Bernoulli, Gaussian, Laplace, Likelihood, kl_normal, reparameterise
+from anomaly_vae.distributions import Bernoulli, Gaussian, Laplace, Likelihood, observed_nll
+from anomaly_vae.models.rows import Rows
 
 LOG_VAR = (-8.0, 4.0)  # clamp of a posterior's log variance: beyond, exp() is noise or overflows under autocast
 
@@ -21,37 +23,69 @@ class Output(NamedTuple):
 
     px: p(x|z) of every element, (B, *shape), or (M, B, *shape) from M members whose NLLs are averaged.
     kl: (B, G) in nats, one column a latent group: a dimension, a level or a codebook; members share it evenly.
-    mu, log_var: (B, D) the posterior q(z|x).
+    mu: (B, D) where x lies in latent space, without sampling: what `code` returns.
+    log_var: (B, D) such that q(z|x) is N(mu, exp(log_var)); None where it is no diagonal Gaussian.
     aux: a training-only term that the model owns, in nats a sample; 0 where there is none.
+    codes: (B, P) which entries of a codebook x is written in; None without a codebook.
     """
 
     px: Likelihood
     kl: Tensor
     mu: Tensor
-    log_var: Tensor
+    log_var: Tensor | None
     aux: Tensor | float = 0.0
+    codes: Tensor | None = None
 
 
 class VAE(nn.Module, ABC):
-    """Encoder to q(z|x) = N(mu, exp(log_var)), decoder to p(x|z). A family defines `encode` and `decode`."""
+    """What every member of the family promises, as a detector and as a generative model.
 
-    latent: int  # dimensions of one member
-    continuous: Tensor | None  # (E,) 1 where an element is a number and may be given noise; None: all are
+    x is (B, *shape), scaled; NaN in it is a missing element. z is (B, D), flat whatever the latent space looks like
+    inside: members side by side, levels from the top down, positions of a map. `decode(code(x))` is the
+    reconstruction that scoring uses, `decode(prior(n, generator))` are new samples.
+    """
+
+    latent: int  # D, the dimensions of z
+    groups: int  # G, the columns of Output.kl
+    diagonal: bool = True  # whether q(z|x) is a diagonal Gaussian, with Output.log_var
     members: int = 1  # independent VAEs inside; with several, D counts all of them and p(x|z) has a leading axis
+    rows: Rows | None  # how the rows of a table are read; None: the model reads something else
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = None
 
     @abstractmethod
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log_var), each (B, D), of x (B, *shape); NaN in x is a missing element."""
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Output:
+        """With a generator z is sampled (training); without, nothing is, and `code(x)` is decoded (scoring)."""
+
+    @abstractmethod
+    def code(self, x: Tensor) -> Tensor:
+        """(B, D) where x lies in latent space: the posterior mean, or the quantised embedding."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Likelihood:
         """p(x|z) of z (B, D)."""
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Output:
-        """With a generator z is sampled (training); without, the posterior mean is decoded (scoring)."""
-        mu, log_var = self.encode(x)
-        z = mu if generator is None else reparameterise(mu, log_var, generator)
-        return Output(self.decode(z), kl_normal(mu, log_var) / self.members, mu, log_var)
+    @abstractmethod
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, D) draws of p(z), on the device of the generator."""
+
+    @abstractmethod
+    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+        """log p(x|z) + log p(z) - log q(z|x), (B,) nats, of one posterior sample after the other.
+
+        Their log-mean-exp is the importance-weighted bound on log p(x) (Burda 2016). x is encoded once. With members,
+        p(x) is the equal mixture of theirs.
+        """
+
+
+def log_weight(x: Tensor, px: Likelihood, kl: Tensor, members: int = 1) -> Tensor:
+    """(B,) log p(x|z) + log p(z) - log q(z|x) in nats; kl: (B, D) log q(z|x) - log p(z) of each dimension of z."""
+    nats = observed_nll(px, x)  # (B, *shape), or (M, B, *shape)
+    recon = nats.flatten(nats.dim() - x.dim() + 1).sum(-1)
+    divergence = kl.unflatten(1, (members, -1)).sum(2).T  # (M, B)
+    return torch.logsumexp(-recon - divergence, dim=0) - math.log(members)
 
 
 class Head(nn.Module):
@@ -110,9 +144,3 @@ class _Optimal:
             free = torch.expm1(optimum - self.head.floor).clamp(min=1e-6).log() + self.head.floor
             self.head.log_sigma.lerp_(free.detach().expand_as(self.head.log_sigma), 0.05)
         return self.head.around(self.mean, optimum).nll(x)
-
-
-def posterior_head(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Splits (B, 2D) into the posterior's mu and log_var, each (B, D), the latter clamped to LOG_VAR."""
-    mu, log_var = features.float().chunk(2, dim=1)
-    return mu, log_var.clamp(*LOG_VAR)

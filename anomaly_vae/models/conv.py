@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.distributions import Likelihood
-from anomaly_vae.models.base import VAE, Head, posterior_head
+from anomaly_vae.models.base import Head
+from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
 
 FIRST, SMALLEST = 16, 8  # channels of the first stage where none are given, and the side below which no stage follows
 
 
-class ConvVAE(VAE):
+class ConvVAE(GaussianVAE):
     """Stages of stride-2 convolutions down to a dense layer, and their mirror image.
 
     With shape (1, 28, 28), channels (32, 64) and hidden (256,) the encoder is 28x28x1 -> 14x14x32 -> 7x7x64 -> 256 ->
@@ -30,7 +31,7 @@ class ConvVAE(VAE):
         conv: Any = nn.Conv1d if len(shape) == 2 else nn.Conv2d
         deconv: Any = nn.ConvTranspose1d if len(shape) == 2 else nn.ConvTranspose2d
         # a posterior of more than a quarter of the elements is no bottleneck
-        self.latent, self.continuous = min(config.latent, max(4, math.prod(shape) // 4)), None
+        self.latent = self.groups = min(config.latent, max(4, math.prod(shape) // 4))
         self.pictures = len(shape) == 3
         channels = config.channels or _channels(shape)
         sides = [shape[1:]]  # spatial sides before each stage and after the last

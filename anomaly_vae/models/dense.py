@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.distributions import Categorical, Columns, Likelihood
-from anomaly_vae.models.base import VAE, Head, posterior_head
+from anomaly_vae.models.base import Head
+from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
+from anomaly_vae.models.rows import Rows
 
 
-class DenseVAE(VAE):
+class DenseVAE(GaussianVAE):
     """Layers of `hidden` units to (mu, log_var) and back; shapes of more than one axis are flattened.
 
     `members` independent VAEs are held as batched weights, one matrix product a layer for all of them: the posterior
@@ -24,9 +26,6 @@ class DenseVAE(VAE):
     logits; a missing element enters as zeros.
     """
 
-    numbers: Tensor
-    named: Tensor
-
     def __init__(self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = ()) -> None:
         super().__init__()
         assert config.hidden is not None and config.members
@@ -34,44 +33,31 @@ class DenseVAE(VAE):
         elements = int(torch.Size(shape).numel())
         categories = categories or (0,) * elements
         # as many as half of the columns' elements, unless the user says otherwise
-        self.latent = config.latent or max(2, min(16, round(elements / 2)))
-        self.classes = tuple(k for k in categories if k)
-        self.register_buffer("numbers", torch.tensor([i for i, k in enumerate(categories) if not k], dtype=torch.long),
-                             persistent=False)  # fmt: skip
-        self.register_buffer("named", torch.tensor([i for i, k in enumerate(categories) if k], dtype=torch.long),
-                             persistent=False)  # fmt: skip
-        self.register_buffer("continuous", torch.tensor([float(not k) for k in categories]) if self.classes else None,
-                             persistent=False)  # fmt: skip
-        self.head = Head(config, (len(self.numbers),) if self.classes else shape)
-        self.inputs = len(self.numbers) + sum(self.classes)
-        self.down = _layers(self.members, (self.inputs, *config.hidden, 2 * self.latent))
-        outputs = len(self.numbers) * self.head.outputs + sum(self.classes)
-        self.up = _layers(self.members, (self.latent, *reversed(config.hidden), outputs))
-
-    def embed(self, x: Tensor) -> Tensor:
-        """(B, inputs) what the network reads of x (B, *shape): numbers, then one-hot classes; 0 where x is missing."""
-        x = x.flatten(1)  # (B, F)
-        pieces = [torch.nan_to_num(x[:, self.numbers])]
-        for column, k in zip(self.named, self.classes, strict=True):
-            code = x[:, column]
-            one_hot = F.one_hot(torch.nan_to_num(code).long(), k).to(x.dtype)
-            pieces.append(one_hot * ~torch.isnan(code)[:, None])
-        return torch.cat(pieces, dim=1)
+        latent = config.latent or max(2, min(16, round(elements / 2)))
+        self.latent = self.groups = latent * self.members
+        self.rows = rows = Rows(categories)
+        numbers, classes = len(rows.numbers), rows.classes
+        self.head = Head(config, (numbers,) if classes else shape)
+        self.down = _layers(self.members, (rows.inputs, *config.hidden, 2 * latent))
+        outputs = numbers * self.head.outputs + sum(classes)
+        self.up = _layers(self.members, (latent, *reversed(config.hidden), outputs))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = _run(self.down, self.embed(x).expand(self.members, -1, -1))  # (M, B, 2D)
+        assert self.rows
+        features = _run(self.down, self.rows(x).expand(self.members, -1, -1))  # (M, B, 2D)
         mu, log_var = posterior_head(features.flatten(0, 1))
         return tuple(t.unflatten(0, (self.members, -1)).transpose(0, 1).flatten(1) for t in (mu, log_var))  # type: ignore[return-value]
 
     def decode(self, z: Tensor) -> Likelihood:
+        assert self.rows
         raw = _run(self.up, z.unflatten(1, (self.members, -1)).transpose(0, 1)).float()  # (M, B, outputs)
-        width = len(self.numbers) * self.head.outputs
-        if not self.classes:
+        width = len(self.rows.numbers) * self.head.outputs
+        if not self.rows.classes:
             px: Likelihood = self.head(*(t.unflatten(-1, self.shape) for t in raw.chunk(self.head.outputs, dim=-1)))
             return px
         numbers = raw[..., :width].chunk(self.head.outputs, dim=-1)
-        parts: list[tuple[Tensor, Likelihood]] = [(self.numbers, self.head(*numbers))] if width else []
-        for column, logits in zip(self.named, raw[..., width:].split(self.classes, dim=-1), strict=True):
+        parts: list[tuple[Tensor, Likelihood]] = [(self.rows.numbers, self.head(*numbers))] if width else []
+        for column, logits in zip(self.rows.named, raw[..., width:].split(self.rows.classes, dim=-1), strict=True):
             parts.append((column[None], Categorical(logits[..., None, :])))
         return Columns(tuple(parts))
 
