@@ -21,9 +21,10 @@ import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from anomaly_vae import store, tracking
+from anomaly_vae import store
 from anomaly_vae.cli import main
 from anomaly_vae.config import Config
+from anomaly_vae.tracking.client import connect
 
 UNTRACKED = ["--set", "training.epochs=1", "--set", "tracking.enabled=false"]
 ROWS = {"digits": 1797, "table": 569, "series": 3000}
@@ -196,7 +197,7 @@ def test_evaluate_measures_what_score_says(fits: Fits) -> None:
 def test_evaluate_adds_to_the_run(fits: Fits) -> None:
     run_id = fits["table"]["run_id"]
     said = json.loads(ok("evaluate", "table.csv", "-m", run_id[:8], "--json"))
-    record = tracking._client(Config()).get_run(run_id)
+    record = connect(Config()).get_run(run_id)
     assert record.data.metrics["evaluate_auroc"] == said["metrics"]["auroc"]
     assert record.data.tags["evaluated_on"] == "table.csv"
 

@@ -24,6 +24,8 @@ from mlflow.tracking import MlflowClient
 from anomaly_vae import store, tracking
 from anomaly_vae.config import Config, TrackingConfig
 from anomaly_vae.errors import RunError
+from anomaly_vae.tracking import runs
+from anomaly_vae.tracking.client import create_schema
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_short_epochs_share_a_call(config: Config, monkeypatch: pytest.MonkeyPat
         return real(self, run_id, **what)
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
-    monkeypatch.setattr(tracking, "SECONDS_BETWEEN", 3600.0)
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN", 3600.0)
     with tracking.start(config, data_name="x", run_name="x") as run:
         for step in range(50):
             run.epoch(step, {"loss": 1.0 / (step + 1), "kl": 2.0})
@@ -191,6 +193,19 @@ def test_figures_are_png_files(config: Config) -> None:
     assert figure.axes == [], "emptied, for its memory"
 
 
+def test_final_metrics_are_linked_to_the_logged_model(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {}\n")
+    with tracking.start(config, data_name="d", run_name="d") as run:
+        model_id = run.model(tmp_path / "model", "größe=1/2: 'new'")
+        run.metrics({"auroc": 0.9})
+    model = client(config).get_logged_model(model_id)
+    assert (model.name, model.source_run_id, model.status) == ("größe=1-2- -new", run.run_id, "READY")
+    assert [(metric.key, metric.value) for metric in model.metrics] == [("auroc", 0.9)]
+    assert list(Path(config.tracking.folder).glob(f"artifacts/models/{model_id}/artifacts/MLmodel"))
+    assert [output.model_id for output in client(config).get_run(run.run_id).outputs.model_outputs] == [model_id]
+
+
 def test_the_detector_is_found_by_id_by_prefix_and_as_the_latest(config: Config, tmp_path: Path) -> None:
     first = finished(config, tmp_path, "first")
     second = finished(config, tmp_path, "second")
@@ -203,22 +218,22 @@ def test_the_detector_is_found_by_id_by_prefix_and_as_the_latest(config: Config,
     assert tracking.find_detector(None, config)[0] == second
     assert tracking.full_run_id(second[:12], config) == second
     with pytest.raises(RunError, match=f"run {bare.run_id} has no detector; `anomaly-vae runs`"):
-        tracking.detector_folder(bare.run_id, config)
+        tracking.find_detector(bare.run_id, config)
 
 
 def test_what_cannot_be_found_is_named(config: Config) -> None:
     with pytest.raises(RunError, match=f"no run {'f' * 32} in sqlite:///.*`anomaly-vae runs`"):
-        tracking.detector_folder("f" * 32, config)
+        tracking.find_detector("f" * 32, config)
     with pytest.raises(RunError, match="'abc' is no run id"):
-        tracking.detector_folder("abc", config)
+        tracking.find_detector("abc", config)
     with pytest.raises(RunError, match="is no run id"):
-        tracking.run_params("x' or '1'='1", config)
+        tracking.full_run_id("x' or '1'='1", config)
     with pytest.raises(ValueError, match="boom"), tracking.start(config, data_name="x", run_name="x") as failed:
         raise ValueError("boom")
     with pytest.raises(RunError, match=r"is FAILED, not finished \(ValueError: boom\).*--resume"):
-        tracking.detector_folder(failed.run_id, config)
+        tracking.find_detector(failed.run_id, config)
     with tracking.start(config, data_name="x", run_name="x") as running, pytest.raises(RunError, match="is RUNNING"):
-        tracking.detector_folder(running.run_id, config)
+        tracking.find_detector(running.run_id, config)
 
 
 def test_update_leaves_status_and_times(config: Config, tmp_path: Path) -> None:
@@ -246,7 +261,6 @@ def test_runs_are_listed_newest_first(config: Config) -> None:
     wanted = {"experiment": "plant", "status": "FINISHED", "kind": "series", "model": "conv1d", "auroc": 0.8,
               "auprc": None, "f1": 0.5, "seconds": 12.0, "detector": False}  # fmt: skip
     assert {key: row[key] for key in wanted} == wanted
-    assert tracking.run_params(run.run_id[:10], config) == {"kind": "series", "model.kind": "conv1d"}
 
 
 def test_a_store_is_read_where_it_was_moved_to(config: Config, tmp_path: Path) -> None:
@@ -258,7 +272,7 @@ def test_a_store_is_read_where_it_was_moved_to(config: Config, tmp_path: Path) -
     assert folder.is_relative_to(tmp_path / "after")
     assert sorted(path.name for path in (tmp_path / "after").iterdir()) == ["artifacts", "mlflow.db"]
     # A second fit that came too late to make it.
-    store._create_store(tmp_path / "after" / "mlflow.db", tracking._create_schema)
+    store._create_store(tmp_path / "after" / "mlflow.db", create_schema)
     assert len(tracking.list_runs(at(tmp_path / "after"))) == 1
 
 
@@ -275,7 +289,7 @@ def test_bad_folders_are_told_in_one_line(config: Config, tmp_path: Path) -> Non
             pytest.fail("the body must not run")
         assert "\n" not in str(caught.value)
     with pytest.raises(RunError, match="no runs in"):
-        tracking.detector_folder(None, at(tmp_path / "nothing"))
+        tracking.find_detector(None, at(tmp_path / "nothing"))
     assert tracking.list_runs(at(tmp_path / "nothing")) == []
     assert not (tmp_path / "nothing").exists(), "looking makes nothing"
 

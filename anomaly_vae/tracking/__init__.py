@@ -1,0 +1,22 @@
+"""Runs on MLflow: one run a fit, in a local sqlite store or on the server that MLFLOW_TRACKING_URI names.
+
+Its modules are the only importers of mlflow, which takes about 2 s to import: import this package late. Everything
+goes through one `MlflowClient` bound to one address; MLflow's global state (active run, tracking address) is never
+touched, so a program that uses MLflow itself is not disturbed. Every failure of the store is a RunError of one line.
+"""
+
+from anomaly_vae.tracking.client import require_store
+from anomaly_vae.tracking.finding import find_detector, full_run_id, list_runs
+from anomaly_vae.tracking.runs import NoRun, Run, parent_run, start, update
+
+__all__ = [
+    "NoRun",
+    "Run",
+    "find_detector",
+    "full_run_id",
+    "list_runs",
+    "parent_run",
+    "require_store",
+    "start",
+    "update",
+]

@@ -1,0 +1,96 @@
+"""The one client of a store of runs: made with care, asked for a run by its id or the beginning of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from anomaly_vae.config import Config
+from anomaly_vae.errors import RunError
+from anomaly_vae.store import check_store, store_errors, store_uri
+
+# A run is its owner's business: MLflow's usage reports stay off unless the environment says otherwise.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow.entities import Run as RunRecord
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # This one logs a traceback of what it also raises; the RunError made of it says it once.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+RUNS_HINT = "`anomaly-vae runs` lists the runs there are"
+
+
+def connect(config: Config, *, write: bool = False) -> MlflowClient:
+    """A client of the store, which exists and answers; with `write` a local one is created. Raises RunError."""
+    check_store(config, create_schema if write else None)
+    with store_errors(f"opening {store_uri(config)}"):
+        return MlflowClient(store_uri(config))
+
+
+def create_schema(database: Path, artifacts: Path) -> None:
+    """A new sqlite store. MLflow builds its schema by 70 migrations, each waiting for the disk; a file that is not in
+    place yet needs no such care, so the waiting is switched off while it is made."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def unsynced(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", unsynced)
+    try:
+        SqlAlchemyStore(f"sqlite:///{database}", artifacts.as_uri()).engine.dispose()
+    finally:
+        event.remove(Engine, "connect", unsynced)
+
+
+def require_store(config: Config) -> None:
+    """The store exists and takes runs; a local one is made where there is none. Raises RunError."""
+    connect(config, write=True)
+
+
+def find_run(client: MlflowClient, config: Config, run: str) -> RunRecord:
+    """The run with this id or unique beginning of an id, of at least 6 characters. Raises RunError."""
+    if not re.fullmatch(r"[0-9A-Za-z][\w-]{5,255}", run):
+        raise RunError(f"{run!r} is no run id (6 to 32 letters and digits); {RUNS_HINT}")
+    with store_errors(f"looking for run {run}"):
+        if len(run) >= 32:
+            try:
+                found = [client.get_run(run)]
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                found = []
+        else:
+            pattern = f"attributes.run_id LIKE '{run}%'"
+            found = list(client.search_runs(experiment_ids(client), filter_string=pattern, max_results=3))
+    found = [record for record in found if record.info.lifecycle_stage == "active"]
+    if not found:
+        raise RunError(f"no run {run} in {store_uri(config)}; {RUNS_HINT}")
+    if len(found) > 1:
+        raise RunError(f"{run} is the beginning of several runs ({', '.join(r.info.run_id for r in found)}); say more")
+    return found[0]
+
+
+def experiments(client: MlflowClient) -> list[Any]:
+    experiments: list[Any] = []
+    token = None
+    while True:
+        page = client.search_experiments(view_type=ViewType.ACTIVE_ONLY, page_token=token)
+        experiments += page
+        token = page.token
+        if not token:
+            return experiments
+
+
+def experiment_ids(client: MlflowClient) -> list[str]:
+    return [experiment.experiment_id for experiment in experiments(client)]
