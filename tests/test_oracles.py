@@ -24,6 +24,7 @@ from anomaly_vae import distributions, objective
 from anomaly_vae.config import ModelConfig, ObjectiveConfig, ScoringConfig
 from anomaly_vae.distributions import Gaussian, kl_normal
 from anomaly_vae.models import VAE, Output, build
+from anomaly_vae.models.gaussian import GaussianVAE
 from anomaly_vae.scorenet import ScoreNet
 
 Array = NDArray[np.float64]
@@ -299,12 +300,12 @@ def test_a_classic_mistake_is_noticed(monkeypatch: pytest.MonkeyPatch, mistake: 
 
 @pytest.mark.parametrize("case", ["dense", "conv2d"])
 def test_scoring_with_a_sampled_z_is_noticed(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    right = VAE.forward
+    right = GaussianVAE.forward
 
-    def sampled(self: VAE, x: Tensor, generator: torch.Generator | None = None) -> Output:
+    def sampled(self: GaussianVAE, x: Tensor, generator: torch.Generator | None = None) -> Output:
         return right(self, x, generator or torch.Generator().manual_seed(3))
 
-    monkeypatch.setattr(VAE, "forward", sampled)
+    monkeypatch.setattr(GaussianVAE, "forward", sampled)
     assert disagreements(CASES[case], OPS["numpy"]) == {"score's recon"}
 
 
