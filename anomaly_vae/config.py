@@ -40,6 +40,8 @@ class DataConfig(Section):
     drop: tuple[str, ...] = Field((), description="columns to leave out")
     shape: tuple[int, ...] | None = Field(None, description="(C, H, W) of one picture of a pixel table")
     size: int = Field(64, ge=4, description="height and width that image files are resized to, pixels")
+    object: str | None = Field(None, description="of a list of images with a column `object`, which one")
+    skip_broken: bool = Field(False, description="leave out, and name, image files that cannot be decoded")
     channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")
     window: int | None = Field(None, ge=4, description="time steps of one window of a series; None: from the rows")
     max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")

@@ -92,6 +92,9 @@ class Detector:
         """
         config = config.resolve(source.kind)
         parts = split(source, config)
+        originals = source.originals()
+        if originals is not None and parts.anomalous is not None:
+            originals.require(parts.anomalous)
         config = config.with_window(len(parts.train))
         device = pick_device(config.device)
         layout = source.learn(parts.train)
@@ -118,7 +121,9 @@ class Detector:
         else:
             scores = join(scorer.stream([_take(data, scored)], explain=True))
         kl, active = _latent_use(net.model, held)
-        fit = Fit(data, parts, history, scores, scored, kl, active, _notes(config, history, active, layout))
+        fit = Fit(
+            data, parts, history, scores, scored, kl, active, (*source.notes, *_notes(config, history, active, layout))
+        )
 
         valid, anomalous = fit.part(parts.valid)
         wrong = np.zeros(len(valid), bool) if anomalous is None else anomalous

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.data.base import Chunk
-from anomaly_vae.data.images import ENDINGS
+from anomaly_vae.data.decoding import ENDINGS
 from anomaly_vae.detector import Detector
 from anomaly_vae.output import new_folder
 from anomaly_vae.scoring import Scores

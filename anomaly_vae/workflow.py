@@ -129,18 +129,22 @@ def score(
     explain: int = 0,
     maps: str | None = None,
     id_column: str | None = None,
+    skip_broken: bool = False,
     progress: Progress = lambda *_: None,
+    say: Say = lambda _: None,
 ) -> tuple[int, int]:
     """Scores every row of a file or folder into a CSV, Parquet or JSON (None: CSV on stdout); (rows, alarms).
 
     Columns: id, the parts of the score (nats), p_value, is_anomaly. threshold: instead of the detector's (nats).
     explain: so many columns or sensors that contribute most, with their shares of recon. maps: a new folder for heat
-    maps over the pictures at or above the threshold.
+    maps over the pictures at or above the threshold. skip_broken: leave out, and name, pictures that cannot be decoded.
     """
     if output:
         check_format(output)
     cut = detector.threshold.value if threshold is None else threshold
-    source = _reopen(path, detector, id_column)
+    source = _reopen(path, detector, id_column, skip_broken)
+    for note in source.notes:
+        say(f"note: {note}")
     names = [column.name for column in detector.layout.columns] or list(detector.layout.pixels)
     if explain and not names:
         raise UsageError("--explain names columns, and pictures have none; use --maps DIR for heat maps")
@@ -169,7 +173,13 @@ def score(
 
 
 def evaluate(
-    path: str, detector: Detector, *, label: str | None = None, normal: tuple[str, ...] = (), run_id: str = ""
+    path: str,
+    detector: Detector,
+    *,
+    label: str | None = None,
+    normal: tuple[str, ...] = (),
+    skip_broken: bool = False,
+    run_id: str = "",
 ) -> Result:
     """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`.
 
@@ -177,7 +187,7 @@ def evaluate(
     """
     began = time.perf_counter()
     settings = detector.config.data.model_dump() | {"kind": detector.layout.kind}
-    settings |= {"label": label or detector.config.data.label}
+    settings |= {"label": label or detector.config.data.label, "skip_broken": skip_broken}
     if label or normal:
         settings["normal"] = normal
     config = detector.config.model_copy(update={"data": DataConfig(**settings)})
@@ -196,7 +206,7 @@ def evaluate(
             run.tags({"evaluated_on": path})
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
-        round(time.perf_counter() - began, 2), {"test": len(total)},
+        round(time.perf_counter() - began, 2), {"test": len(total)}, source.notes,
     )  # fmt: skip
 
 
@@ -254,9 +264,13 @@ def _open(path: str | None, config: Config) -> Source:
     return source
 
 
-def _reopen(path: str, detector: Detector, id_column: str | None) -> Source:
+def _reopen(path: str, detector: Detector, id_column: str | None, skip_broken: bool) -> Source:
     """New data as the detector's own kind, whatever it would be recognised as."""
-    changes = {"kind": detector.layout.kind, "id": id_column or detector.config.data.id}
+    changes = {
+        "kind": detector.layout.kind,
+        "id": id_column or detector.config.data.id,
+        "skip_broken": skip_broken,
+    }
     return open_source(path, detector.config.data.model_copy(update=changes))
 
 

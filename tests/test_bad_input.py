@@ -59,6 +59,13 @@ def pictures(n: int, **more: bytes) -> dict[str, Content]:
     return {f"pics/{i:02d}.png": png(seed=i) for i in range(n)} | {f"pics/{name}.png": v for name, v in more.items()}
 
 
+def parts(cut: int) -> dict[str, Content]:
+    """MVTec's layout: 12 pictures to train on, 4 good and `cut` cut ones to test on, of which the first has a mask."""
+    good = {f"parts/{part}/good/{i}.png": png(seed=i) for part, n in (("train", 12), ("test", 4)) for i in range(n)}
+    bad = {f"parts/test/cut/{i}.png": png(shade=40, seed=i) for i in range(cut)}
+    return {**good, **bad, "parts/ground_truth/cut/0_mask.png": png()}
+
+
 def changed(text: str, row: int, column: int, cell: str) -> str:
     """The CSV with one cell replaced; rows count from 1 below the header."""
     lines = text.splitlines()
@@ -123,6 +130,13 @@ CASES = [
     Case("detector manifest is no JSON", "score data.csv -m <table>", ("detector.json: cannot be read as JSON",), {"data.csv": TABLE, "<table>/detector.json": "{"}),
     Case("no runs yet", "score data.csv", ("no runs in", "anomaly-vae fit"), {"data.csv": TABLE}),
     Case("unknown run", "score data.csv -m 0123456789ab", ("no runs in",), {"data.csv": TABLE}),
+    Case("a list of images without their names", "fit list.csv --kind images", ("list.csv: column 'path' not found; the columns are 'file', 'x'",), {"list.csv": "file,x\na.png,1\n"}),
+    Case("a list of several objects", "fit list.csv", ("column 'object' holds 2 objects ('a', 'b')", "--set data.object=a"), {**pictures(2), "list.csv": "path,object\npics/00.png,a\npics/01.png,b\n"}),
+    Case("mask that is not there", "fit list.csv", ("list.csv: row 2 (line 3): no mask 'gone.png'",), {**pictures(2), "list.csv": "path,label,mask\npics/00.png,good,\npics/01.png,bad,gone.png\n"}),
+    Case("no mask for an anomaly", "fit parts", ("the anomalous picture 1.png (cut) has no mask while others have",), parts(2)),
+    Case("mask of another size", "fit parts", ("1_mask.png: a mask of 9x9 pixels for a picture of 12x12",), {**parts(2), "parts/ground_truth/cut/1_mask.png": png(9)}),
+    Case("several broken images", "fit parts", ("2 pictures cannot be read: train/good/x.png (", "train/good/y.png", "--skip-broken"), {**parts(1), "parts/train/good/x.png": b"x", "parts/train/good/y.png": b"y"}),
+    Case("nothing but broken images", "fit pics --skip-broken", ("skipped 1 broken picture: x.png", "none is left"), {"pics/x.png": b"x"}),
     Case("output folder absent", "score data.csv -m <table> -o there/s.csv", ("there/s.csv: its folder does not exist",), {"data.csv": TABLE}),
     Case("output is a folder", "score data.csv -m <table> -o there.csv", ("there.csv: is a folder",), {"data.csv": TABLE, "there.csv/x": "x"}),
     Case("fit output is taken", "fit data.csv -o there", ("there: already there, and nothing is overwritten",), {"data.csv": TABLE, "there/x": "x"}),

@@ -30,6 +30,11 @@ def settings(command: Callable[..., Any]) -> Any:
 MODEL = click.option("-m", "--model", metavar="RUN_ID|FOLDER", help="Detector; default: of the latest finished run.")
 
 
+SKIP_BROKEN = click.option(
+    "--skip-broken", is_flag=True, default=None, help="Leave out, and name, pictures that cannot be decoded."
+)
+
+
 def require_there(data: str) -> None:
     """The commonest slip is told before seconds of imports."""
     if not os.path.exists(data):
@@ -40,7 +45,7 @@ def require_there(data: str) -> None:
 SHORTHANDS = {
     "kind": "data.kind", "label": "data.label", "normal": "data.normal", "group": "data.group",
     "id_column": "data.id", "device": "device", "seed": "seed", "name": "tracking.name",
-    "policy": "threshold.policy",
+    "policy": "threshold.policy", "skip_broken": "data.skip_broken",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from anomaly_vae.cli.common import MODEL, load_config, require_there, settings
+from anomaly_vae.cli.common import MODEL, SKIP_BROKEN, load_config, require_there, settings
 from anomaly_vae.errors import UsageError
 
 KINDS = ["table", "series", "pixels", "images"]
@@ -27,6 +27,7 @@ KINDS = ["table", "series", "pixels", "images"]
 @click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
 @click.option("--false-alarm-rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="RATE",
               help="Choose the threshold for this rate: threshold.policy=fpr=RATE.")  # fmt: skip
+@SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything.")
 @click.option("--name", help="Name of the run.")
@@ -70,6 +71,7 @@ def fit(
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
 @click.option("--maps", metavar="DIR", help="Draw heat maps over flagged pictures into this new folder.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
+@SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.pass_context
 def score(
@@ -88,7 +90,7 @@ def score(
     try:
         rows, alarms = workflow.score(
             data, detector, output=output, threshold=threshold, explain=explain or 0, maps=maps,
-            id_column=id_column, progress=console.progress,
+            id_column=id_column, skip_broken=config.data.skip_broken, progress=console.progress, say=console.say,
         )  # fmt: skip
     finally:
         console.close()
@@ -102,6 +104,7 @@ def score(
 @MODEL
 @click.option("--label", metavar="COLUMN", help="Label column; default: the one of the fit.")
 @click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
+@SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
 def evaluate(
@@ -114,7 +117,11 @@ def evaluate(
     from anomaly_vae.console import metric_rows, table
 
     found = workflow.find(model, config)
-    result = workflow.evaluate(data, found.detector, label=label, normal=normal, run_id=found.run_id)
+    result = workflow.evaluate(
+        data, found.detector, label=label, normal=normal, skip_broken=config.data.skip_broken, run_id=found.run_id
+    )
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
     rows = [("rows", f"{result.metrics['rows']:.0f}, {result.metrics['anomalies']:.0f} of them anomalies")]
     rows += [*metric_rows(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
     click.echo(result.to_json() if as_json else table(rows))

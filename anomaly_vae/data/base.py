@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.config import DataKind
+
+if TYPE_CHECKING:
+    from anomaly_vae.data.originals import Originals
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Layout:
     shape: of one sample: (F,) columns of a row, (C,) sensors of a time step, (C, H, W) pixels of a picture.
     columns: tables and series: one for each element, in order. Pictures: empty.
     pixels: pixel tables: the names of the pixel columns in order. Else empty.
-    pixel_max: pixel tables: what is white in the file, 1 or 255. Chunks hold 0-255 in either case.
+    pixel_max: what is white in the file: of pixel tables 1 or 255, of images above 255 where they have 16 bits a pixel.
+        Chunks hold 0-255 in either case.
     left_out: column name -> why it is no input.
     """
 
@@ -81,6 +85,7 @@ class Source(Protocol):
     kind: DataKind
     name: str  # of the data, for experiments and runs: the file's stem, the folder's name
     path: str  # as given; "memory" for arrays
+    notes: tuple[str, ...]  # what the user should know of how it was read
 
     @property
     def why(self) -> str:
@@ -94,6 +99,9 @@ class Source(Protocol):
 
     def groups(self) -> NDArray[np.str_] | None:
         """(N,) the group of every row of a series; else None."""
+
+    def originals(self) -> Originals | None:
+        """The files behind the rows, for data that is image files; else None."""
 
     def count(self) -> int:
         """The number of rows, time steps or pictures."""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly_vae.config import DataConfig, DataKind
-from anomaly_vae.data.images import Images, is_manifest
+from anomaly_vae.data.images import Images
+from anomaly_vae.data.listing import is_manifest
 from anomaly_vae.data.pixels import Pictures, Pixels, looks_like_pixels
 from anomaly_vae.data.series import Series
 from anomaly_vae.data.table import Table

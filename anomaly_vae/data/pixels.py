@@ -142,6 +142,7 @@ class Pictures:
 
     kind: DataKind = "pixels"
     name = path = "memory"
+    notes: tuple[str, ...] = ()
 
     def __init__(self, values: NDArray[Any], labels: NDArray[np.str_] | None = None) -> None:
         if values.ndim not in (3, 4) or 0 in values.shape:
@@ -162,6 +163,9 @@ class Pictures:
         return self._labels
 
     def roles(self) -> NDArray[np.str_] | None:
+        return None
+
+    def originals(self) -> None:
         return None
 
     def groups(self) -> NDArray[np.str_] | None:

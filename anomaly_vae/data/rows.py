@@ -23,6 +23,7 @@ class Rows(ABC):
     """A Source over a reader. The methods that are written here are final; a kind adds the abstract ones."""
 
     kind: DataKind
+    notes: tuple[str, ...] = ()
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
         """labels: (N,) of data in memory that has no label column."""
@@ -54,6 +55,9 @@ class Rows(ABC):
         return self._labels
 
     def roles(self) -> NDArray[np.str_] | None:
+        return None
+
+    def originals(self) -> None:
         return None
 
     def groups(self) -> NDArray[np.str_] | None:
