@@ -53,13 +53,19 @@ def check_store(config: Config, schema: Schema | None = None) -> None:
     """
     remote = server_uri()
     if remote:
-        _knock(remote)
+        try:
+            knock(remote)
+        except RunError as error:
+            raise RunError(
+                f"{error}; start it, or unset MLFLOW_TRACKING_URI to use the local store, or turn tracking off with"
+                " --set tracking.enabled=false"
+            ) from error
     else:
         _local_store(store_folder(config), schema)
 
 
-def _knock(uri: str) -> None:
-    """Whether a server listens: MLflow's own retries would take minutes to say that it does not."""
+def knock(uri: str) -> None:
+    """Raises RunError where no server listens: MLflow's own retries would take minutes to say so."""
     address = urlsplit(uri)
     proxied = any(os.environ.get(name) for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"))
     if address.scheme not in ("http", "https") or proxied or not address.hostname:
@@ -68,10 +74,7 @@ def _knock(uri: str) -> None:
     try:
         socket.create_connection((address.hostname, port), timeout=10).close()
     except OSError as error:
-        raise RunError(
-            f"no MLflow server answers at {uri} (MLFLOW_TRACKING_URI; {error.strerror or error}); start it, or unset"
-            " the variable to use the local store, or turn tracking off with --set tracking.enabled=false"
-        ) from error
+        raise RunError(f"no MLflow server answers at {uri} ({error.strerror or error})") from error
 
 
 def _local_store(folder: Path, schema: Schema | None) -> None:

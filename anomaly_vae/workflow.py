@@ -112,8 +112,13 @@ def fit(
     if checkpoint:
         shutil.rmtree(checkpoint, ignore_errors=True)
     where = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
+    if run.lost:
+        kept, why = run.lost
+        where = output or str(kept / "artifacts" / "detector")
     rows = {part: len(getattr(fitted.split, part)) for part in ("train", "valid", "test")}
     notes = fitted.notes + ((threshold.note,) if threshold.note else ())
+    if run.lost:
+        notes += (f"{why}; the run is kept in {kept}, and `anomaly-vae runs --sync` sends it",)
     return Result(
         run.run_id, where, source.kind, source.path, threshold.value, threshold.policy, found,
         round(seconds, 2), rows, notes, threshold,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
@@ -24,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from anomaly_vae import store, tracking
 from anomaly_vae.config import Config, TrackingConfig
 from anomaly_vae.errors import RunError
-from anomaly_vae.tracking import runs
+from anomaly_vae.tracking import recording
 from anomaly_vae.tracking.client import create_schema
 
 
@@ -79,7 +78,7 @@ def test_short_epochs_share_a_call(config: Config, monkeypatch: pytest.MonkeyPat
         return real(self, run_id, **what)
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
-    monkeypatch.setattr(runs, "SECONDS_BETWEEN", 3600.0)
+    monkeypatch.setattr(recording, "SECONDS_BETWEEN", 3600.0)
     with tracking.start(config, data_name="x", run_name="x") as run:
         for step in range(50):
             run.epoch(step, {"loss": 1.0 / (step + 1), "kl": 2.0})
@@ -193,17 +192,22 @@ def test_figures_are_png_files(config: Config) -> None:
     assert figure.axes == [], "emptied, for its memory"
 
 
-def test_final_metrics_are_linked_to_the_logged_model(config: Config, tmp_path: Path) -> None:
+def test_every_metric_is_linked_to_the_logged_model(config: Config, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "MLmodel").write_text("flavors: {}\n")
-    with tracking.start(config, data_name="d", run_name="d") as run:
-        model_id = run.model(tmp_path / "model", "größe=1/2: 'new'")
+    with tracking.start(config, data_name="d", run_name="d", model="größe=1/2: 'new'") as run:
+        run.epoch(0, {"loss": 2.0})
+        run.model(tmp_path / "model", "not needed")
         run.metrics({"auroc": 0.9})
-    model = client(config).get_logged_model(model_id)
+    record = client(config).get_run(run.run_id)
+    (output,) = record.outputs.model_outputs
+    model = client(config).get_logged_model(output.model_id)
     assert (model.name, model.source_run_id, model.status) == ("größe=1-2- -new", run.run_id, "READY")
-    assert [(metric.key, metric.value) for metric in model.metrics] == [("auroc", 0.9)]
-    assert list(Path(config.tracking.folder).glob(f"artifacts/models/{model_id}/artifacts/MLmodel"))
-    assert [output.model_id for output in client(config).get_run(run.run_id).outputs.model_outputs] == [model_id]
+    assert {(metric.key, metric.value, metric.step) for metric in model.metrics} == {
+        ("loss", 2.0, 0),
+        ("auroc", 0.9, 0),
+    }
+    assert list(Path(config.tracking.folder).glob(f"artifacts/models/{model.model_id}/artifacts/MLmodel"))
 
 
 def test_the_detector_is_found_by_id_by_prefix_and_as_the_latest(config: Config, tmp_path: Path) -> None:
@@ -329,30 +333,14 @@ def test_no_tracking_writes_nothing(tmp_path: Path) -> None:
             each.metrics({"a": 1.0})
             each.tags({"a": 1})
             each.text("a", "b")
+            each.note("a")
+            each.table(pd.DataFrame({"a": [1]}), "a")
+            each.model(tmp_path, "a")
             each.detector(tmp_path)
             each.figure(Figure(), "x")
             each.dataset(name="x", source="x", digest="x", rows=1, columns=1, context="x")
             assert each.run_id == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_first_run_of_a_store_is_silent(tmp_path: Path) -> None:
-    program = """
-        import sys
-        from anomaly_vae import tracking
-        from anomaly_vae.config import Config, TrackingConfig
-        config = Config(tracking=TrackingConfig(folder=sys.argv[1]))
-        with tracking.start(config, data_name="x", run_name="x") as run:
-            run.epoch(0, {"a": 1.0})
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "runs")]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    pair = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)  # at once: neither may break the other's store
-    ]
-    assert [process.communicate(timeout=60)[0] for process in pair] == ["", ""]
-    assert len(tracking.list_runs(at(tmp_path / "runs"))) == 2
 
 
 def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: Path) -> None:

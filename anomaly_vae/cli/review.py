@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from anomaly_vae.cli.common import load_config, settings
+from anomaly_vae.errors import RunError
+
+if TYPE_CHECKING:
+    from anomaly_vae.config import Config
 
 
 @click.command("sample-data", short_help="Write a CSV to try things on.")
@@ -29,13 +33,17 @@ def sample_data(name: str, output: str | None) -> None:
 @click.command()
 @settings
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many.")
+@click.option("--sync", is_flag=True, help="Send the runs that wait here because their server went away.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout instead of the table.")
-def runs(limit: int, as_json: bool, **options: Any) -> None:
+def runs(limit: int, sync: bool, as_json: bool, **options: Any) -> None:
     """List the latest runs."""
     config = load_config(options)
     from anomaly_vae import tracking
     from anomaly_vae.console import runs_table
 
+    if sync:
+        send_waiting(config)
+        return
     found = tracking.list_runs(config, limit)
     if as_json:
         import json
@@ -43,6 +51,22 @@ def runs(limit: int, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(found, ensure_ascii=False))
     else:
         click.echo(runs_table(found))
+    if waiting := tracking.waiting(config):
+        click.echo(f"note: {len(waiting)} more in {waiting[0].parent}; `anomaly-vae runs --sync` sends them", err=True)
+
+
+def send_waiting(config: Config) -> None:
+    """Sends what waits, a line each. Raises RunError where one could not be sent."""
+    from anomaly_vae import tracking
+
+    done = tracking.sync(config)
+    for each in done:
+        click.echo(f"{each.run_id}  {each.why or 'sent'}")
+    stuck = [each for each in done if each.why]
+    if stuck:
+        raise RunError(f"{len(stuck)} of {len(done)} runs still wait in {stuck[0].folder.parent}")
+    if not done:
+        click.echo("nothing waits to be sent")
 
 
 @click.command("config", short_help="Print the settings as YAML.")

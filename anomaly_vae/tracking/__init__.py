@@ -7,7 +7,9 @@ touched, so a program that uses MLflow itself is not disturbed. Every failure of
 
 from anomaly_vae.tracking.client import require_store
 from anomaly_vae.tracking.finding import find_detector, full_run_id, list_runs
-from anomaly_vae.tracking.runs import NoRun, Run, parent_run, start, update
+from anomaly_vae.tracking.recording import NoRun, Run
+from anomaly_vae.tracking.runs import parent_run, start, update
+from anomaly_vae.tracking.spool import sync, waiting
 
 __all__ = [
     "NoRun",
@@ -18,5 +20,7 @@ __all__ = [
     "parent_run",
     "require_store",
     "start",
+    "sync",
     "update",
+    "waiting",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from anomaly_vae.config import Config
 from anomaly_vae.errors import RunError
-from anomaly_vae.store import check_store, store_errors, store_uri
+from anomaly_vae.store import check_store, knock, store_errors, store_uri
 
 # A run is its owner's business: MLflow's usage reports stay off unless the environment says otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -36,6 +36,13 @@ def connect(config: Config, *, write: bool = False) -> MlflowClient:
         return MlflowClient(store_uri(config))
 
 
+def open_client(uri: str) -> MlflowClient:
+    """A client of the server at `uri`, which listens. Raises RunError."""
+    knock(uri)
+    with store_errors(f"opening {uri}"):
+        return MlflowClient(uri)
+
+
 def create_schema(database: Path, artifacts: Path) -> None:
     """A new sqlite store. MLflow builds its schema by 70 migrations, each waiting for the disk; a file that is not in
     place yet needs no such care, so the waiting is switched off while it is made."""
@@ -58,7 +65,7 @@ def require_store(config: Config) -> None:
     connect(config, write=True)
 
 
-def find_run(client: MlflowClient, config: Config, run: str) -> RunRecord:
+def find_run(client: MlflowClient, run: str) -> RunRecord:
     """The run with this id or unique beginning of an id, of at least 6 characters. Raises RunError."""
     if not re.fullmatch(r"[0-9A-Za-z][\w-]{5,255}", run):
         raise RunError(f"{run!r} is no run id (6 to 32 letters and digits); {RUNS_HINT}")
@@ -75,10 +82,16 @@ def find_run(client: MlflowClient, config: Config, run: str) -> RunRecord:
             found = list(client.search_runs(experiment_ids(client), filter_string=pattern, max_results=3))
     found = [record for record in found if record.info.lifecycle_stage == "active"]
     if not found:
-        raise RunError(f"no run {run} in {store_uri(config)}; {RUNS_HINT}")
+        raise RunError(f"no run {run} in {client.tracking_uri}; {RUNS_HINT}")
     if len(found) > 1:
         raise RunError(f"{run} is the beginning of several runs ({', '.join(r.info.run_id for r in found)}); say more")
     return found[0]
+
+
+def model_of(record: RunRecord) -> str | None:
+    """Id of the logged model of a run, the latest of several."""
+    outputs = record.outputs.model_outputs if record.outputs else []
+    return str(outputs[-1].model_id) if outputs else None
 
 
 def experiments(client: MlflowClient) -> list[Any]:

@@ -13,12 +13,12 @@ from anomaly_vae.config import Config
 from anomaly_vae.errors import RunError
 from anomaly_vae.store import clean, cut, server_uri, store_errors, store_folder, store_uri
 from anomaly_vae.tracking.client import RUNS_HINT, connect, experiment_ids, experiments, find_run
-from anomaly_vae.tracking.runs import DETECTOR
+from anomaly_vae.tracking.recording import DETECTOR
 
 
 def full_run_id(run: str, config: Config) -> str:
     """The whole id of a run given by the first 6 or more characters of it. Raises RunError."""
-    return str(find_run(connect(config), config, run).info.run_id)
+    return str(find_run(connect(config), run).info.run_id)
 
 
 def find_detector(run: str | None, config: Config) -> tuple[str, Path]:
@@ -40,7 +40,7 @@ def find_detector(run: str | None, config: Config) -> tuple[str, Path]:
             raise RunError(f"no finished run with a detector in {store_uri(config)}; `anomaly-vae fit` makes one")
         record = found[0]
     else:
-        record = find_run(client, config, run)
+        record = find_run(client, run)
     run_id, status = record.info.run_id, record.info.status
     if status != "FINISHED":
         error = record.data.tags.get("error")
