@@ -62,10 +62,15 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """The network and its likelihood."""
 
-    kind: Literal["dense", "conv1d", "conv2d"] | None = Field(None, description="None: by the kind of data")
-    latent: int | None = Field(None, ge=1, description="latent dimensions")
+    kind: Literal["dense", "conv1d", "conv2d", "hierarchical"] | None = Field(
+        None, description="None: by the kind of data"
+    )
+    latent: int | None = Field(None, ge=1, description="latent dimensions; hierarchical: channels of each latent map")
     hidden: tuple[int, ...] | None = Field(None, description="units of each dense layer (dense), of the last (conv)")
-    channels: tuple[int, ...] | None = Field(None, description="channels of each stride-2 stage (conv1d, conv2d)")
+    channels: tuple[int, ...] | None = Field(None, description="channels of each stride-2 stage (all but dense)")
+    blocks: int | None = Field(
+        None, ge=0, description="residual blocks of each stage; hierarchical: and latent maps of each scale"
+    )
     likelihood: Literal["gaussian", "bernoulli", "laplace"] | None = Field(None, description="p(x|z) of numbers")
     sigma: Literal["predicted", "element", "shared", "optimal", "fixed"] | None = Field(
         None,
@@ -104,6 +109,9 @@ class TrainingConfig(Section):
     )
     jitter: float | None = Field(
         None, ge=0, description="strength of random affine changes to pictures; 1: 10 degrees, 10 % scale, 5 % shift"
+    )
+    binarise: bool = Field(
+        False, description="pixels are drawn from Bernoulli(grey), anew each time; for model.likelihood=bernoulli"
     )
     patience: int = Field(20, ge=1, description="epochs without a better held-out ELBO before training stops")
     bf16: bool | None = Field(None, description="bfloat16 autocast where the hardware computes in it")
@@ -199,13 +207,19 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     def resolve(self, kind: DataKind) -> Config:
-        """This configuration with every None that depends on the kind of data filled in."""
+        """This configuration with every None that depends on the kind of model or of data filled in."""
         tree = self.model_dump()
         tree["data"]["kind"] = kind
-        for section, settings in BY_KIND[kind].items():
-            for key, value in settings.items():
-                if tree[section][key] is None:
-                    tree[section][key] = value
+        for defaults in (BY_MODEL.get(self.model.kind or "", {}), BY_KIND[kind]):
+            for section, settings in defaults.items():
+                for key, value in settings.items():
+                    if tree[section][key] is None:
+                        tree[section][key] = value
+        if tree["training"]["binarise"] and tree["model"]["likelihood"] != "bernoulli":
+            raise ConfigError(
+                f"training.binarise=true makes pixels 0 or 1, which model.likelihood={tree['model']['likelihood']} is"
+                " no likelihood of; model.likelihood=bernoulli would work"
+            )
         return _validate(tree, "the defaults")
 
     def with_window(self, rows: int) -> Config:
@@ -237,8 +251,8 @@ class Config(Section):
 # The defaults that depend on the kind of data.
 _PICTURES: dict[str, dict[str, Any]] = {
     "split": {"train": 0.6, "valid": 0.2},
-    "model": {"kind": "conv2d", "latent": 64, "hidden": (256,), "likelihood": "gaussian", "sigma": "shared",
-              "sigma_min": 0.02, "sigma_value": 0.37, "members": 1},
+    "model": {"kind": "conv2d", "latent": 64, "hidden": (256,), "blocks": 0, "likelihood": "gaussian",
+              "sigma": "shared", "sigma_min": 0.02, "sigma_value": 0.37, "members": 1},
     "training": {"steps": 1200, "batch_size": 128, "lr": 2e-3, "bf16": True, "noise": 0.5, "jitter": 1.0},
     "scoring": {"recon": "energy", "prior": "mixture", "neighbours": 0},
     "threshold": {"unlabelled": "fpr=0.01"},
@@ -246,7 +260,7 @@ _PICTURES: dict[str, dict[str, Any]] = {
 BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
     "table": {
         "split": {"train": 0.6, "valid": 0.2},
-        "model": {"kind": "dense", "hidden": (64, 64), "likelihood": "gaussian", "sigma": "predicted",
+        "model": {"kind": "dense", "hidden": (64, 64), "blocks": 0, "likelihood": "gaussian", "sigma": "predicted",
                   "sigma_min": 0.3, "sigma_value": 1.0, "members": 4},
         "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2,
                      "jitter": 0.0},
@@ -255,8 +269,8 @@ BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
     },
     "series": {
         "split": {"train": 0.4, "valid": 0.3},
-        "model": {"kind": "conv1d", "latent": 8, "channels": (32, 32), "hidden": (), "likelihood": "gaussian",
-                  "sigma": "element", "sigma_min": 0.08, "sigma_value": 1.0, "members": 1},
+        "model": {"kind": "conv1d", "latent": 8, "channels": (32, 32), "hidden": (), "blocks": 0,
+                  "likelihood": "gaussian", "sigma": "element", "sigma_min": 0.08, "sigma_value": 1.0, "members": 1},
         "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0,
                      "jitter": 0.0},
         "scoring": {"recon": "level", "prior": "normal", "neighbours": 0},
@@ -265,6 +279,11 @@ BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
     "pixels": _PICTURES,
     "images": _PICTURES,
 }  # fmt: skip
+
+# The defaults that depend on the kind of model, where one is asked for; they go before those of the data.
+BY_MODEL: dict[str, dict[str, dict[str, Any]]] = {
+    "hierarchical": {"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
+}
 
 
 # The split where all rows are known to be normal and none is kept for a test.

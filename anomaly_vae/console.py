@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from anomaly_vae.likelihood import Bound
     from anomaly_vae.threshold import Threshold
     from anomaly_vae.workflow import Result
 
@@ -113,6 +114,17 @@ def metric_rows(found: dict[str, float]) -> list[tuple[str, str]]:
     if "false_alarm_rate" not in found:
         rows.append(("alarm rate", f"{found['alarm_rate']:.4f} (test rows are taken as normal: nothing is labelled)"))
     return rows
+
+
+def bound_rows(found: Bound) -> list[tuple[str, str]]:
+    """What `evaluate --nll` found, as rows of a table."""
+    rows = [
+        (f"NLL, {found.draws} draws", f"{found.nll:.4f} ± {found.error:.4f} nats a sample (mean ± standard error)"),
+        ("negative ELBO", f"{found.elbo:.4f} nats"),
+    ]
+    if found.bits is not None:
+        rows.append(("bits a pixel", f"{found.bits:.4f}"))
+    return [*rows, ("samples", f"{found.rows}")]
 
 
 def runs_table(found: list[dict[str, Any]]) -> str:

@@ -117,9 +117,9 @@ class Detector:
         if net.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
             mine = torch.full((len(data),), -1)
             mine[torch.from_numpy(normals)] = own
-            scores = scorer.samples(_take(data, scored), explain=True, own=mine[torch.from_numpy(scored)])
+            scores = scorer.samples(data.take(scored), explain=True, own=mine[torch.from_numpy(scored)])
         else:
-            scores = join(scorer.stream([_take(data, scored)], explain=True))
+            scores = join(scorer.stream([data.take(scored)], explain=True))
         kl, active = _latent_use(net.model, held)
         fit = Fit(
             data, parts, history, scores, scored, kl, active, (*source.notes, *_notes(config, history, active, layout))
@@ -295,20 +295,7 @@ def _choose(config: Config, policy: str, normal: NDArray[np.float64], anomalous:
 
 def _read(source: Source, layout: Layout) -> Chunk:
     """The whole source in one chunk."""
-    chunks = list(source.chunks(layout, ROWS if len(layout.shape) == 1 else PICTURES))
-    if len(chunks) == 1:
-        return chunks[0]
-    optional = {
-        name: None if getattr(chunks[0], name) is None else np.concatenate([getattr(c, name) for c in chunks])
-        for name in ("labels", "groups")
-    }
-    return Chunk(np.concatenate([c.ids for c in chunks]), np.concatenate([c.values for c in chunks]), **optional)
-
-
-def _take(data: Chunk, rows: NDArray[np.intp]) -> Chunk:
-    if len(rows) == len(data):
-        return data
-    return Chunk(data.ids[rows], data.values[rows], None, None if data.groups is None else data.groups[rows])
+    return Chunk.join(source.chunks(layout, ROWS if len(layout.shape) == 1 else PICTURES))
 
 
 def _require_samples(training: Samples, held: Samples, source: Source, config: Config) -> None:

@@ -115,6 +115,11 @@ def kl_normal(mu: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
 
 
+def binarised(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A draw of Bernoulli(x) for every element of x in 0-1: dynamic binarisation (Salakhutdinov & Murray 2008)."""
+    return torch.bernoulli(x, generator=generator)
+
+
 def reparameterise(mu: Tensor, log_var: Tensor, generator: torch.Generator) -> Tensor:
     """A sample of N(mu, exp(log_var)), differentiable in both; the noise comes from `generator` alone."""
     noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)

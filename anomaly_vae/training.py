@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from anomaly_vae import checkpoint
 from anomaly_vae.config import Config
 from anomaly_vae.data.tensors import Samples
+from anomaly_vae.distributions import binarised
 from anomaly_vae.errors import ConfigError, TrainingError
 from anomaly_vae.models import VAE
 from anomaly_vae.objective import active_units, beta_at, loss, terms
@@ -102,7 +103,7 @@ def train(
         if epoch - history.best_epoch >= settings.patience:
             break
         figures = _epoch(model, train, optimizer, config, schedule, epoch, history)
-        figures |= held_out(model, valid, config.seed, history.batch_size)
+        figures |= held_out(model, valid, config.seed, history.batch_size, settings.binarise)
         history.epochs.append(figures)
         warm = beta_at(config.objective, epoch / schedule.epochs) >= config.objective.beta
         bound = figures["valid_loss"] if math.isfinite(figures["valid_loss"]) else math.inf
@@ -187,6 +188,8 @@ def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: to
     settings = config.training
     if settings.jitter and x.dim() == 4:
         x = moved(x, settings.jitter, generator)
+    if settings.binarise:
+        x = binarised(x, generator)
     if not settings.noise:
         return x, x
     noise = settings.noise * scale * torch.randn(x.shape, generator=generator, device=x.device)
@@ -216,14 +219,18 @@ def spread(train: Samples) -> float:
 
 
 @torch.no_grad()
-def held_out(model: VAE, valid: Samples, seed: int, batch_size: int) -> dict[str, float]:
-    """valid_loss: the negative ELBO (beta 1, no free bits; one sample of z, always the same) in nats; active units."""
+def held_out(model: VAE, valid: Samples, seed: int, batch_size: int, binarise: bool = False) -> dict[str, float]:
+    """valid_loss: the negative ELBO (beta 1, no free bits; one sample of z, always the same) in nats; active units.
+
+    binarise: of one draw of the pixels, always the same.
+    """
     model.eval()
     noise = torch.Generator(valid.device).manual_seed(_seed(seed, 0, 2))
     index = torch.arange(len(valid), device="cpu" if valid.pinned else valid.device)
     total, mus = torch.zeros((), device=valid.device), []
     for part in index.split(max(batch_size, 256)):
         x = valid.take(part)
+        x = binarised(x, noise) if binarise else x
         out = model(x, noise)
         recon, kl = terms(x, out)
         total += (recon + kl).sum()

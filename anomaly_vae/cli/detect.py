@@ -104,19 +104,50 @@ def score(
 @MODEL
 @click.option("--label", metavar="COLUMN", help="Label column; default: the one of the fit.")
 @click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
+@click.option(
+    "--nll",
+    "draws",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Instead, how probable the model finds the normal rows: the importance-weighted bound of K draws.",
+)
+@click.option(
+    "--nll-rows",
+    "most",
+    type=click.IntRange(2),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Rows, drawn at random, that --nll is taken over.",
+)
 @SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@click.pass_context
 def evaluate(
-    data: str, model: str | None, label: str | None, normal: tuple[str, ...], as_json: bool, **options: Any
-) -> None:
-    """Metrics of a fitted detector on new labelled DATA."""
+    ctx: click.Context, /, data: str, model: str | None, label: str | None, normal: tuple[str, ...],
+    draws: int | None, most: int, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Metrics of a fitted detector on new labelled DATA, or with --nll the likelihood of its model."""
     config = load_config(options)
     require_there(data)
     from anomaly_vae import workflow
-    from anomaly_vae.console import metric_rows, table
+    from anomaly_vae.console import Console, bound_rows, metric_rows, table
 
     found = workflow.find(model, config)
+    if draws is not None:
+        from anomaly_vae.evidence import evidence
+
+        console = Console(ctx.obj["quiet"])
+        try:
+            bound = evidence(
+                data, found.detector, draws=draws, rows=most, label=label, normal=normal,
+                skip_broken=config.data.skip_broken, run_id=found.run_id, progress=console.progress,
+            )  # fmt: skip
+        finally:
+            console.close()
+        click.echo(bound.to_json() if as_json else table(bound_rows(bound)))
+        return
     result = workflow.evaluate(
         data, found.detector, label=label, normal=normal, skip_broken=config.data.skip_broken, run_id=found.run_id
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,6 +77,24 @@ class Chunk:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @classmethod
+    def join(cls, chunks: Iterable[Chunk]) -> Chunk:
+        """One chunk of several, at least one, in their order."""
+        chunks = list(chunks)
+        if len(chunks) == 1:
+            return chunks[0]
+        optional = {
+            name: None if getattr(chunks[0], name) is None else np.concatenate([getattr(c, name) for c in chunks])
+            for name in ("labels", "groups")
+        }
+        return cls(np.concatenate([c.ids for c in chunks]), np.concatenate([c.values for c in chunks]), **optional)
+
+    def take(self, rows: NDArray[np.intp]) -> Chunk:
+        """Some of the rows, without their labels."""
+        if len(rows) == len(self):
+            return self
+        return Chunk(self.ids[rows], self.values[rows], None, None if self.groups is None else self.groups[rows])
 
 
 class Source(Protocol):

@@ -1,0 +1,82 @@
+"""What the convolutional members are built of, over pictures (C, H, W) and windows of a series (C, T) alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomaly_vae.config import ModelConfig
+
+FIRST, SMALLEST = 16, 8  # channels of the first stage where none are given, and the side below which no stage follows
+Sides = tuple[int, ...]  # (H, W) or (T,)
+
+
+def convolutions(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """The classes of convolution and transposed convolution for samples of a shape."""
+    return (nn.Conv1d, nn.ConvTranspose1d) if len(shape) == 2 else (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def stages(config: ModelConfig, shape: tuple[int, ...], least: int = 1) -> tuple[tuple[int, ...], list[Sides]]:
+    """(channels of each stride-2 stage, sides before each stage and after the last); a side of s becomes ceil(s / 2).
+
+    Where none are given, 16, 32, ... channels for as many halvings as leave sides under 8, and for `least` of them.
+    """
+    side = min(shape[1:])
+    halvings = max(least, math.floor(math.log2(side / SMALLEST)) + 1) if side >= SMALLEST else least
+    channels = config.channels or tuple(FIRST * 2**stage for stage in range(halvings))
+    sides = [shape[1:]]
+    for _ in channels:
+        sides.append(tuple(math.ceil(s / 2) for s in sides[-1]))
+    return channels, sides
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) in the memory order that convolutions are fastest in; windows as they are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+class Even(nn.Module):
+    """(B, C, *sides) padded at the end of each odd side."""
+
+    def __init__(self, sides: Sides) -> None:
+        super().__init__()
+        self.padding = [amount for side in reversed(sides) for amount in (0, side % 2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, self.padding) if any(self.padding) else x
+
+
+class Crop(nn.Module):
+    """(B, C, *sides) without what a padded side has too much."""
+
+    def __init__(self, sides: Sides) -> None:
+        super().__init__()
+        self.sides = sides
+
+    def forward(self, x: Tensor) -> Tensor:
+        for axis, side in enumerate(self.sides, start=2):
+            if x.shape[axis] != side:
+                x = x.narrow(axis, 0, side)
+        return x
+
+
+class Residual(nn.Module):
+    """(B, C, *sides) plus what a kernel of 3 and one of 1 make of it (van den Oord 2017)."""
+
+    def __init__(self, conv: Any, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GELU(), conv(channels, channels, 3, padding=1), nn.GELU(), conv(channels, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved: Tensor = x + self.body(x)
+        return moved
+
+
+def residuals(conv: Any, channels: int, blocks: int) -> list[nn.Module]:
+    return [Residual(conv, channels) for _ in range(blocks)]
