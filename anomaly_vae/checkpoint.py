@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,29 @@ def save(folder: Path, model: nn.Module, best: dict[str, Tensor], optimizer: tor
         path.write_bytes(save_tensors(contiguous, metadata={"state": json.dumps(state)}))
 
 
-def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Restores model and optimizer in place; returns the best weights and the state.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds, on the CPU. optimizer: moment by name for each parameter; state: see `save`."""
 
-    Raises RunError where the file is missing or does not fit the model.
-    """
+    folder: Path
+    model: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+    state: dict[str, Any]
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """Restores model and optimizer in place; returns the best weights. Raises RunError for another model."""
+        try:
+            model.load_state_dict(self.model)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer})
+        except (RuntimeError, ValueError) as error:
+            raise RunError(f"{self.folder}: its checkpoint is of another model; fit again instead") from error
+        device = next(model.parameters()).device
+        return {k: v.to(device) for k, v in self.best.items()}
+
+
+def read(folder: Path) -> Checkpoint:
+    """The checkpoint of a folder. Raises RunError where there is none that can be read."""
     try:
         with safe_open(folder / FILE, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
@@ -49,13 +68,7 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
     for name, value in parts["optimizer"].items():
         index, _, slot = name.partition("/")
         slots.setdefault(int(index), {})[slot] = value
-    try:
-        model.load_state_dict(parts["model"])
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-    except (RuntimeError, ValueError) as error:
-        raise RunError(f"{folder}: its checkpoint is of another model; fit again instead") from error
-    device = next(model.parameters()).device
-    return {k: v.to(device) for k, v in parts["best"].items()}, state
+    return Checkpoint(folder, parts["model"], parts["best"], slots, state)
 
 
 def exists(folder: Path) -> bool:

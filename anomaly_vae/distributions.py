@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anomaly_vae.distributed import bernoulli, normal
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -117,10 +119,9 @@ def kl_normal(mu: Tensor, log_var: Tensor) -> Tensor:
 
 def binarised(x: Tensor, generator: torch.Generator) -> Tensor:
     """A draw of Bernoulli(x) for every element of x in 0-1: dynamic binarisation (Salakhutdinov & Murray 2008)."""
-    return torch.bernoulli(x, generator=generator)
+    return bernoulli(x, generator)
 
 
 def reparameterise(mu: Tensor, log_var: Tensor, generator: torch.Generator) -> Tensor:
     """A sample of N(mu, exp(log_var)), differentiable in both; the noise comes from `generator` alone."""
-    noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-    return mu + noise * torch.exp(0.5 * log_var)
+    return mu + normal(mu.shape, generator, mu.dtype) * torch.exp(0.5 * log_var)

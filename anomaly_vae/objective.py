@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anomaly_vae.config import ObjectiveConfig
+from anomaly_vae.distributed import batch_means
 from anomaly_vae.distributions import observed_nll
 from anomaly_vae.models.base import Output
 
@@ -36,9 +37,10 @@ def loss(x: Tensor, out: Output, config: ObjectiveConfig, beta: float) -> tuple[
     free bits the loss is exactly the negative ELBO.
     """
     recon, kl = terms(x, out)
-    charged = out.kl.mean(0).clamp(min=config.free_bits).sum().clamp(min=config.free_bits_total)
-    aux = out.aux if isinstance(out.aux, float) else out.aux.mean()
-    return recon.mean() + beta * charged + aux, recon.mean(), kl.mean()
+    aux = out.aux if isinstance(out.aux, Tensor) else torch.full_like(kl, out.aux)
+    groups, recon, kl, aux = batch_means(out.kl, recon, kl, aux)
+    charged = groups.clamp(min=config.free_bits).sum().clamp(min=config.free_bits_total)
+    return recon + beta * charged + aux, recon, kl
 
 
 def beta_at(config: ObjectiveConfig, progress: float) -> float:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_vae import checkpoint
+from anomaly_vae import checkpoint, distributed
 from anomaly_vae.config import Config
 from anomaly_vae.data.tensors import Samples
 from anomaly_vae.distributions import binarised
@@ -93,16 +93,17 @@ def train(
     batch_size = min(settings.batch_size, max(16, len(train) // 2))
     schedule, history = Schedule.of(train, batch_size, config), History(batch_size=batch_size)
     best: dict[str, Tensor] = {}
-    if folder is not None and checkpoint.exists(folder):
-        best, state = checkpoint.load(folder, model, optimizer)
-        history = History(**state)
+    kept = distributed.from_lead(lambda: checkpoint.read(folder) if folder and checkpoint.exists(folder) else None)
+    if kept is not None:
+        best = kept.restore(model, optimizer)
+        history = History(**kept.state)
         for epoch, figures in enumerate(history.epochs):
             watch(epoch, schedule.epochs, figures)
-    saved = time.monotonic()
+    net, saved = distributed.parallel(model), time.monotonic()
     for epoch in range(len(history.epochs), schedule.epochs):
         if epoch - history.best_epoch >= settings.patience:
             break
-        figures = _epoch(model, train, optimizer, config, schedule, epoch, history)
+        figures = _epoch(net, train, optimizer, config, schedule, epoch, history)
         figures |= held_out(model, valid, config.seed, history.batch_size, settings.binarise)
         history.epochs.append(figures)
         warm = beta_at(config.objective, epoch / schedule.epochs) >= config.objective.beta
@@ -112,7 +113,7 @@ def train(
             history.best, history.best_epoch = bound, epoch
             best = {k: v.detach().clone() for k, v in model.state_dict().items()}
         watch(epoch, schedule.epochs, figures)
-        if folder is not None and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+        if folder is not None and distributed.is_lead() and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             checkpoint.save(folder, model, best, optimizer, vars(history))
             saved = time.monotonic()
     model.load_state_dict(best)
@@ -121,14 +122,14 @@ def train(
 
 
 def _epoch(
-    model: VAE, train: Samples, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
+    model: nn.Module, train: Samples, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
     history: History,
 ) -> dict[str, float]:  # fmt: skip
     """One epoch; the figures are means over it. Nothing waits for the device before its end."""
     model.train()
     device, lr = train.device, config.training.lr
     assert lr
-    noise = torch.Generator(device).manual_seed(_seed(config.seed, epoch, 1))
+    noise = distributed.generator(device, _seed(config.seed, epoch, 1))
     shuffle = torch.Generator().manual_seed(_seed(config.seed, epoch, 0))
     order = schedule.order(train, shuffle)
     sums, bad = torch.zeros(3, device=device), torch.zeros((), device=device)
@@ -140,7 +141,8 @@ def _epoch(
             group["lr"] = lr * min(1.0, (progress + 1e-3) / RISE) * 0.5 * (1 + math.cos(math.pi * progress))
         index = order[start : start + history.batch_size]
         try:
-            found, step_sums = _step(model, train.take(index), optimizer, config, beta, schedule.spread, noise)
+            x = train.take(distributed.share(index, noise))
+            found, step_sums = _step(model, x, optimizer, config, beta, schedule.spread, noise)
         except torch.OutOfMemoryError as error:
             history.batch_size, history.halved = _halve(history.batch_size, error), history.halved + 1
             optimizer.zero_grad(set_to_none=True)
@@ -151,7 +153,7 @@ def _epoch(
     skipped = int(bad)
     history.skipped += skipped
     if skipped > steps // 2:
-        raise TrainingError(_diagnosis(model, train, config, epoch, skipped, steps))
+        raise TrainingError(_diagnosis(train, config, epoch, skipped, steps))
     total, recon, kl = (sums / len(order)).tolist()
     return {
         "loss": total, "recon": recon, "kl": kl, "beta": beta,
@@ -160,11 +162,11 @@ def _epoch(
 
 
 def _step(
-    model: VAE, x: Tensor, optimizer: torch.optim.AdamW, config: Config, beta: float, scale: float,
+    model: nn.Module, x: Tensor, optimizer: torch.optim.AdamW, config: Config, beta: float, scale: float,
     noise: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimiser step; (found, means): found is 1 where the gradient was not finite and the step was skipped."""
-    x, read = corrupted(x, model, config, scale, noise)
+    x, read = corrupted(x, distributed.inner(model), config, scale, noise)
     with autocast(config, x.device):
         out = model(read, noise)
     total, recon, kl = loss(x, out, config.objective, beta)
@@ -192,7 +194,7 @@ def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: to
         x = binarised(x, generator)
     if not settings.noise:
         return x, x
-    noise = settings.noise * scale * torch.randn(x.shape, generator=generator, device=x.device)
+    noise = settings.noise * scale * distributed.normal(x.shape, generator)
     numbers = None if model.rows is None else model.rows.continuous
     return x, x + (noise if numbers is None else noise * numbers)
 
@@ -201,7 +203,7 @@ def moved(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Pictures x (B, C, H, W), each under its own affine map: at strength 1 up to 10 degrees of rotation, 10 % of scale
     along each axis, 0.1 of shear and a shift by 5 % of the side, all uniform."""
     angle, wide, high, shear, right, down = (
-        (torch.rand(6, len(x), generator=generator, device=x.device) * 2 - 1)
+        (distributed.uniform(6, len(x), generator) * 2 - 1)
         * torch.tensor([math.radians(10), 0.1, 0.1, 0.1, 0.1, 0.1], device=x.device)[:, None]
         * strength
     )
@@ -225,16 +227,16 @@ def held_out(model: VAE, valid: Samples, seed: int, batch_size: int, binarise: b
     binarise: of one draw of the pixels, always the same.
     """
     model.eval()
-    noise = torch.Generator(valid.device).manual_seed(_seed(seed, 0, 2))
+    noise = distributed.generator(valid.device, _seed(seed, 0, 2))
     index = torch.arange(len(valid), device="cpu" if valid.pinned else valid.device)
     total, mus = torch.zeros((), device=valid.device), []
     for part in index.split(max(batch_size, 256)):
-        x = valid.take(part)
+        x = valid.take(distributed.share(part, noise))
         x = binarised(x, noise) if binarise else x
         out = model(x, noise)
         recon, kl = terms(x, out)
-        total += (recon + kl).sum()
-        mus.append(out.mu)
+        total += distributed.whole(recon + kl, noise).sum()
+        mus.append(distributed.whole(out.mu, noise))
     active = active_units(torch.cat(mus))
     return {"valid_loss": float(total) / len(valid), "active_units": float(active.sum())}
 
@@ -256,6 +258,11 @@ def _seed(seed: int, epoch: int, use: int) -> int:
 
 
 def _halve(batch_size: int, error: Exception) -> int:
+    if distributed.launched():
+        raise TrainingError(
+            f"out of memory in this process with its share of {batch_size} samples; a smaller training.batch_size or"
+            " more processes would work"
+        ) from error
     if batch_size <= 2:
         raise TrainingError(
             "out of memory even with 2 samples a batch; a smaller model or data.size would work"
@@ -264,7 +271,7 @@ def _halve(batch_size: int, error: Exception) -> int:
     return batch_size // 2
 
 
-def _diagnosis(model: VAE, train: Samples, config: Config, epoch: int, skipped: int, steps: int) -> str:
+def _diagnosis(train: Samples, config: Config, epoch: int, skipped: int, steps: int) -> str:
     """Why gradients are not finite: the element with the largest scaled value, and the learning rate."""
     x = train.take(torch.arange(min(len(train), 4096), device="cpu" if train.pinned else train.device))
     extreme = torch.nan_to_num(x).abs().amax(0)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from anomaly_vae import config as configs
+from anomaly_vae import distributed
 from anomaly_vae.config import Config, DataConfig
 from anomaly_vae.data import open_memory, open_source
 from anomaly_vae.data.base import Source
@@ -78,12 +80,13 @@ def fit(
     """
     from anomaly_vae import store, tracking  # mlflow takes two seconds to import, and only here is it needed
 
-    began = time.perf_counter()
-    if output:
+    began, lead = time.perf_counter(), distributed.is_lead()
+    if output and lead:
         require_free(output)
     if resume:
-        resume = tracking.full_run_id(resume, config)
-        path, config = _remembered(resume, store.checkpoint_folder(resume, config))
+        resume, path, config = distributed.from_lead(partial(_remembered, resume, config))
+    if not lead:
+        config = _untracked(config)
     source = _open(path, config)
     say(f"{source.path} is {source.why}")
     run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
@@ -95,7 +98,8 @@ def fit(
             run.epoch(epoch, figures)
             progress("training", epoch + 1, epochs)
 
-        detector = Detector.fit_source(source, config, watch, checkpoint)
+        with distributed.together():
+            detector = Detector.fit_source(source, config, watch, checkpoint)
         fitted = detector.fitted
         assert fitted
         scores, anomalous = fitted.part(fitted.split.test)
@@ -103,12 +107,13 @@ def fit(
         found = metrics(anomalous, scores.total, threshold.value)
         found["active_units"] = float(fitted.active.sum())
         seconds = time.perf_counter() - began
-        log_fit(run, source, detector, found | {"seconds": seconds})
-        with tempfile.TemporaryDirectory() as folder:
-            detector.save(Path(folder) / "detector")
-            run.detector(Path(folder) / "detector")
-        if output:
-            detector.save(output)
+        if lead:
+            log_fit(run, source, detector, found | {"seconds": seconds})
+            with tempfile.TemporaryDirectory() as folder:
+                detector.save(Path(folder) / "detector")
+                run.detector(Path(folder) / "detector")
+            if output:
+                detector.save(output)
     if checkpoint:
         shutil.rmtree(checkpoint, ignore_errors=True)
     where = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
@@ -316,12 +321,21 @@ def _remember(folder: Path | None, path: str | None, config: Config) -> None:
             beside.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
 
 
-def _remembered(run_id: str, folder: Path) -> tuple[str | None, Config]:
-    """The data's path and the settings of a killed run."""
+def _remembered(run: str, config: Config) -> tuple[str, str | None, Config]:
+    """The id, the data's path and the settings of a killed run."""
+    from anomaly_vae import store, tracking
+
+    run_id = tracking.full_run_id(run, config)
+    folder = store.checkpoint_folder(run_id, config)
     try:
         tree = json.loads((folder / RESUME).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(
             f"run '{run_id}' has nothing to resume: it finished or was started elsewhere; `anomaly-vae runs` lists them"
         ) from error
-    return tree["path"], configs.load(base=tree["config"])
+    return run_id, tree["path"], configs.load(base=tree["config"])
+
+
+def _untracked(config: Config) -> Config:
+    """The same job in a process that records nothing."""
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})

@@ -13,7 +13,7 @@ import click
 
 from anomaly_vae import __version__
 from anomaly_vae.cli import detect, review
-from anomaly_vae.errors import AnomalyVAEError
+from anomaly_vae.errors import AnomalyVAEError, UsageError
 
 COMMON = ("--debug", "-q", "--quiet")
 
@@ -54,6 +54,10 @@ def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
     anomaly-vae score data.csv                           with the latest fitted detector
     """
     ctx.obj = {"quiet": quiet}
+    if "TORCHELASTIC_RUN_ID" in os.environ and ctx.invoked_subcommand != "fit":
+        raise UsageError(
+            f"torchrun starts several processes, and `{ctx.invoked_subcommand}` is for one; `fit` is for several"
+        )
 
 
 for command in (*detect.COMMANDS, *review.COMMANDS):

@@ -49,14 +49,19 @@ def fit(
         config = load_config(options, base=EMBEDDED)
     elif not resume:
         require_there(data)
-    from anomaly_vae import workflow
+    from anomaly_vae import distributed, workflow
     from anomaly_vae.console import Console, fit_summary
 
-    console = Console(ctx.obj["quiet"])
+    console = Console(ctx.obj["quiet"] or not distributed.is_lead())
     try:
-        result = workflow.fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
+        with distributed.job(config.device):
+            result = workflow.fit(
+                data, config, output=output, resume=resume, progress=console.progress, say=console.say
+            )
     finally:
         console.close()
+    if not distributed.is_lead():
+        return
     for note in result.notes:
         console.say(f"note: {note}")
     click.echo(result.to_json() if as_json else fit_summary(result))

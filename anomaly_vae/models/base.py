@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_vae.config import ModelConfig
+from anomaly_vae.distributed import mean
 from anomaly_vae.distributions import Bernoulli, Gaussian, Laplace, Likelihood, observed_nll
 from anomaly_vae.models.rows import Rows
 
@@ -138,7 +139,7 @@ class _Optimal:
 
     def nll(self, x: Tensor) -> Tensor:
         error = (x - self.mean).abs()
-        best = 0.5 * error.square().mean().log() if self.head.likelihood == "gaussian" else error.mean().log()
+        best = 0.5 * mean(error.square()).log() if self.head.likelihood == "gaussian" else mean(error).log()
         optimum = best.clamp(min=self.head.floor)
         with torch.no_grad():  # as batch norm does: evaluation uses the running mean
             free = torch.expm1(optimum - self.head.floor).clamp(min=1e-6).log() + self.head.floor

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_vae.config import ModelConfig
+from anomaly_vae.distributed import normal
 from anomaly_vae.distributions import Likelihood, kl_normal, kl_sampled
 from anomaly_vae.models.base import LOG_VAR, VAE, Head, Output, log_weight
 from anomaly_vae.models.gaussian import posterior_head
@@ -98,7 +99,7 @@ class HierarchicalVAE(VAE):
         for cell in self.cells:
             h = cell.arrive(h)
             mu, log_var = cell.posterior(h, features[cell.scale])
-            noise = torch.zeros_like(mu) if generator is None else _randn(mu, generator)
+            noise = torch.zeros_like(mu) if generator is None else normal(mu.shape, generator, mu.dtype)
             z = mu + noise * torch.exp(0.5 * log_var)
             levels.append(_Level(mu, log_var, noise, z))
             h = cell(h, z)
@@ -149,7 +150,3 @@ class Cell(nn.Module):
         z = m + noise.unflatten(1, (self.latent, *self.sides)) * torch.exp(log_s.clamp(*LOG_SCALE))
         moved: Tensor = self.after(h + added + self.enter(z))
         return moved
-
-
-def _randn(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
