@@ -36,7 +36,7 @@ from anomaly_vae.training import History, Watch, pick_device, train
 if TYPE_CHECKING:
     pass
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "detector.json"
 ROWS, PICTURES = 65_536, 1_024  # read at a time
 
@@ -98,7 +98,7 @@ class Detector:
         config = config.with_window(len(parts.train))
         device = pick_device(config.device)
         layout = source.learn(parts.train)
-        data = _read(source, layout)
+        data = read_whole(source, layout)
         scaler = Scaler.fit(data.values[parts.train], layout)
 
         training = samples(data, parts.train, scaler, layout, device, config.data.window)
@@ -293,7 +293,7 @@ def _choose(config: Config, policy: str, normal: NDArray[np.float64], anomalous:
     return choose(policy, normal, anomalous, config.threshold.unlabelled)
 
 
-def _read(source: Source, layout: Layout) -> Chunk:
+def read_whole(source: Source, layout: Layout) -> Chunk:
     """The whole source in one chunk."""
     return Chunk.join(source.chunks(layout, ROWS if len(layout.shape) == 1 else PICTURES))
 

@@ -28,12 +28,14 @@ class MixturePrior(nn.Module):
     means: Tensor  # (K, D)
     whiten: Tensor  # (K, D, D): |whiten_k (mu - m_k)|^2 is the squared Mahalanobis distance
     constant: Tensor  # (K,) nats: log w_k less what of the KL does not depend on mu
+    weights: Tensor  # (K,) w_k
 
     def __init__(self, components: int, latent: int) -> None:
         super().__init__()
         self.register_buffer("means", torch.zeros(components, latent))
         self.register_buffer("whiten", torch.eye(latent).repeat(components, 1, 1))
         self.register_buffer("constant", torch.full((components,), -math.log(components)))
+        self.register_buffer("weights", torch.full((components,), 1 / components))
 
     @staticmethod
     def supported(wanted: int, rows: int, latent: int) -> int:
@@ -61,6 +63,7 @@ class MixturePrior(nn.Module):
             trace = (whiten.square() * variance).sum()
             log_ratio = 2 * lower.diagonal().log().sum() - variance.log().sum()
             self.means[k], self.whiten[k] = torch.from_numpy(mean).float(), whiten.float()
+            self.weights[k] = float(weight)
             self.constant[k] = math.log(weight) - 0.5 * (log_ratio + trace - len(variance))
 
     def kl(self, mu: Tensor) -> Tensor:
@@ -68,6 +71,14 @@ class MixturePrior(nn.Module):
         offsets = (mu[:, None] - self.means).transpose(0, 1)  # (K, B, D)
         squared = (offsets @ self.whiten.transpose(1, 2)).square().sum(-1)  # (K, B)
         return -torch.logsumexp(self.constant[:, None] - 0.5 * squared, dim=0)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, D) draws of the mixture, which are samples of where training data lies in latent space."""
+        device = self.means.device
+        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)  # (n,)
+        noise = torch.randn(n, self.means.shape[1], 1, generator=generator, device=device)
+        offsets: Tensor = torch.linalg.solve_triangular(self.whiten[which], noise, upper=False)[..., 0]
+        return self.means[which] + offsets
 
 
 class _unconverged_is_fine:

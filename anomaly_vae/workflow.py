@@ -87,7 +87,7 @@ def fit(
         resume, path, config = distributed.from_lead(partial(_remembered, resume, config))
     if not lead:
         config = _untracked(config)
-    source = _open(path, config)
+    source = open_data(path, config)
     say(f"{source.path} is {source.why}")
     run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
     with tracking.start(config, data_name=source.name, run_name=run_name, resume=resume, parent=parent) as run:
@@ -152,7 +152,7 @@ def score(
     if output:
         check_format(output)
     cut = detector.threshold.value if threshold is None else threshold
-    source = _reopen(path, detector, id_column, skip_broken)
+    source = reopen(path, detector, id_column, skip_broken)
     for note in source.notes:
         say(f"note: {note}")
     names = [column.name for column in detector.layout.columns] or list(detector.layout.pixels)
@@ -201,7 +201,7 @@ def evaluate(
     if label or normal:
         settings["normal"] = normal
     config = detector.config.model_copy(update={"data": DataConfig(**settings)})
-    source = _open(path, config)
+    source = open_data(path, config)
     labels = source.labels()
     if labels is None:
         raise DataError(f"{path}: has no labels to evaluate by; name their column with --label")
@@ -261,10 +261,8 @@ def find(name: str | None, config: Config) -> Model:
     return Model(Detector.load(folder, config.device), folder, run_id)
 
 
-# --- steps of the above ------------------------------------------------------------------------------------------
-
-
-def _open(path: str | None, config: Config) -> Source:
+def open_data(path: str | None, config: Config) -> Source:
+    """A file or folder as a source; None: the embedded digits."""
     if path is not None:
         return open_source(path, config.data)
     from anomaly_vae.data.samples import digits
@@ -274,7 +272,7 @@ def _open(path: str | None, config: Config) -> Source:
     return source
 
 
-def _reopen(path: str, detector: Detector, id_column: str | None, skip_broken: bool) -> Source:
+def reopen(path: str, detector: Detector, id_column: str | None = None, skip_broken: bool = False) -> Source:
     """New data as the detector's own kind, whatever it would be recognised as."""
     changes = {
         "kind": detector.layout.kind,
@@ -282,6 +280,9 @@ def _reopen(path: str, detector: Detector, id_column: str | None, skip_broken: b
         "skip_broken": skip_broken,
     }
     return open_source(path, detector.config.data.model_copy(update=changes))
+
+
+# --- steps of the above ------------------------------------------------------------------------------------------
 
 
 def _columns(

@@ -112,6 +112,9 @@ class Source(Protocol):
     def labels(self) -> NDArray[np.str_] | None:
         """(N,) the label of every row as text, None without a label column."""
 
+    def column(self, name: str) -> NDArray[np.str_]:
+        """(N,) the cells of any column as text, empty where one is missing. Raises DataError where there is none."""
+
     def roles(self) -> NDArray[np.str_] | None:
         """(N,) 'train', 'valid' or 'test' where the data itself says who is who; else None."""
 

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from anomaly_vae.config import DataConfig, DataKind
 from anomaly_vae.data.base import Chunk, Layout
 from anomaly_vae.data.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
-from anomaly_vae.data.files import Reader, plural
+from anomaly_vae.data.files import Reader, as_labels, plural
 from anomaly_vae.data.listing import list_folder, list_manifest
 from anomaly_vae.data.originals import Originals
 from anomaly_vae.errors import DataError
@@ -54,6 +55,19 @@ class Images:
         """(N,) names of the folders, or labels of the manifest. Raises DataError where its column does not exist."""
         if self._manifest is not None and self.config.label is not None:
             self._manifest.require([self.config.label], "label column")
+        return self._listing.labels
+
+    def column(self, name: str) -> NDArray[np.str_]:
+        """(N,) a column of the manifest; of a folder `label`, the names of its folders."""
+        if self._manifest is not None:
+            self._manifest.require([name], "column")
+            cells = [as_labels(t[name]) for t in self._manifest.batches({name: pa.string()}, 1 << 16)]
+            return np.concatenate(cells)[self._listing.rows]
+        if name != "label" or self._listing.labels is None:
+            raise DataError(
+                f"{self.path}: a folder of images has no column '{name}'; 'label', the names of its folders, or a CSV"
+                " with a column 'path' would work"
+            )
         return self._listing.labels
 
     def roles(self) -> NDArray[np.str_] | None:

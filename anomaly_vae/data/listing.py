@@ -22,7 +22,8 @@ MANIFEST = ("path", "image", "label", "mask", "split", "object")  # columns of a
 @dataclass(frozen=True)
 class Listing:
     """ids: (N,) paths as written, relative to the folder or manifest, with forward slashes. masks: of each file its
-    mask, None where it has none; None where the data has no masks at all. name: of the data, where the files tell."""
+    mask, None where it has none; None where the data has no masks at all. rows: (N,) of each file its row of the
+    manifest; None of a folder. name: of the data, where the files tell."""
 
     files: list[Path]
     ids: NDArray[np.str_]
@@ -32,6 +33,7 @@ class Listing:
     why: str
     name: str | None = None
     notes: tuple[str, ...] = ()
+    rows: NDArray[np.intp] | None = None
 
     def keep(self, kept: NDArray[np.bool_], note: str) -> Listing:
         """The same without some files, and a note that says so."""
@@ -44,6 +46,7 @@ class Listing:
             roles=None if self.roles is None else self.roles[rows],
             masks=None if self.masks is None else [self.masks[row] for row in rows],
             notes=(*self.notes, note),
+            rows=None if self.rows is None else self.rows[rows],
         )
 
 
@@ -149,6 +152,7 @@ def list_manifest(reader: Reader, config: DataConfig) -> Listing:
         f"a list of {len(files)} images in its column '{column}'{kinds}{_with(masks)}",
         config.object if "object" in written else None,
         (f"not read: column {_quoted(unread)}; known are {_quoted(MANIFEST)}",) if unread else (),
+        rows,
     )
 
 

@@ -162,6 +162,11 @@ class Pictures:
     def labels(self) -> NDArray[np.str_] | None:
         return self._labels
 
+    def column(self, name: str) -> NDArray[np.str_]:
+        if name != "label" or self._labels is None:
+            raise DataError(f"memory: pictures have no column '{name}'")
+        return self._labels
+
     def roles(self) -> NDArray[np.str_] | None:
         return None
 

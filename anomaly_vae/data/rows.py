@@ -54,6 +54,10 @@ class Rows(ABC):
             self._labels = self._text(self.config.label)
         return self._labels
 
+    def column(self, name: str) -> NDArray[np.str_]:
+        self.reader.require([name], "column")
+        return self._text(name)
+
     def roles(self) -> NDArray[np.str_] | None:
         return None
 

@@ -13,6 +13,8 @@ from anomaly_vae.data.base import Layout
 LIMITS = {"table": 1e6, "series": 30.0}  # scaled values are clipped here: a float32 square of any cell stays finite
 BLOCKS, SLOW = 8, 0.4  # of a series: see `_slow_share`
 
+BENT = 300.0  # largest argument of sinh on the way back: beyond, float64 overflows
+
 
 @dataclass(frozen=True)
 class Element:
@@ -77,6 +79,37 @@ class Scaler:
         scaled -= self._centre
         scaled /= self._spread
         return np.clip(scaled, -self.limit, self.limit, out=scaled).astype(np.float32)
+
+    def inverse(self, scaled: NDArray[Any], start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """(N, F) float64 in the units of the data of rows (N, E), in order of time for a series; pictures in 0-255.
+
+        A number that two elements tell is their mean, weighted by how finely each tells it there: an error of one
+        scaled unit in an element is |d value / d element| in the data. A category comes back as its code. Differences
+        are summed up from `start` (F,), the first row in the units of the data; None: from the mean of training.
+        """
+        if not self.elements:
+            return np.clip(np.asarray(scaled, np.float64), 0, 1) * 255
+        inner = np.asarray(scaled, np.float64) * self._spread + self._centre
+        value, slope = (
+            inner * self._scale + self._shift,
+            np.broadcast_to(self._scale * self._spread, inner.shape).copy(),
+        )
+        bent = np.clip(inner[:, self._asinh], -BENT, BENT)
+        value[:, self._asinh] = np.sinh(bent) * self._scale[self._asinh] + self._shift[self._asinh]
+        slope[:, self._asinh] *= np.cosh(bent)
+        steps = inner[:, self._difference] * self._scale[self._difference]
+        first = self._shift[self._difference]
+        if start is not None:
+            given = start[self.column[self._difference]]
+            first = np.where(np.isnan(given), first, given)
+        value[:, self._difference] = np.cumsum(np.concatenate([first[None], steps[1:]]), axis=0)
+        columns = int(self.column.max()) + 1
+        total, weights = np.zeros((len(value), columns)), np.zeros((len(value), columns))
+        for element, column in enumerate(self.column):
+            weight = slope[:, element] ** -2
+            total[:, column] += weight * value[:, element]
+            weights[:, column] += weight
+        return total / weights
 
     def categories(self, layout: Layout) -> tuple[int, ...]:
         """For each element its number of classes, 0 for a number.

@@ -6,7 +6,7 @@ touched, so a program that uses MLflow itself is not disturbed. Every failure of
 """
 
 from anomaly_vae.tracking.client import require_store
-from anomaly_vae.tracking.finding import find_detector, full_run_id, list_runs
+from anomaly_vae.tracking.finding import data_of, find_detector, full_run_id, list_runs
 from anomaly_vae.tracking.recording import NoRun, Run
 from anomaly_vae.tracking.runs import parent_run, start, update
 from anomaly_vae.tracking.spool import sync, waiting
@@ -14,6 +14,7 @@ from anomaly_vae.tracking.spool import sync, waiting
 __all__ = [
     "NoRun",
     "Run",
+    "data_of",
     "find_detector",
     "full_run_id",
     "list_runs",

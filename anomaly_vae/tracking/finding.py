@@ -21,6 +21,12 @@ def full_run_id(run: str, config: Config) -> str:
     return str(find_run(connect(config), run).info.run_id)
 
 
+def data_of(run: str, config: Config) -> str | None:
+    """The path of the data that a run was fitted on, as it was given; None where the run has none."""
+    path: str | None = find_run(connect(config), run).data.tags.get("data")
+    return path
+
+
 def find_detector(run: str | None, config: Config) -> tuple[str, Path]:
     """Id of a run and local folder of its detector; None: of the last run to finish, over all experiments.
 

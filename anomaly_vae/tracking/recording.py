@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ class Run(Protocol):
     def detector(self, folder: Path) -> None: ...
     def model(self, folder: Path, name: str) -> None: ...
     def text(self, text: str, name: str) -> None: ...
+    def file(self, path: Path, place: str) -> None: ...
 
 
 class NoRun:
@@ -64,7 +66,7 @@ class NoRun:
 
     def _nothing(self, *_: Any, **__: Any) -> None: ...
 
-    params = epoch = metrics = tags = note = figure = table = dataset = detector = model = text = _nothing
+    params = epoch = metrics = tags = note = figure = table = dataset = detector = model = text = file = _nothing
 
 
 class TrackedRun:
@@ -171,6 +173,11 @@ class TrackedRun:
         *folders, last = [file_name(part) for part in name.split("/") if part not in ("", ".", "..")]
         with self._file("/".join(folders), last) as path:
             path.write_text(text, encoding="utf-8")
+
+    def file(self, path: Path, place: str) -> None:
+        """A file that exists, under its own name in the artifact folder `place`; an older one is replaced."""
+        with self._file(place, path.name) as copy:
+            shutil.copyfile(path, copy)
 
     @contextmanager
     def _file(self, place: str, name: str) -> Iterator[Path]:
