@@ -82,7 +82,7 @@ def curve_grid(
         panels[0, k].set_title(short(sensors[sensor], 20), fontsize=LABEL_SIZE, loc="center")
         panels[-1, k].set_xlabel("step")
     for i in range(r):
-        panels[i, 0].set_ylabel(rows[i], fontsize=LABEL_SIZE)
+        panels[i, 0].set_ylabel(short(rows[i], 19), fontsize=LABEL_SIZE if len(rows[i]) < 12 else 7)
     if c <= 12:
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(c, 6), frameon=False)
@@ -121,7 +121,7 @@ def row_grid(
                 dark = abs(np.nan_to_num(flat[i, j])) > 1.8
                 axes.text(j, i, short(text, 9), ha="center", va="center", fontsize=6.5, color="white" if dark else INK)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.01, aspect=25)
-    bar.set_label("standard deviations from the training mean", fontsize=8)
+    bar.set_label("sd from the training mean", fontsize=8)
     bar.outline.set_visible(False)
     more = f", {drawn} of {f} columns" if drawn < f else ""
     figure.suptitle(title + more, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -181,7 +181,7 @@ def attribute_axis(
         axes.set_ylabel("share of the rows")
     axes.axvline(0, color=FAINT, linewidth=1)
     axes.set_xlabel("place along the direction, in units of strength")
-    axes.set_title(title)
+    axes.set_title(title, fontsize=9.5)
     return figure
 
 
