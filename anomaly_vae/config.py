@@ -62,8 +62,11 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """The network and its likelihood."""
 
-    kind: Literal["dense", "conv1d", "conv2d", "hierarchical"] | None = Field(
+    kind: Literal["dense", "conv1d", "conv2d", "flow", "hierarchical"] | None = Field(
         None, description="None: by the kind of data"
+    )
+    network: Literal["dense", "conv1d", "conv2d"] | None = Field(
+        None, description="what flow is built around; None: by the axes of a sample"
     )
     latent: int | None = Field(None, ge=1, description="latent dimensions; hierarchical: channels of each latent map")
     hidden: tuple[int, ...] | None = Field(None, description="units of each dense layer (dense), of the last (conv)")
@@ -80,6 +83,7 @@ class ModelConfig(Section):
     sigma_value: float | None = Field(None, gt=0, description="the scale where sigma is fixed, else where it starts")
     sigma_min: float | None = Field(None, gt=0, description="floor of every scale that is not fixed, in scaled units")
     members: int | None = Field(None, ge=1, description="independent VAEs trained side by side (dense)")
+    flow_steps: int | None = Field(None, ge=1, description="autoregressive steps of the posterior (flow)")
 
 
 class ObjectiveConfig(Section):
@@ -282,6 +286,7 @@ BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
 
 # The defaults that depend on the kind of model, where one is asked for; they go before those of the data.
 BY_MODEL: dict[str, dict[str, dict[str, Any]]] = {
+    "flow": {"model": {"flow_steps": 4, "members": 1}},
     "hierarchical": {"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
 }
 

@@ -9,6 +9,7 @@ from anomaly_vae.errors import ConfigError
 from anomaly_vae.models.base import VAE, Output
 from anomaly_vae.models.conv import ConvVAE
 from anomaly_vae.models.dense import DenseVAE
+from anomaly_vae.models.flow import FlowVAE
 from anomaly_vae.models.hierarchical import HierarchicalVAE
 
 # kind -> what builds it of a configuration and a shape, and the numbers of axes that its samples may have. Who reads
@@ -17,6 +18,7 @@ MODELS: dict[str, tuple[Callable[..., VAE], tuple[int, ...]]] = {
     "dense": (DenseVAE, (1, 2, 3)),
     "conv1d": (ConvVAE, (2,)),
     "conv2d": (ConvVAE, (3,)),
+    "flow": (FlowVAE, (1, 2, 3)),
     "hierarchical": (HierarchicalVAE, (2, 3)),
 }
 
