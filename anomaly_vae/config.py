@@ -11,12 +11,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from anomaly_vae.errors import ConfigError
+from anomaly_vae.policy import Policy
 
 DataKind = Literal["table", "series", "pixels", "images"]
 
@@ -57,6 +58,13 @@ class SplitConfig(Section):
 
     train: float | None = Field(None, gt=0, description="normal rows that train; of a series, the first time steps")
     valid: float | None = Field(None, gt=0, description="rows that stop the training and choose the threshold")
+    test_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of the test rows that choose the threshold too, where the data names train and test alone;"
+        " 0: held-out training rows choose it, as in published comparisons",
+    )
 
 
 class ModelConfig(Section):
@@ -121,34 +129,6 @@ class TrainingConfig(Section):
     bf16: bool | None = Field(None, description="bfloat16 autocast where the hardware computes in it")
 
 
-class Policy(NamedTuple):
-    """A rule for choosing a threshold: its name and, where it takes one, its number."""
-
-    name: str
-    value: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Policy:
-        """`youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`; else raises ValueError."""
-        name, equals, number = text.partition("=")
-        if name in ("youden", "f1") and not equals:
-            return cls(name)
-        if name in ("fpr", "recall", "cost", "tail") and equals:
-            try:
-                value = float(number)
-            except ValueError:
-                value = -1.0
-            if (0 < value < 1) or (name == "recall" and value == 1) or (name == "cost" and 0 < value < float("inf")):
-                return cls(name, value)
-        raise ValueError(
-            f"'{text}' is no threshold policy; use youden, f1, fpr=0.01, recall=0.95, cost=10 (a miss costs 10 false"
-            " alarms) or tail=0.001"
-        )
-
-    def __str__(self) -> str:
-        return self.name if self.value is None else f"{self.name}={self.value:g}"
-
-
 class ScoringConfig(Section):
     """What the score is the sum of. recon and kl always; each further part has a column of its own."""
 
@@ -179,7 +159,13 @@ class ThresholdConfig(Section):
         description="auto without anomalies: fpr=RATE by conformal prediction, or tail=RATE of a log-normal",
     )
 
-    @field_validator("policy", "unlabelled")
+    pixels: str = Field(
+        "auto",
+        description="of maps, which pixels are anomalous: youden, f1, recall=RATE, cost=RATIO by the pixels' ROC curve"
+        " (needs masks); fpr=RATE: share of normal pictures with such a pixel; auto: f1 with masks, else `unlabelled`",
+    )
+
+    @field_validator("policy", "unlabelled", "pixels")
     @classmethod
     def _known(cls, policy: str | None) -> str | None:
         if policy not in ("auto", None):

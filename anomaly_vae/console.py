@@ -71,6 +71,7 @@ def fit_summary(result: Result) -> str:
     lines.append(("tested on", tested))
     lines += metric_rows(found)
     lines.append(("threshold", f"{result.threshold:.6g} nats ({_how(result)} {noun})"))
+    lines += pixel_row(result.pixels)
     lines.append(("active units", f"{found['active_units']:.0f}"))
     lines.append(("time", f"{result.seconds:.1f} s"))
     saved = "" if result.detector.startswith("runs:/") else result.detector
@@ -97,6 +98,17 @@ def _how(result: Result) -> str:
     return f"conformal, at most {chosen.false_alarm_rate:.3g} false alarms, from {chosen.normals} held-out normal"
 
 
+def pixel_row(chosen: Threshold | None) -> list[tuple[str, str]]:
+    """The pixel threshold of pictures and how it was chosen, as a row of a table; none for other data."""
+    if chosen is None:
+        return []
+    if chosen.labelled:
+        how = f"{chosen.policy} on the pixels' ROC curve, {chosen.false_alarm_rate:.2g} of the normal ones above"
+    else:
+        how = f"{chosen.policy}, from the peaks of {chosen.normals} held-out normal pictures"
+    return [("pixel threshold", f"{chosen.value:.4g} nats above the usual ({how})")]
+
+
 def threshold_row(when: str, chosen: Threshold) -> tuple[str, str]:
     """A threshold, its rule and its false alarms, as a row of a table."""
     rate = f"{'' if chosen.labelled else 'at most '}{chosen.false_alarm_rate:.3g}"
@@ -108,7 +120,9 @@ def metric_rows(found: dict[str, float]) -> list[tuple[str, str]]:
     shown = [
         ("AUROC", "auroc", ".4f"), ("AUPRC", "auprc", ".4f"), ("FPR at 95 % TPR", "fpr_at_95_tpr", ".4f"),
         ("F1", "f1", ".4f"), ("precision", "precision", ".4f"), ("recall", "recall", ".4f"),
-        ("false-alarm rate", "false_alarm_rate", ".4f"),
+        ("false-alarm rate", "false_alarm_rate", ".4f"), ("pixel AUROC", "pixel_auroc", ".4f"),
+        ("AUPRO at 30 %", "aupro", ".4f"), ("pixel F1", "pixel_f1", ".4f"),
+        ("pixel false alarms", "pixel_false_alarm_rate", ".4f"),
     ]  # fmt: skip
     rows = [(name, format(found[key], form)) for name, key, form in shown if key in found]
     if "false_alarm_rate" not in found:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,21 +24,21 @@ from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.split import Split, split
 from anomaly_vae.data.tensors import Samples, samples
 from anomaly_vae.errors import DataError, DetectorError
+from anomaly_vae.maps import excess_maps, pixel_threshold
 from anomaly_vae.models import VAE
 from anomaly_vae.objective import active_units
 from anomaly_vae.output import new_folder
 from anomaly_vae.priors import MixturePrior
 from anomaly_vae.scorenet import ScoreNet
 from anomaly_vae.scoring import Scorer, Scores, join, prefetched
+from anomaly_vae.sealed import check_seal, read_json, seal, write_json
 from anomaly_vae.threshold import Threshold, choose, p_values
 from anomaly_vae.training import History, Watch, pick_device, train
 
-if TYPE_CHECKING:
-    pass
-
-FORMAT = 2
-MANIFEST = "detector.json"
+PIXELS = "pixel_threshold.json"
 ROWS, PICTURES = 65_536, 1_024  # read at a time
+PICTURE_BYTES = 1 << 26  # of pictures read at a time at most
+PICTURE_KINDS = ("pixels", "images")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class Detector:
     """A fitted detector.
 
     normal, anomalous: sorted scores (nats) of validation's normals and anomalies: the reference of p-values, and what
-    another threshold is chosen from without training again. usual: (*shape of a sample) mean nats of each element over
-    validation's normals, against which a sample's own nats are explained.
+    another threshold is chosen from without training again. usual: (*shape of a sample; of images (1, H, W)) mean nats
+    of each element over validation's normals, against which a sample's own nats are explained. pixels: of pictures, the
+    nats above the usual from which a pixel of a map is anomalous.
     """
 
     config: Config
@@ -77,6 +78,7 @@ class Detector:
     normal: NDArray[np.float64]
     anomalous: NDArray[np.float64]
     usual: NDArray[np.float32]
+    pixels: Threshold | None = None
     fitted: Fit | None = field(default=None, repr=False, compare=False)  # None in a loaded detector
 
     # --- fitting ---------------------------------------------------------------------------------------------------
@@ -131,7 +133,11 @@ class Detector:
         normal, anomalies = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
         threshold = _choose(config, config.threshold.policy, normal, anomalies)
         usual = valid.elements[~wrong].mean(axis=0)
-        return cls(config, layout, scaler, net, threshold, normal, anomalies, usual, fit)
+        pixels = None
+        if layout.kind in PICTURE_KINDS:
+            maps = excess_maps(valid, usual)
+            pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, originals)
+        return cls(config, layout, scaler, net, threshold, normal, anomalies, usual, pixels, fit)
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
@@ -169,7 +175,7 @@ class Detector:
     @property
     def chunk_rows(self) -> int:
         """How many samples are read at a time."""
-        return ROWS if len(self.layout.shape) == 1 else PICTURES
+        return _chunk_rows(self.layout)
 
     def parts(self, X: Any, explain: bool = False) -> Scores:
         """Scores of a DataFrame or array with the columns or shape of the training data, split into their parts."""
@@ -199,6 +205,13 @@ class Detector:
         shares = np.take_along_axis(excess, order, axis=1) / np.maximum(excess.sum(axis=1, keepdims=True), 1e-12)
         return order, shares
 
+    def maps(self, scores: Scores) -> NDArray[np.float32]:
+        """(N, H, W) nats above the usual of each pixel, from scores of pictures made with `explain`.
+
+        H, W: as the network reads pictures; `anomaly_vae.maps.resized` gives a picture's own size.
+        """
+        return excess_maps(scores, self.usual)
+
     def with_threshold(self, policy: str) -> Detector:
         """The same detector with its threshold chosen again from the validation scores."""
         threshold = _choose(self.config, policy, self.normal, self.anomalous)
@@ -219,20 +232,21 @@ class Detector:
             tensors = {k: torch.from_numpy(v) for k, v in reference.items()}
             (new / "validation.safetensors").write_bytes(save(tensors))
             (new / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            _write_json(new / "layout.json", self.layout.to_json())
-            _write_json(new / "scaler.json", self.scaler.to_json())
-            _write_json(new / "threshold.json", self.threshold.to_json())
-            hashes = {path.name: _hash(path) for path in sorted(new.iterdir())}
-            _write_json(new / MANIFEST, {"format": FORMAT, "anomaly_vae": __version__, "sha256": hashes})
+            write_json(new / "layout.json", self.layout.to_json())
+            write_json(new / "scaler.json", self.scaler.to_json())
+            write_json(new / "threshold.json", self.threshold.to_json())
+            if self.pixels is not None:
+                write_json(new / PIXELS, self.pixels.to_json())
+            seal(new, __version__)
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Detector:
         """Reads a folder. Raises DetectorError where it is missing, incomplete, altered or of another format."""
         folder = Path(folder)
-        _check(folder)
+        check_seal(folder)
         config = load_config(folder / "config.yaml")
-        layout = Layout.from_json(_read_json(folder / "layout.json"))
-        scaler = Scaler.from_json(_read_json(folder / "scaler.json"))
+        layout = Layout.from_json(read_json(folder / "layout.json"))
+        scaler = Scaler.from_json(read_json(folder / "scaler.json"))
         net = new_net(config, layout, scaler)
         try:
             net.load_state_dict(load_file(folder / "weights.safetensors"))
@@ -244,8 +258,9 @@ class Detector:
             layout,
             scaler,
             net.to(pick_device(device)).eval(),
-            Threshold(**_read_json(folder / "threshold.json")),
+            Threshold(**read_json(folder / "threshold.json")),
             **{name: tensor.numpy() for name, tensor in reference.items()},
+            pixels=Threshold(**read_json(folder / PIXELS)) if layout.kind in PICTURE_KINDS else None,
         )
 
 
@@ -293,9 +308,15 @@ def _choose(config: Config, policy: str, normal: NDArray[np.float64], anomalous:
     return choose(policy, normal, anomalous, config.threshold.unlabelled)
 
 
+def _chunk_rows(layout: Layout) -> int:
+    if len(layout.shape) == 1:
+        return ROWS
+    return max(1, min(PICTURES, PICTURE_BYTES // math.prod(layout.shape)))
+
+
 def read_whole(source: Source, layout: Layout) -> Chunk:
     """The whole source in one chunk."""
-    return Chunk.join(source.chunks(layout, ROWS if len(layout.shape) == 1 else PICTURES))
+    return Chunk.join(source.chunks(layout, _chunk_rows(layout)))
 
 
 def _require_samples(training: Samples, held: Samples, source: Source, config: Config) -> None:
@@ -331,38 +352,3 @@ def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: 
     if history.halved:
         notes.append(f"memory did not hold a larger batch than {history.batch_size} samples, which was used")
     return tuple(notes)
-
-
-def _check(folder: Path) -> None:
-    """Raises DetectorError unless the folder is a whole, unaltered detector of this format."""
-    if not folder.is_dir():
-        raise DetectorError(f"{folder}: no such detector folder")
-    if not (folder / MANIFEST).is_file():
-        raise DetectorError(f"{folder}: not a detector folder ({MANIFEST} is missing)")
-    manifest = _read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise DetectorError(
-            f"{folder}: detector format {manifest.get('format')} (anomaly-vae {manifest.get('anomaly_vae')}), this"
-            f" version reads format {FORMAT}; score with that version of anomaly-vae or fit again"
-        )
-    for name, expected in manifest["sha256"].items():
-        if not (folder / name).is_file():
-            raise DetectorError(f"{folder}: incomplete, {name} is missing; copy the whole folder or fit again")
-        if _hash(folder / name) != expected:
-            raise DetectorError(f"{folder}: {name} was altered after it was saved; restore it or fit again")
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write_json(path: Path, tree: dict[str, Any]) -> None:
-    path.write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DetectorError(f"{path}: cannot be read as JSON; restore it or fit again") from error
-    return tree

@@ -1,4 +1,4 @@
-"""Heat maps over flagged pictures, while scores stream by."""
+"""Maps of pictures while scores stream by: drawn over the pictures, and measured by their masks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,30 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.data.base import Chunk
+from anomaly_vae.data.base import Chunk, Source
 from anomaly_vae.data.decoding import ENDINGS
 from anomaly_vae.detector import Detector
+from anomaly_vae.maps import count_pixels, resized
 from anomaly_vae.output import new_folder
+from anomaly_vae.pixel_metrics import PixelCounts
 from anomaly_vae.scoring import Scores
+
+
+class PixelMeter:
+    """The pixel metrics of scores; none for data without masks. wanted: whether scores need their maps for it."""
+
+    def __init__(self, detector: Detector, source: Source) -> None:
+        self.detector, self.originals = detector, source.originals()
+        self.wanted = self.originals is not None and self.originals.masked and detector.pixels is not None
+        self.counts = PixelCounts(detector.pixels.value) if self.wanted and detector.pixels else None
+
+    def add(self, scores: Scores, rows: NDArray[np.intp]) -> None:
+        """Scores of the pictures in `rows` (N,) of the source."""
+        if self.counts is not None and self.originals is not None and len(rows):
+            count_pixels(self.counts, self.detector.maps(scores), rows, self.originals)
+
+    def metrics(self) -> dict[str, float]:
+        return {} if self.counts is None else self.counts.metrics()
 
 
 class NoHeatMaps:
@@ -28,11 +47,17 @@ class NoHeatMaps:
 
 
 class HeatMaps:
-    """Remembers the pictures of chunks until their scores come, and draws those at or above the threshold."""
+    """Remembers the pictures of chunks until their scores come, and draws those at or above the threshold, or all.
 
-    def __init__(self, folder: Path, detector: Detector) -> None:
-        self.folder, self.detector = folder, detector
+    Image files are drawn at their own size, with the outline of the mask where there is one.
+    """
+
+    def __init__(self, folder: Path, detector: Detector, source: Source, everything: bool, values: bool) -> None:
+        """everything: draw all pictures, not only those in alarm. values: also write each map as a .npy file."""
+        self.folder, self.detector, self.everything, self.values = folder, detector, everything, values
+        self.originals = source.originals()
         self.chunks: deque[Chunk] = deque()
+        self.drawn = 0  # pictures of the source that have passed
 
     def seen(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:
@@ -42,14 +67,24 @@ class HeatMaps:
     def draw(self, scores: Scores, alarm: NDArray[np.bool_]) -> None:
         from anomaly_vae import plots
 
-        assert scores.elements is not None
         chunk = self.chunks.popleft()  # pictures are scored chunk by chunk, in order
-        for row in np.flatnonzero(alarm):
-            heat = excess_map(scores.elements[row], self.detector.usual)
-            picture = chunk.values[row].astype(np.float32) / 255
+        assert self.detector.pixels is not None
+        for row in np.arange(len(alarm)) if self.everything else np.flatnonzero(alarm):
+            picture, mask = self._original(chunk, int(row))
+            heat = resized(self.detector.maps(scores.take(np.array([row])))[0], picture.shape[:2])
             path = self._place(str(scores.ids[row]))
             path.parent.mkdir(parents=True, exist_ok=True)
-            plots.save_png(plots.overlay(picture, heat, float(np.quantile(heat, 0.999)) or 1.0), path)
+            plots.save_png(plots.overlay(picture, heat, self.detector.pixels.value, mask), path)
+            if self.values:
+                np.save(path.with_suffix(".npy"), heat)
+        self.drawn += len(alarm)
+
+    def _original(self, chunk: Chunk, row: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+        """The picture (H, W, C) of a row of a chunk at its own size, and its mask (H, W) if the data has masks."""
+        if self.originals is None:
+            return np.moveaxis(chunk.values[row], 0, 2), None
+        mask = self.originals.mask(self.drawn + row) if self.originals.masked else None
+        return self.originals.picture(self.drawn + row, self.detector.layout.pixel_max), mask
 
     def _place(self, name: str) -> Path:
         """A free file in the folder, named like the picture: an id with `..` in it stays inside too."""
@@ -64,14 +99,8 @@ class HeatMaps:
         return path
 
 
-def excess_map(elements: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, W) nats above the usual of each pixel, summed over channels, from elements (C, H, W)."""
-    excess: NDArray[np.float32] = np.clip((elements - usual).sum(axis=0), 0, None)
-    return excess
-
-
 @contextmanager
-def heat_maps(folder: str, detector: Detector) -> Iterator[HeatMaps]:
-    """Heat maps into a new folder, which appears when all are drawn."""
+def heat_maps(folder: str, detector: Detector, source: Source, everything: bool, values: bool) -> Iterator[HeatMaps]:
+    """Maps into a new folder, which appears when all are drawn; see HeatMaps."""
     with new_folder(folder) as beside:
-        yield HeatMaps(beside, detector)
+        yield HeatMaps(beside, detector, source, everything, values)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.data.base import Source
+from anomaly_vae.data.originals import Originals
 from anomaly_vae.detector import Detector, Fit
-from anomaly_vae.heatmaps import excess_map
+from anomaly_vae.maps import resized
 from anomaly_vae.scoring import Scorer, Scores
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def log_fit(run: Run, source: Source, detector: Detector, metrics: dict[str, flo
     run.params({**detector.config.flat(), **{f"changed.{k}": v for k, v in detector.config.changed().items()}})
     run.params({"kind": source.kind, "threshold_policy": detector.threshold.policy})
     run.metrics({**metrics, "threshold": detector.threshold.value, "best_epoch": float(fitted.history.best_epoch)})
+    if detector.pixels is not None:
+        run.params({"pixel_threshold_policy": detector.pixels.policy})
+        run.metrics({"pixel_threshold": detector.pixels.value})
     names = [column.name for column in detector.layout.columns] or list(detector.layout.pixels)
     run.dataset(
         name=source.name, source=source.path, digest=source.digest(), rows=len(fitted.data),
@@ -34,10 +38,10 @@ def log_fit(run: Run, source: Source, detector: Detector, metrics: dict[str, flo
     run.tags(
         {"data": source.path, "data_is": source.why, **({"notes": "\n".join(fitted.notes)} if fitted.notes else {})}
     )
-    _figures(run, detector, fitted)
+    _figures(run, detector, fitted, source.originals())
 
 
-def _figures(run: Run, detector: Detector, fitted: Fit) -> None:
+def _figures(run: Run, detector: Detector, fitted: Fit, originals: Originals | None) -> None:
     from anomaly_vae import plots
 
     test, anomalous = fitted.part(fitted.split.test)
@@ -57,7 +61,7 @@ def _figures(run: Run, detector: Detector, fitted: Fit) -> None:
     elif detector.layout.kind == "table":
         _parts(run, detector, test)
     else:
-        _pictures(run, detector, fitted, test, wrong)
+        _pictures(run, detector, fitted, test, wrong, originals)
 
 
 def _series(run: Run, detector: Detector, fitted: Fit) -> None:
@@ -85,7 +89,9 @@ def _parts(run: Run, detector: Detector, test: Scores) -> None:
     run.figure(plots.table_parts([names[i] for i in best], mean[best]), "columns")
 
 
-def _pictures(run: Run, detector: Detector, fitted: Fit, test: Scores, wrong: NDArray[np.bool_]) -> None:
+def _pictures(
+    run: Run, detector: Detector, fitted: Fit, test: Scores, wrong: NDArray[np.bool_], originals: Originals | None
+) -> None:
     """The most anomalous test pictures beside as many typical normal ones, with their reconstructions and maps."""
     from anomaly_vae import plots
 
@@ -94,10 +100,16 @@ def _pictures(run: Run, detector: Detector, fitted: Fit, test: Scores, wrong: ND
     rows = np.r_[order[: PICTURES // 2], normal[len(normal) // 2 :][: PICTURES - PICTURES // 2]]
     values = fitted.data.values[fitted.split.test[rows]]
     scorer = Scorer(detector.net, detector.scaler, detector.layout, None)
-    assert test.elements is not None
-    maps = np.stack([excess_map(test.elements[row], detector.usual) for row in rows])
+    maps, masks = detector.maps(test.take(rows)), None
+    if originals is not None and originals.masked:
+        own = (originals.mask(int(row)).astype(np.float32) for row in fitted.split.test[rows])
+        masks = np.stack([resized(mask, maps.shape[1:]) > 0.5 for mask in own])
+    names = ["/".join(str(test.ids[row]).split("/")[-2:])[-20:] for row in rows]
     titles = [
-        f"{test.ids[row]}\n{test.total[row]:.0f} nats{', anomaly' if wrong[row] else ''}" for row in rows
-    ]  # fmt: skip
-    figure = plots.reconstructions(values.astype(np.float32) / 255, scorer.reconstruct(values).clip(0, 1), maps, titles)
+        f"{name}\n{test.total[row]:.0f} nats{', anomaly' if wrong[row] else ''}"
+        for name, row in zip(names, rows, strict=True)
+    ]
+    assert detector.pixels is not None
+    pictures = values.astype(np.float32) / 255, scorer.reconstruct(values).clip(0, 1)
+    figure = plots.reconstructions(*pictures, maps, titles, detector.pixels.value, masks)
     run.figure(figure, "reconstructions")

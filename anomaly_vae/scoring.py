@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from anomaly_vae.level import LevelStream
 from anomaly_vae.scorenet import ScoreNet
 
 # Samples of every forward pass. A matrix product's last bit depends on its size and on a row's place in it, so row i
-# is always at place i % BLOCK of a padded block: its score depends neither on its neighbours nor on the chunks.
+# is always at the same place of a padded block: its score depends neither on its neighbours nor on the chunks.
 BLOCK = 256
+BLOCK_ELEMENTS = 3 << 20  # of a block at most: 256 pictures of 3 x 64 x 64, 16 of 3 x 256 x 256
 DECIMALS = 6  # scores are given to a millionth of a nat, so that a printed line adds up exactly
 
 
@@ -31,7 +33,8 @@ class Scores:
     """Scores of N samples.
 
     parts: name -> (N,) float64 nats, `recon` and `kl` first; the score is their sum. elements: (N, *shape) float32
-    nats of reconstruction, the share of each column, sensor or pixel in recon; None where it was not asked for.
+    nats of reconstruction, the share of each column, sensor or pixel in recon, of images summed over channels
+    (N, 1, H, W); None where it was not asked for.
     """
 
     ids: NDArray[np.generic]
@@ -59,6 +62,11 @@ def workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(torch.get_num_threads(), "score", lambda: torch.set_num_threads(1))
 
 
+def block_size(shape: tuple[int, ...]) -> int:
+    """Samples of one forward pass: BLOCK, or fewer of large pictures."""
+    return max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape)))
+
+
 def prefetched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     """The same chunks, the next one being read in another thread while one is scored."""
     source = iter(chunks)
@@ -67,6 +75,14 @@ def prefetched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         while (chunk := coming.result()) is not None:
             coming = reader.submit(next, source, None)
             yield chunk
+
+
+def numbered(pieces: Iterable[Scores]) -> Iterator[tuple[Scores, NDArray[np.intp]]]:
+    """Each piece of a stream with the row numbers (N,) that it has in its source."""
+    first = 0
+    for piece in pieces:
+        yield piece, np.arange(first, first + len(piece))
+        first += len(piece)
 
 
 def join(pieces: Iterable[Scores]) -> Scores:
@@ -107,27 +123,29 @@ class Scorer:
     def _forward(
         self, x: NDArray[np.float32], keep: bool, first: int, own: Tensor | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
-        """Parts (N,) and, to `keep`, elements (N, *shape) of scaled samples x (N, *shape), the first being number
-        `first`, in blocks of one fixed size."""
-        device = next(self.net.parameters()).device
+        """Parts (N,) and, to `keep`, elements (N, *shape), of images (N, 1, H, W), of scaled samples x (N, *shape), the
+        first being number `first`, in blocks of one fixed size."""
+        device, size = next(self.net.parameters()).device, block_size(x.shape[1:])
 
         @torch.inference_mode()
         def run(start: int) -> tuple[dict[str, Tensor], Tensor | None]:
-            place = (first + start) % BLOCK
-            some = slice(start, start + BLOCK - place)
+            place = (first + start) % size
+            some = slice(start, start + size - place)
             block = torch.from_numpy(x[some])
             mine = None if own is None else own[some]
             n = len(block)
-            if n < BLOCK:
-                whole = block.new_zeros(BLOCK, *block.shape[1:])
+            if n < size:
+                whole = block.new_zeros(size, *block.shape[1:])
                 whole[place : place + n] = block
                 block = whole
-                mine = None if mine is None else torch.cat([mine, mine.new_full((BLOCK - n,), -1)]).roll(place)
+                mine = None if mine is None else torch.cat([mine, mine.new_full((size - n,), -1)]).roll(place)
             found, parts = self.net(block.to(device), None if mine is None else mine.to(device))
             here = slice(place, place + n)
+            if keep and self.layout.kind == "images":  # a map needs no channels, and a third of the memory
+                found = found.sum(1, keepdim=True)
             return {name: part[here] for name, part in parts.items()}, found[here] if keep else None
 
-        starts = [0, *range(BLOCK - first % BLOCK, len(x), BLOCK)] if len(x) else []
+        starts = [0, *range(size - first % size, len(x), size)] if len(x) else []
         done = list(workers().map(run, starts) if device.type == "cpu" else map(run, starts))
         joined = {name: torch.cat([d[0][name] for d in done]).cpu().numpy() for name in (done[0][0] if done else {})}
         kept = [d[1] for d in done if d[1] is not None]
@@ -183,7 +201,7 @@ class Scorer:
     def reconstruct(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
         """(N, *shape) the expected x of pictures (N, C, H, W), in 0-1."""
         device = next(self.net.parameters()).device
-        pieces = torch.from_numpy(self.scaler.transform(values)).split(BLOCK)
+        pieces = torch.from_numpy(self.scaler.transform(values)).split(block_size(values.shape[1:]))
         means = [(x.dim(), self.net.model(x.to(device)).px.mean.cpu()) for x in pieces]
         mean: NDArray[np.float32] = torch.cat([m if m.dim() == axes else m.mean(0) for axes, m in means]).numpy()
         return mean

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.config import Policy
 from anomaly_vae.errors import DataError
+from anomaly_vae.pixel_metrics import Curve
+from anomaly_vae.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,34 @@ def choose(
             )
         return _conformal(rule.value, normal)
     return _roc(rule, normal, anomalous)
+
+
+def choose_pixels(
+    policy: str, peaks: NDArray[np.float64], curve: Curve | None, unlabelled: str = "fpr=0.01"
+) -> Threshold:
+    """The pixel threshold (nats) of maps: a pixel at or above it is anomalous.
+
+    peaks: (n,) the highest value of the map of each held-out normal picture. curve: ROC of validation's pixels; None
+    without masks. unlabelled: the policy of `auto` without masks; with them it is f1, since anomalous pixels are few:
+    Youden's J, which weighs a normal pixel by their small share, draws contours far around the anomalies.
+    fpr and tail speak of normal *pictures* with any pixel at or above the threshold, and need no masks: neighbouring
+    pixels are not exchangeable, pictures are, and the conformal promise is about exchangeable things. The other
+    policies count pixels.
+
+    Raises DataError for a policy that needs masks where there are none, or where there is no normal picture.
+    """
+    rule = Policy.parse(policy if policy != "auto" else "f1" if curve is not None else unlabelled)
+    if rule.name in ("fpr", "tail"):
+        return choose(str(rule), peaks, peaks[:0])
+    if curve is None:
+        raise DataError(
+            f"pixel threshold policy {rule} needs masks in validation and there are none; use fpr=RATE, the share of"
+            " normal pictures with a pixel at or above the threshold"
+        )
+    best, note = _best(rule, curve)
+    return Threshold(
+        float(curve.cuts[best]), str(rule), True, float(curve.fpr[best]), curve.normals, curve.anomalies, note
+    )
 
 
 def p_values(scores: NDArray[np.float64], calibration: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -112,15 +141,24 @@ def _roc(rule: Policy, normal: NDArray[np.float64], anomalous: NDArray[np.float6
     labels = np.r_[np.zeros(len(normal)), np.ones(len(anomalous))]
     scores = np.r_[normal, anomalous]
     fpr, tpr, cuts = roc_curve(labels, scores, drop_intermediate=False)
-    fpr, tpr, cuts = fpr[1:], tpr[1:], cuts[1:]  # the first cut is infinite: no alarm at all
-    false, hits = fpr * len(normal), tpr * len(anomalous)
+    curve = Curve(fpr[1:], tpr[1:], cuts[1:], len(normal), len(anomalous))  # the first cut is infinite: no alarm at all
+    best, note = _best(rule, curve)
+    return Threshold(
+        _between(curve.cuts, best), str(rule), True, float(curve.fpr[best]), len(normal), len(anomalous), note
+    )
+
+
+def _best(rule: Policy, curve: Curve) -> tuple[int, str]:
+    """Which point of a ROC curve the rule prefers, and what the user should know of it."""
+    fpr, tpr = curve.fpr, curve.tpr
+    false, hits = fpr * curve.normals, tpr * curve.anomalies
     value, note = rule.value or 0.0, ""
     if rule.name == "youden":
         best = int(np.argmax(tpr - fpr))
     elif rule.name == "f1":
-        best = int(np.argmax(2 * hits / (hits + false + len(anomalous))))
+        best = int(np.argmax(2 * hits / (hits + false + curve.anomalies)))
     elif rule.name == "cost":
-        best = int(np.argmin(false + value * (len(anomalous) - hits)))
+        best = int(np.argmin(false + value * (curve.anomalies - hits)))
     elif rule.name == "recall":
         best = int(np.argmax(tpr >= value))  # tpr rises to 1, so there is a first
     else:
@@ -128,12 +166,10 @@ def _roc(rule: Policy, normal: NDArray[np.float64], anomalous: NDArray[np.float6
         best = int(np.flatnonzero(within)[-1]) if within.any() else 0
         if not within.any():
             note = (
-                f"the highest {round(false[0])} of {len(normal)} normal scores tie or lead, so no threshold reaches a"
+                f"the highest {round(false[0])} of {curve.normals} normal scores tie or lead, so no threshold reaches a"
                 f" false-alarm rate of {value:g}; this one gives {fpr[0]:.2g}"
             )
-    return Threshold(
-        _between(cuts, best), str(rule), True, float(fpr[best]), len(normal), len(anomalous), note
-    )  # fmt: skip
+    return best, note
 
 
 def _between(cuts: NDArray[np.float64], best: int) -> float:

@@ -28,11 +28,11 @@ from anomaly_vae.data.base import Source
 from anomaly_vae.data.split import is_anomalous
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError, RunError, UsageError
-from anomaly_vae.heatmaps import HeatMaps, NoHeatMaps, heat_maps
+from anomaly_vae.heatmaps import HeatMaps, NoHeatMaps, PixelMeter, heat_maps
 from anomaly_vae.metrics import metrics
 from anomaly_vae.output import replacing, replacing_folder, require_free
 from anomaly_vae.report import log_fit
-from anomaly_vae.scoring import Scores, join
+from anomaly_vae.scoring import Scores, numbered
 from anomaly_vae.threshold import Threshold
 from anomaly_vae.writers import batch, check_format, open_writer
 
@@ -55,10 +55,11 @@ class Result:
     rows: dict[str, int]
     notes: tuple[str, ...] = ()
     chosen: Threshold | None = field(default=None, repr=False)
+    pixels: Threshold | None = field(default=None, repr=False)
 
     def to_json(self) -> str:
         tree = asdict(self)
-        del tree["chosen"]
+        del tree["chosen"], tree["pixels"]
         return json.dumps(tree, ensure_ascii=False)
 
 
@@ -106,6 +107,9 @@ def fit(
         threshold = detector.threshold
         found = metrics(anomalous, scores.total, threshold.value)
         found["active_units"] = float(fitted.active.sum())
+        meter = PixelMeter(detector, source)
+        meter.add(scores, fitted.split.test)
+        found |= meter.metrics()
         seconds = time.perf_counter() - began
         if lead:
             log_fit(run, source, detector, found | {"seconds": seconds})
@@ -126,7 +130,7 @@ def fit(
         notes += (f"{why}; the run is kept in {kept}, and `anomaly-vae runs --sync` sends it",)
     return Result(
         run.run_id, where, source.kind, source.path, threshold.value, threshold.policy, found,
-        round(seconds, 2), rows, notes, threshold,
+        round(seconds, 2), rows, notes, threshold, detector.pixels,
     )  # fmt: skip
 
 
@@ -138,6 +142,8 @@ def score(
     threshold: float | None = None,
     explain: int = 0,
     maps: str | None = None,
+    all_maps: bool = False,
+    map_values: bool = False,
     id_column: str | None = None,
     skip_broken: bool = False,
     progress: Progress = lambda *_: None,
@@ -146,8 +152,9 @@ def score(
     """Scores every row of a file or folder into a CSV, Parquet or JSON (None: CSV on stdout); (rows, alarms).
 
     Columns: id, the parts of the score (nats), p_value, is_anomaly. threshold: instead of the detector's (nats).
-    explain: so many columns or sensors that contribute most, with their shares of recon. maps: a new folder for heat
-    maps over the pictures at or above the threshold. skip_broken: leave out, and name, pictures that cannot be decoded.
+    explain: so many columns or sensors that contribute most, with their shares of recon. maps: a new folder for maps
+    over the pictures at or above the threshold, or over `all_maps`; map_values: and their values, as .npy files (nats).
+    skip_broken: leave out, and name, pictures that cannot be decoded.
     """
     if output:
         check_format(output)
@@ -159,7 +166,7 @@ def score(
     if explain and not names:
         raise UsageError("--explain names columns, and pictures have none; use --maps DIR for heat maps")
     rows = alarms = 0
-    with _heat_maps(maps, detector) as heat:
+    with _heat_maps(maps, detector, source, all_maps, map_values) as heat:
         chunks = heat.seen(source.chunks(detector.layout, detector.chunk_rows))
 
         def tables() -> Iterator[pa.RecordBatch]:
@@ -193,7 +200,7 @@ def evaluate(
 ) -> Result:
     """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`.
 
-    label, normal: instead of those it was fitted with.
+    Of data that names its parts, on the test part alone. label, normal: instead of those it was fitted with.
     """
     began = time.perf_counter()
     settings = detector.config.data.model_dump() | {"kind": detector.layout.kind}
@@ -206,8 +213,15 @@ def evaluate(
     if labels is None:
         raise DataError(f"{path}: has no labels to evaluate by; name their column with --label")
     anomalous = is_anomalous(labels, config, path)
-    total = join(detector.score_source(source)).total
-    found = metrics(anomalous, total, detector.threshold.value)
+    roles, meter, totals = source.roles(), PixelMeter(detector, source), []
+    tested = np.ones(len(labels), bool) if roles is None else roles == "test"
+    if not tested.any():
+        raise DataError(f"{path}: no row of it is said to be a test; name its part to test on, or one without a split")
+    for scores, rows in numbered(detector.score_source(source, explain=meter.wanted)):
+        totals.append(scores.total[tested[rows]])
+        meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
+    total = np.concatenate(totals)
+    found = metrics(anomalous[tested], total, detector.threshold.value) | meter.metrics()
     if run_id:
         from anomaly_vae import tracking
 
@@ -216,7 +230,7 @@ def evaluate(
             run.tags({"evaluated_on": path})
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
-        round(time.perf_counter() - began, 2), {"test": len(total)}, source.notes,
+        round(time.perf_counter() - began, 2), {"test": len(total)}, source.notes, detector.threshold, detector.pixels,
     )  # fmt: skip
 
 
@@ -299,14 +313,18 @@ def _columns(
     return columns
 
 
-def _heat_maps(folder: str | None, detector: Detector) -> AbstractContextManager[HeatMaps | NoHeatMaps]:
+def _heat_maps(
+    folder: str | None, detector: Detector, source: Source, everything: bool, values: bool
+) -> AbstractContextManager[HeatMaps | NoHeatMaps]:
     if folder is None:
+        if everything or values:
+            raise UsageError("--all-maps and --map-values say what --maps DIR writes; name that folder too")
         return nullcontext(NoHeatMaps())
     if detector.layout.kind not in ("images", "pixels"):
         raise UsageError(
             f"--maps draws over pictures, and this detector reads a {detector.layout.kind}; use --explain N"
         )
-    return heat_maps(folder, detector)
+    return heat_maps(folder, detector, source, everything, values)
 
 
 EMBEDDED_DATA = "scikit-learn's digits"

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from anomaly_vae.config import BY_KIND, Config, DataKind, Policy, load
+from anomaly_vae.config import BY_KIND, Config, DataKind, load
 from anomaly_vae.errors import ConfigError
+from anomaly_vae.policy import Policy
 
 
 def written(folder: Path, text: str) -> Path:

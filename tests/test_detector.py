@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from anomaly_vae.config import NO_TEST
-from anomaly_vae.detector import MANIFEST, Detector
+from anomaly_vae.detector import Detector
 from anomaly_vae.errors import AnomalyVAEError, ConfigError, DataError, DetectorError
+from anomaly_vae.sealed import MANIFEST
 from anomaly_vae.threshold import choose
 
 Array = NDArray[Any]

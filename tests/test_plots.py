@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from anomaly_vae import plots
 from anomaly_vae.errors import AnomalyVAEError
+from anomaly_vae.plots import overlays
 
 LABELS = np.array([0, 0, 0, 0, 1, 1])
 SCORES = np.array([1.0, 2.0, 3.0, 5.0, 4.0, 6.0])  # of the 8 pairs 7 are in order: AUROC 7/8
@@ -95,8 +96,10 @@ def test_scores_over_decades_get_a_logarithmic_axis() -> None:
         plots.series(np.array([]), np.zeros((0, 2)), ["a", "b"], np.array([]), 1.0),
         plots.series(["x"], np.zeros((1, 1)), ["a"], [2.0], 1.0, [1]),
         plots.series(np.arange(9), np.full((9, 12), np.nan), list("abcdefghijkl"), np.full(9, np.nan), 1.0, np.ones(9)),
-        plots.reconstructions(np.zeros((0, 1, 4, 4)), np.zeros((0, 1, 4, 4)), np.zeros((0, 4, 4)), []),
-        plots.reconstructions(np.zeros((1, 3, 4, 9)), np.ones((1, 3, 4, 9)), np.zeros((1, 3, 4, 9)), ["one"]),
+        plots.reconstructions(np.zeros((0, 1, 4, 4)), np.zeros((0, 1, 4, 4)), np.zeros((0, 4, 4)), [], 1.0),
+        plots.reconstructions(
+            np.zeros((1, 3, 4, 9)), np.ones((1, 3, 4, 9)), np.zeros((1, 4, 9)), ["one"], 1.0, np.eye(4, 9)[None] > 0
+        ),
         plots.table_parts([], []),
         plots.table_parts(["$a_b$ with a name that is very much longer than any label can be"], [1.0]),
     ],
@@ -140,22 +143,47 @@ def test_of_many_sensors_those_that_tell_are_drawn() -> None:
     assert "s13" in [axes.get_ylabel() for axes in figure.axes]
 
 
-def test_the_overlay_leaves_cold_pixels_grey_and_colours_hot_ones(tmp_path: Path) -> None:
-    picture = np.full((3, 4, 4), 0.5)
-    heat = np.zeros((4, 4))
+def test_heat_leaves_cold_pixels_grey_and_colours_hot_ones() -> None:
+    heat = np.zeros((4, 4), np.float32)
     heat[1, 2] = 7.0
-    drawn = plots.overlay(picture, heat, vmax=7.0)
-    assert drawn.shape == (4, 4, 3)
-    assert drawn.dtype == np.uint8
-    np.testing.assert_array_equal(drawn[0, 0], [128, 128, 128])  # 0.15 + 0.7 * 0.5, of 255, rounded to even
+    drawn = overlays.heated(np.full((4, 4, 3), 128, np.uint8), heat, top=7.0)
+    np.testing.assert_array_equal(drawn[0, 0], [128, 128, 128])  # 0.15 + 0.7 * 128 / 255, of 255
     red, _, blue = drawn[1, 2].astype(int)
     assert red > blue + 80
+
+
+def test_the_overlay_draws_contour_and_mask_on_one_scale(tmp_path: Path) -> None:
+    picture, heat = np.full((4, 4, 1), 128, np.uint8), np.zeros((4, 4), np.float32)
+    mask = np.zeros((4, 4), bool)
+    heat[0, 0], heat[2:, 2:], mask[2:, :2] = 2.0, 3.0, True
+    drawn = plots.overlay(picture, heat, threshold=3.0, mask=mask)
+    assert drawn.dtype == np.uint8
+    plain, hot = drawn[:256, :256], drawn[:256, 264:520]  # each pixel enlarged to 64, a gap of 8
+    white, blue = ((hot == colour).all(axis=2) for colour in (overlays.CONTOUR, overlays.MASK))
+    inside, marked = heat >= 3, mask
+    square = np.kron(np.ones((4, 4)), np.pad(np.zeros((62, 62)), 1, constant_values=1)) > 0  # the edges of pixels
+    for line, region in ((white, inside), (blue, marked)):
+        whole = np.kron(region, np.ones((64, 64))) > 0
+        assert line.any() and (line <= whole).all()  # inside the region,
+        assert (line <= square).all()  # along its edge
+    assert ((plain == overlays.MASK).all(axis=2) == blue).all()
+    assert not (plain == overlays.CONTOUR).all(axis=2).any()
+    # the same nats have the same colour in another picture, however hot that is
+    hotter = plots.overlay(picture, np.where(heat == 3, 50, heat), threshold=3.0)[:256, 264:520]
+    np.testing.assert_array_equal(hotter[32, 32], hot[32, 32])
+    assert hotter[160, 160].tolist() != hot[160, 160].tolist()
     plots.save_png(drawn, tmp_path / "map.png")
-    saved = np.rint(255 * image.imread(tmp_path / "map.png")[..., :3]).astype(np.uint8)
-    np.testing.assert_array_equal(saved, drawn.repeat(32, axis=0).repeat(32, axis=1))
+    np.testing.assert_array_equal(np.rint(255 * image.imread(tmp_path / "map.png")), drawn)
     assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
     with pytest.raises(AnomalyVAEError, match="does not exist"):
         plots.save_png(drawn, tmp_path / "nowhere" / "map.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (500, 2)])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1e-9, 2.0])
+def test_an_overlay_of_any_shape_and_threshold_can_be_drawn(size: tuple[int, int], threshold: float) -> None:
+    drawn = plots.overlay(np.zeros((*size, 3)), np.full(size, np.nan), threshold, np.ones(size, bool))
+    assert drawn.shape[2] == 3
 
 
 def test_no_figure_changes_the_style_of_another_program() -> None:

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from anomaly_vae.errors import DataError
-from anomaly_vae.threshold import Threshold, choose, p_values
+from anomaly_vae.pixel_metrics import PixelCounts
+from anomaly_vae.threshold import Threshold, choose, choose_pixels, p_values
 
 Array = NDArray[np.float64]
 NONE = np.empty(0)
@@ -178,3 +179,34 @@ def test_a_conformal_threshold_is_finite(normal: list[float]) -> None:
     found = choose("auto", np.array(normal), NONE)
     assert math.isfinite(found.value)
     assert found.value > max(normal)
+
+
+def pixels(seed: int) -> tuple[Array, Array, PixelCounts]:
+    """Values of normal and of anomalous pixels with many ties, and their counts."""
+    normal, anomalous = tied_scores(seed)
+    counted = PixelCounts()
+    counted.add(np.r_[normal, anomalous][None], (np.arange(len(normal) + len(anomalous)) >= len(normal))[None])
+    return normal, anomalous, counted
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("policy", [policy for policy in GOALS if not policy.startswith("fpr")])
+def test_no_other_pixel_threshold_is_better(policy: str, seed: int) -> None:
+    normal, anomalous, counted = pixels(seed)
+    found = choose_pixels(policy, normal[:5], counted.curve())
+    goal, n, m = GOALS[policy], len(normal), len(anomalous)
+    worths = [goal(*counts(cut, normal, anomalous), n, m) for cut in np.unique(np.r_[normal, anomalous])]
+    assert goal(*counts(found.value, normal, anomalous), n, m) == pytest.approx(min(worths))
+    assert (found.labelled, found.normals, found.anomalies, found.policy) == (True, n, m, policy)
+
+
+def test_a_pixel_threshold_speaks_of_pictures_without_masks_and_of_pixels_with_them() -> None:
+    peaks = np.arange(1.0, 100.0)  # 99 held-out normal pictures: 1 of 100 may be in alarm
+    found = choose_pixels("auto", peaks, None)
+    assert (found.policy, found.labelled, found.normals) == ("fpr=0.01", False, 99)
+    assert 99 < found.value < 99 + 1e-9
+    curve = pixels(0)[2].curve()
+    assert choose_pixels("auto", peaks, curve).policy == "f1"
+    assert choose_pixels("fpr=0.05", peaks, curve) == choose_pixels("fpr=0.05", peaks, None)
+    with pytest.raises(DataError, match="youden needs masks in validation and there are none; use fpr=RATE"):
+        choose_pixels("youden", peaks, None)

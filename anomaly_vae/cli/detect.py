@@ -74,14 +74,16 @@ def fit(
 @click.option("-o", "--output", metavar="FILE", help="Write here (.csv, .parquet, .json); default: CSV on stdout.")
 @click.option("--threshold", type=float, metavar="NATS", help="Threshold instead of the detector's.")
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
-@click.option("--maps", metavar="DIR", help="Draw heat maps over flagged pictures into this new folder.")
+@click.option("--maps", metavar="DIR", help="Draw maps over the flagged pictures into this new folder.")
+@click.option("--all-maps", is_flag=True, help="With --maps: over all pictures, not only the flagged ones.")
+@click.option("--map-values", is_flag=True, help="With --maps: also write each map as .npy, float32 nats.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
 @SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.pass_context
 def score(
     ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None,
-    output: str | None, maps: str | None, id_column: str | None, **options: Any,
+    output: str | None, maps: str | None, all_maps: bool, map_values: bool, id_column: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly."""
     config = load_config(options)
@@ -95,7 +97,8 @@ def score(
     try:
         rows, alarms = workflow.score(
             data, detector, output=output, threshold=threshold, explain=explain or 0, maps=maps,
-            id_column=id_column, skip_broken=config.data.skip_broken, progress=console.progress, say=console.say,
+            all_maps=all_maps, map_values=map_values, id_column=id_column,
+            skip_broken=config.data.skip_broken, progress=console.progress, say=console.say,
         )  # fmt: skip
     finally:
         console.close()
@@ -137,7 +140,7 @@ def evaluate(
     config = load_config(options)
     require_there(data)
     from anomaly_vae import workflow
-    from anomaly_vae.console import Console, bound_rows, metric_rows, table
+    from anomaly_vae.console import Console, bound_rows, metric_rows, pixel_row, table
 
     found = workflow.find(model, config)
     if draws is not None:
@@ -160,6 +163,7 @@ def evaluate(
         click.echo(f"note: {note}", err=True)
     rows = [("rows", f"{result.metrics['rows']:.0f}, {result.metrics['anomalies']:.0f} of them anomalies")]
     rows += [*metric_rows(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
+    rows += pixel_row(result.pixels)
     click.echo(result.to_json() if as_json else table(rows))
 
 

@@ -110,16 +110,16 @@ def _at_random(normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.in
 
 
 def _by_role(roles: NDArray[np.str_], normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
-    """The data's own train rows train; without valid rows of its own, some of them and half of test choose."""
+    """The data's own train rows train; without valid rows of its own, some of them and a share of test choose."""
     rng = np.random.default_rng(config.seed)
     train = rng.permutation(np.flatnonzero((roles == "train") & normal))
     valid, test = np.flatnonzero(roles == "valid"), np.flatnonzero(roles == "test")
     if len(valid) == 0:
         _, held = _sizes(config, len(train))
         train, valid = train[held:], train[:held]
-        for kind in (True, False):  # both halves keep the share of anomalies
+        for kind in (True, False):  # both parts keep the share of anomalies
             rows = rng.permutation(test[normal[test] == kind])
-            valid = np.r_[valid, rows[: len(rows) // 2]]
+            valid = np.r_[valid, rows[: int(len(rows) * config.split.test_share)]]
         test = np.setdiff1d(test, valid)
     return train, valid, test
 

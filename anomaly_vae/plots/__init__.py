@@ -4,7 +4,8 @@ Its modules are the only importers of matplotlib.
 """
 
 from anomaly_vae.plots.curves import kl_per_dimension, precision_recall, roc, score_histogram, table_parts, training
-from anomaly_vae.plots.pictures import SENSORS, overlay, reconstructions, save_png, series
+from anomaly_vae.plots.overlays import overlay, save_png
+from anomaly_vae.plots.pictures import SENSORS, reconstructions, series
 from anomaly_vae.plots.style import DRAWN
 
 __all__ = [

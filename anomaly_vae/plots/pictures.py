@@ -5,27 +5,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, dates, image, ticker
+from matplotlib import dates, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from anomaly_vae.output import replacing
+from anomaly_vae.plots.overlays import MASK
 from anomaly_vae.plots.style import ANOMALOUS, DRAWN, INK, LABEL_SIZE, NORMAL, new_figure, say, set_scale, short, styled
 
 SENSORS = 8  # panels of a series at most
-SMALLEST = 128  # pixels of the longer side of a saved heat map at least
 
 
 @styled
-def reconstructions(originals: ArrayLike, reconstructions: ArrayLike, maps: ArrayLike, titles: Sequence[str]) -> Figure:
-    """Rows of originals and reconstructions (N, C, H, W), 0-1, and maps (N, H, W) or (N, C, H, W) in nats."""
+def reconstructions(
+    originals: ArrayLike, reconstructions: ArrayLike, maps: ArrayLike, titles: Sequence[str], threshold: float,
+    masks: ArrayLike | None = None,
+) -> Figure:  # fmt: skip
+    """Rows of originals and reconstructions (N, C, H, W), 0-1, and maps (N, H, W) in nats above the usual.
+
+    Colours run from 0 to twice the pixel threshold (nats), whose contour is white; masks (N, H, W) are outlined blue.
+    """
     pictures = [np.asarray(each, dtype=np.float32) for each in (originals, reconstructions)]
     heat = np.asarray(maps, dtype=np.float32)
-    heat = heat.sum(axis=1) if heat.ndim == 4 else heat  # (N, H, W)
     count = len(heat)
     if not count:
         figure, axes = new_figure(5, 2)
@@ -33,11 +37,16 @@ def reconstructions(originals: ArrayLike, reconstructions: ArrayLike, maps: Arra
     height, width = heat.shape[1:]
     side = 1.3  # inches
     figure, grid = new_figure(side * count + 1.1, side * 3 * min(height / width, 2) + 0.75, rows=3, columns=count)
-    top = float(np.quantile(heat, 0.995)) or 1.0
+    top = 2 * threshold if threshold > 0 else 1.0
+    blue = tuple(value / 255 for value in MASK)
     for column in range(count):
         for row, batch in enumerate(pictures):
             grid[row][column].imshow(_rgb(batch[column]), vmin=0, vmax=1, interpolation="nearest")
         shown = grid[2][column].imshow(heat[column], cmap="inferno", vmin=0, vmax=top, interpolation="nearest")
+        _contour(grid[2][column], heat[column] >= threshold, "white")
+        if masks is not None:
+            for row in (0, 2):
+                _contour(grid[row][column], np.asarray(masks)[column], blue)
         grid[0][column].set_title(titles[column], fontsize=8, fontweight="normal", loc="center", pad=4)
     for axes in figure.axes:
         axes.set(xticks=[], yticks=[])
@@ -50,28 +59,6 @@ def reconstructions(originals: ArrayLike, reconstructions: ArrayLike, maps: Arra
     bar.set_label("nats a pixel", fontsize=8)
     bar.outline.set_visible(False)
     return figure
-
-
-def overlay(picture: ArrayLike, heat: ArrayLike, vmax: float) -> NDArray[np.uint8]:
-    """A heat map (H, W) over a picture (C, H, W), 0-1, as (H, W, 3) uint8; `vmax` is drawn hottest, 0 not at all."""
-    rgb = _rgb(np.asarray(picture, dtype=np.float32))
-    grey = rgb.mean(axis=2, keepdims=True) * np.ones(3, np.float32)
-    hot = np.clip(np.nan_to_num(np.asarray(heat, dtype=np.float32)) / (vmax if vmax > 0 else 1.0), 0, 1)  # (H, W)
-    colour = colormaps["inferno"](0.3 + 0.6 * hot)[..., :3]
-    alpha = 0.85 * np.sqrt(hot)[..., None]
-    # The picture loses its colour and some contrast, so that what is coloured is heat.
-    mixed = (0.15 + 0.7 * grey) * (1 - alpha) + colour * alpha
-    return np.asarray(np.rint(255 * mixed), dtype=np.uint8)
-
-
-def save_png(array: NDArray[np.uint8], path: str | Path) -> None:
-    """Writes (H, W, 3) uint8; one of fewer than 128 pixels is enlarged by a whole factor, its pixels kept square.
-
-    Raises AnomalyVAEError where the file cannot be written.
-    """
-    factor = max(1, -(-SMALLEST // max(array.shape[:2])))
-    with replacing(path) as beside:
-        image.imsave(beside, array.repeat(factor, axis=0).repeat(factor, axis=1), format="png")
 
 
 @styled
@@ -119,6 +106,12 @@ def series(
     shown = f", {len(chosen)} of {sensors.shape[1]} sensors" if len(chosen) < sensors.shape[1] else ""
     figure.suptitle(f"Sensors and score{shown}{truth}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
+
+
+def _contour(axes: Axes, inside: NDArray[np.bool_], colour: Any) -> None:
+    """The edge of a region (H, W), which may be nothing or all of it."""
+    if inside.any() and not inside.all():
+        axes.contour(inside.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
 
 
 def _rgb(picture: NDArray[np.float32]) -> NDArray[np.float32]:

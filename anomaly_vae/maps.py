@@ -1,0 +1,64 @@
+"""Maps of pictures against what is known of them: their masks, at the pictures' own size, and the pixel threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.config import ThresholdConfig
+from anomaly_vae.data.originals import Originals
+from anomaly_vae.pixel_metrics import PixelCounts
+from anomaly_vae.scoring import Scores
+from anomaly_vae.threshold import Threshold, choose_pixels
+
+Map = NDArray[np.float32]  # (H, W) nats above the usual of each pixel
+
+
+def excess_maps(scores: Scores, usual: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, H, W) nats above the usual of each pixel, of scores with elements (N, C, H, W); usual (C, H, W)."""
+    assert scores.elements is not None
+    maps: NDArray[np.float32] = scores.elements.sum(axis=1) - usual.sum(axis=0)
+    return maps
+
+
+def resized(heat: Map, size: tuple[int, int]) -> Map:
+    """A map (h, w) at another size (H, W), bilinear."""
+    import torch
+    from torch.nn import functional as F
+
+    if heat.shape == size:
+        return heat
+    found = F.interpolate(torch.from_numpy(heat)[None, None], list(size), mode="bilinear", align_corners=False)
+    bilinear: Map = found[0, 0].numpy()
+    return bilinear
+
+
+def count_pixels(counts: PixelCounts, maps: Iterable[Map], rows: Iterable[int], originals: Originals) -> PixelCounts:
+    """Adds to the counts maps (h, w) of the pictures in `rows` at those pictures' own sizes, with their masks."""
+    for heat, row in zip(maps, rows, strict=True):
+        mask = originals.mask(int(row))
+        counts.add(resized(heat, mask.shape), mask)
+    return counts
+
+
+def pixel_threshold(
+    config: ThresholdConfig,
+    maps: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    anomalous: NDArray[np.bool_],
+    originals: Originals | None,
+) -> Threshold:
+    """The pixel threshold from validation's maps (N, h, w) of the pictures in `rows`, of which some are anomalous (N,).
+
+    The maps are excesses over the mean of the n normal ones, each of which is part of that mean. A new picture is not:
+    n / (n - 1) makes the normal ones' peaks those of excesses over the mean of the others.
+    """
+    normal = maps[~anomalous]
+    peaks = normal.reshape(len(normal), -1).max(axis=1).astype(np.float64) * (len(normal) / max(1, len(normal) - 1))
+    curve = None
+    if originals is not None and originals.masked and anomalous.any():
+        curve = count_pixels(PixelCounts(), maps, rows, originals).curve()
+    assert config.unlabelled
+    return choose_pixels(config.pixels, np.sort(peaks), curve, config.unlabelled)
