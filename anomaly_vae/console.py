@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from anomaly_vae.likelihood import Bound
+    from anomaly_vae.production import Promotion
     from anomaly_vae.threshold import Threshold
     from anomaly_vae.workflow import Result
 
@@ -139,6 +140,22 @@ def bound_rows(found: Bound) -> list[tuple[str, str]]:
     if found.bits is not None:
         rows.append(("bits a pixel", f"{found.bits:.4f}"))
     return [*rows, ("samples", f"{found.rows}")]
+
+
+def promotion_table(found: Promotion) -> str:
+    """The metrics of a candidate beside the champion's, and who is the champion now."""
+    was = found.champion.uri if found.champion else "none"
+    mine = dict([("on " + found.data, f"run {found.candidate.run_id[:8]}"), *metric_rows(found.candidate.metrics)])
+    if found.before:
+        theirs = dict([("on " + found.data, was), *metric_rows(found.before.metrics)])
+    else:
+        theirs = {"on " + found.data: f"{was} ({found.excuse})" if found.excuse else f"champion: {was}"}
+    width = max(len(value) for value in mine.values())
+    rows = [(name, f"{value:<{width}}  {theirs.get(name, '')}".rstrip()) for name, value in mine.items()]
+    if found.version:
+        score = f"anomaly-vae score DATA -m models:/{found.version.name}@champion"
+        rows += [("champion", found.version.uri), ("score with", score)]
+    return table(rows)
 
 
 def runs_table(found: list[dict[str, Any]]) -> str:

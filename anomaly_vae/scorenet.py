@@ -43,6 +43,12 @@ class ScoreNet(nn.Module):
         if config.neighbours:
             self.neighbours = Neighbours(model, config.neighbours)
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the parts of the score, in their order."""
+        neighbours = ("neighbours",) if self.neighbours is not None else ()
+        return ("recon", "kl", *neighbours, *(("level",) if self.level is not None else ()))
+
     def fit(self, train: Samples, held: Samples, seed: int) -> Tensor:
         """Fits what comes after training; `level` is fitted where windows are folded.
 

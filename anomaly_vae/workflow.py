@@ -14,11 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from anomaly_vae import config as configs
 from anomaly_vae import distributed
@@ -32,9 +30,13 @@ from anomaly_vae.heatmaps import HeatMaps, NoHeatMaps, PixelMeter, heat_maps
 from anomaly_vae.metrics import metrics
 from anomaly_vae.output import replacing, replacing_folder, require_free
 from anomaly_vae.report import log_fit
-from anomaly_vae.scoring import Scores, numbered
+from anomaly_vae.scoring import numbered
+from anomaly_vae.serving import explained_names, score_columns
 from anomaly_vae.threshold import Threshold
 from anomaly_vae.writers import batch, check_format, open_writer
+
+if TYPE_CHECKING:
+    from anomaly_vae.tracking import Run
 
 Progress = Callable[[str, int, int | None], None]  # (what, done, of how many if known)
 Say = Callable[[str], None]
@@ -91,7 +93,9 @@ def fit(
     source = open_data(path, config)
     say(f"{source.path} is {source.why}")
     run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
-    with tracking.start(config, data_name=source.name, run_name=run_name, resume=resume, parent=parent) as run:
+    with tracking.start(
+        config, data_name=source.name, run_name=run_name, resume=resume, parent=parent, model=MODEL
+    ) as run:
         checkpoint = store.checkpoint_folder(run.run_id, config) if run.run_id else None
         _remember(checkpoint, path, config)
 
@@ -112,10 +116,8 @@ def fit(
         found |= meter.metrics()
         seconds = time.perf_counter() - began
         if lead:
+            _log_model(run, detector)  # first, so that the metrics are linked to it
             log_fit(run, source, detector, found | {"seconds": seconds})
-            with tempfile.TemporaryDirectory() as folder:
-                detector.save(Path(folder) / "detector")
-                run.detector(Path(folder) / "detector")
             if output:
                 detector.save(output)
     if checkpoint:
@@ -162,9 +164,7 @@ def score(
     source = reopen(path, detector, id_column, skip_broken)
     for note in source.notes:
         say(f"note: {note}")
-    names = [column.name for column in detector.layout.columns] or list(detector.layout.pixels)
-    if explain and not names:
-        raise UsageError("--explain names columns, and pictures have none; use --maps DIR for heat maps")
+    names = explained_names(detector, explain)
     rows = alarms = 0
     with _heat_maps(maps, detector, source, all_maps, map_values) as heat:
         chunks = heat.seen(source.chunks(detector.layout, detector.chunk_rows))
@@ -176,7 +176,7 @@ def score(
                 heat.draw(scores, alarm)
                 rows, alarms = rows + len(scores), alarms + int(alarm.sum())
                 progress("scoring", rows, None)
-                yield batch(_columns(scores, detector, alarm, names, explain))
+                yield batch(score_columns(scores, detector, alarm, names, explain))
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing
@@ -235,17 +235,24 @@ def evaluate(
 
 
 def rethreshold(model: Model, policy: str) -> Detector:
-    """The detector of `model` with its threshold chosen by another policy, in the place where it was found."""
+    """The detector of `model` with its threshold chosen by another policy, in the place where it was found.
+
+    Raises UsageError for a model of the registry: its versions never change.
+    """
+    if model.name.startswith("models:/"):
+        raise UsageError(
+            f"{model.name} never changes; choose the threshold of its run (-m {model.run_id or 'RUN_ID'}) and promote"
+            " that"
+        )
     chosen = model.detector.with_threshold(policy)
     if not model.run_id:
-        with replacing_folder(model.folder) as folder:
+        with replacing_folder(model.name) as folder:
             chosen.save(folder)
         return chosen
     from anomaly_vae import tracking
 
-    with tempfile.TemporaryDirectory() as folder, tracking.update(model.run_id, chosen.config) as run:
-        chosen.save(Path(folder) / "detector")
-        run.detector(Path(folder) / "detector")
+    with tracking.update(model.run_id, chosen.config, model=MODEL) as run:
+        _log_model(run, chosen)
         run.metrics({"threshold": chosen.threshold.value})
         run.tags({"threshold_policy": chosen.threshold.policy})
     return chosen
@@ -253,26 +260,30 @@ def rethreshold(model: Model, policy: str) -> Detector:
 
 @dataclass(frozen=True)
 class Model:
-    """A detector and where it was found: a folder, or the run that logged it (run_id, else empty)."""
+    """A detector and where it was found: name is its folder, the id of the run that logged it (run_id, else empty) or
+    the address of a registered model."""
 
     detector: Detector
-    folder: Path
+    name: str
     run_id: str
 
 
 def find(name: str | None, config: Config) -> Model:
-    """The detector of a folder, of a run id or of runs:/RUN_ID/detector; None: of the latest finished run.
+    """The detector of a folder, of a run id, of runs:/RUN_ID/..., or of a registered or logged model (models:/...);
+    None: of the latest finished run.
 
-    Raises RunError for an unknown run, DetectorError for a folder that is no detector.
+    Only the detector's own files are read, and they hold no code. Raises RunError for an unknown run or model,
+    DetectorError for a folder that is no detector or was altered.
     """
     if name and name.startswith("runs:/"):  # as MLflow writes it, and `fit --json`
         name = name.removeprefix("runs:/").split("/")[0]
-    elif name and (Path(name).is_dir() or "/" in name or name.startswith(".")):
-        return Model(Detector.load(name, config.device), Path(name), "")
+    elif name and not name.startswith("models:/") and (Path(name).is_dir() or "/" in name or name.startswith(".")):
+        return Model(Detector.load(name, config.device), name, "")
     from anomaly_vae import tracking
 
-    run_id, folder = tracking.find_detector(name, config)
-    return Model(Detector.load(folder, config.device), folder, run_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        run_id, folder = tracking.find_detector(name, config, scratch)
+        return Model(Detector.load(folder, config.device), name if name and ":/" in name else run_id, run_id)
 
 
 def open_data(path: str | None, config: Config) -> Source:
@@ -286,6 +297,17 @@ def open_data(path: str | None, config: Config) -> Source:
     return source
 
 
+def _log_model(run: Run, detector: Detector) -> None:
+    """The detector as files, and within an MLflow model that can be served."""
+    if not run.run_id:
+        return
+    from anomaly_vae.tracking.model import saved_model
+
+    with saved_model(detector) as folder:
+        run.detector(folder / "artifacts" / "detector")
+        run.model(folder, MODEL)
+
+
 def reopen(path: str, detector: Detector, id_column: str | None = None, skip_broken: bool = False) -> Source:
     """New data as the detector's own kind, whatever it would be recognised as."""
     changes = {
@@ -294,23 +316,6 @@ def reopen(path: str, detector: Detector, id_column: str | None = None, skip_bro
         "skip_broken": skip_broken,
     }
     return open_source(path, detector.config.data.model_copy(update=changes))
-
-
-# --- steps of the above ------------------------------------------------------------------------------------------
-
-
-def _columns(
-    scores: Scores, detector: Detector, alarm: NDArray[np.bool_], names: list[str], explain: int
-) -> dict[str, Any]:
-    """The columns of the table that `score` writes, in order."""
-    columns: dict[str, Any] = {"id": scores.ids, "score": scores.total, **scores.parts}
-    columns |= {"p_value": detector.p_values(scores.total), "is_anomaly": alarm}
-    if explain:
-        order, shares = detector.contributions(scores, explain)
-        for rank in range(order.shape[1]):
-            columns[f"top{rank + 1}"] = [names[column] for column in order[:, rank]]
-            columns[f"top{rank + 1}_share"] = np.round(shares[:, rank], 4)
-    return columns
 
 
 def _heat_maps(
@@ -327,6 +332,7 @@ def _heat_maps(
     return heat_maps(folder, detector, source, everything, values)
 
 
+MODEL = "model"  # name of the logged model: MLflow finds it as runs:/RUN_ID/model
 EMBEDDED_DATA = "scikit-learn's digits"
 RESUME = "run.json"
 

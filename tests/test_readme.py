@@ -35,7 +35,7 @@ def test_the_commands_on_embedded_data_work_in_order(workplace: Path) -> None:
     ran = []
     for command, *words in commands():
         given = words[0] if words and not words[0].startswith("-") else None
-        if command in SERVERS or any(re.fullmatch(r"[A-Z][A-Z_]+", word) for word in words):
+        if command in SERVERS or any(re.search(r"\b[A-Z][A-Z_]{2,}\b", word) for word in words):
             continue  # RUN_ID and the like are the reader's
         if command in READS_DATA and given is not None and not Path(given).exists():
             continue

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from anomaly_vae import __version__
-from anomaly_vae.cli import detect, latent, review
+from anomaly_vae.cli import detect, latent, production, review
 from anomaly_vae.errors import AnomalyVAEError, UsageError
 
 COMMON = ("--debug", "-q", "--quiet")
@@ -60,5 +60,5 @@ def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
         )
 
 
-for command in (*detect.COMMANDS, *latent.COMMANDS, *review.COMMANDS):
+for command in (*detect.COMMANDS, *latent.COMMANDS, *production.COMMANDS, *review.COMMANDS):
     main.add_command(command)

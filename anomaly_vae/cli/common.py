@@ -27,7 +27,8 @@ def settings(command: Callable[..., Any]) -> Any:
     return wrapped
 
 
-MODEL = click.option("-m", "--model", metavar="RUN_ID|FOLDER", help="Detector; default: of the latest finished run.")
+MODEL = click.option("-m", "--model", metavar="RUN_ID|FOLDER|models:/NAME@ALIAS",
+                     help="Detector; default: of the latest finished run.")  # fmt: skip
 
 
 SKIP_BROKEN = click.option(

@@ -103,7 +103,7 @@ def score(
     finally:
         console.close()
     by = f"--threshold {threshold:g}" if threshold is not None else f"{detector.threshold.value:.6g} nats"
-    console.say(f"{alarms} of {rows} at or above the threshold ({by}), by {found.run_id or found.folder}")
+    console.say(f"{alarms} of {rows} at or above the threshold ({by}), by {found.name}")
 
 
 @click.command()

@@ -42,7 +42,7 @@ def verb(command: Callable[..., Drawing]) -> Any:
         found = find(model, config)
         drawing = command(found, **options)
         pages.keep(drawing, found, to)
-        Console(ctx.obj["quiet"]).say(f"{drawing.said}, by {found.run_id or found.folder}")
+        Console(ctx.obj["quiet"]).say(f"{drawing.said}, by {found.name}")
         for path in to:
             click.echo(path)
 

@@ -6,6 +6,7 @@ TIFF.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,15 +26,26 @@ DEPTHS = (10, 12, 14, 16)  # bits that cameras deliver in files of 16 bits a pix
 WHITE16 = 65535.0
 
 
+class Encoded(io.BytesIO):
+    """An image file in memory, with a name for messages."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.called: str = name
+
+    def __str__(self) -> str:
+        return self.called
+
+
 class BrokenImageError(DataError):
     """One file cannot be decoded; `why` is the reason, without the file."""
 
-    def __init__(self, file: Path, why: str) -> None:
+    def __init__(self, file: Path | Encoded, why: str) -> None:
         super().__init__(f"{file}: {why}; replace it, or leave such files out with --skip-broken")
         self.why = why
 
 
-def decode(file: Path, channels: int, height: int, width: int, white: float = 255.0) -> NDArray[np.uint8]:
+def decode(file: Path | Encoded, channels: int, height: int, width: int, white: float = 255.0) -> NDArray[np.uint8]:
     """One picture (C, H, W), resized. white: of pictures with 16 bits a pixel; 255: their full range.
 
     Raises BrokenImageError where it cannot be decoded.
@@ -47,6 +59,15 @@ def decode(file: Path, channels: int, height: int, width: int, white: float = 25
         tensor = functional.resize(tensor, [height, width], antialias=True)
     resized: NDArray[np.uint8] = tensor.contiguous().numpy()
     return resized
+
+
+def encode(picture: NDArray[np.uint8]) -> bytes:
+    """A picture (C, H, W) as the bytes of a PNG file; one channel is grey, three are red, green and blue."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()
 
 
 def picture(file: Path, white: float = 255.0) -> NDArray[np.uint8]:
@@ -116,7 +137,7 @@ def broken(files: Iterable[Path]) -> list[str | None]:
         return list(pool.map(why, files))
 
 
-def open_upright(file: Path, palette: bool = False) -> Any:
+def open_upright(file: Path | Encoded, palette: bool = False) -> Any:
     """A decoded Pillow image, upright. palette: keep one as numbers; else it becomes colours."""
     from PIL import Image, ImageOps
 
@@ -134,7 +155,7 @@ def open_upright(file: Path, palette: bool = False) -> Any:
 class _explained:
     """Pillow's exceptions as one of ours."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | Encoded) -> None:
         self.file = file
 
     def __enter__(self) -> None:

@@ -14,6 +14,7 @@ from anomaly_vae.store import check_store, knock, store_errors, store_uri
 
 # A run is its owner's business: MLflow's usage reports stay off unless the environment says otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of seven small files
 
 from mlflow.entities import Run as RunRecord
 from mlflow.entities import ViewType
@@ -91,7 +92,7 @@ def find_run(client: MlflowClient, run: str) -> RunRecord:
 def model_of(record: RunRecord) -> str | None:
     """Id of the logged model of a run, the latest of several."""
     outputs = record.outputs.model_outputs if record.outputs else []
-    return str(outputs[-1].model_id) if outputs else None
+    return str(max(outputs, key=lambda output: output.step).model_id) if outputs else None
 
 
 def experiments(client: MlflowClient) -> list[Any]:

@@ -7,13 +7,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run as RunRecord
+from mlflow.tracking import MlflowClient
 
 from anomaly_vae.config import Config
 from anomaly_vae.errors import RunError
 from anomaly_vae.store import clean, cut, server_uri, store_errors, store_folder, store_uri
 from anomaly_vae.tracking.client import RUNS_HINT, connect, experiment_ids, experiments, find_run
 from anomaly_vae.tracking.recording import DETECTOR
+from anomaly_vae.tracking.registry import MODELS, resolve
 
 
 def full_run_id(run: str, config: Config) -> str:
@@ -27,26 +30,27 @@ def data_of(run: str, config: Config) -> str | None:
     return path
 
 
-def find_detector(run: str | None, config: Config) -> tuple[str, Path]:
+def run_facts(run: str, config: Config) -> tuple[str, str, str | None]:
+    """The whole id of a run, the name of its experiment, and the data that it was last evaluated on."""
+    client = connect(config)
+    record = find_run(client, run)
+    with store_errors(f"reading the experiment of run {run}"):
+        experiment = client.get_experiment(record.info.experiment_id)
+    return record.info.run_id, experiment.name, record.data.tags.get("evaluated_on")
+
+
+def find_detector(name: str | None, config: Config, scratch: str | None = None) -> tuple[str, Path]:
     """Id of a run and local folder of its detector; None: of the last run to finish, over all experiments.
 
-    `run` is a run id or the first 6 or more characters of one. From a server, the detector is downloaded into a
-    temporary folder. Raises RunError for a run that is unknown, not finished or without a detector.
+    name: a run id or the first 6 or more characters of one, or `models:/` with a registered name and alias or version
+    (`NAME@champion`, `NAME/3`) or the id of a logged model: of a model only the folder of the detector in it is read,
+    never its code. scratch: the folder that what a server has is downloaded to; None: a temporary one that stays.
+    Raises RunError for a run that is unknown, not finished or without a detector, and for an unknown model.
     """
     client = connect(config)
-    if run is None:
-        with store_errors("looking for the latest run"):
-            found = client.search_runs(
-                experiment_ids(client),
-                filter_string=f"attributes.status = 'FINISHED' and tags.{DETECTOR} = '{DETECTOR}'",
-                order_by=["attributes.end_time DESC"],
-                max_results=1,
-            )
-        if not found:
-            raise RunError(f"no finished run with a detector in {store_uri(config)}; `anomaly-vae fit` makes one")
-        record = found[0]
-    else:
-        record = find_run(client, run)
+    if name is not None and name.startswith(MODELS):
+        return _of_model(client, config, name, scratch)
+    record = _latest(client, config) if name is None else find_run(client, name)
     run_id, status = record.info.run_id, record.info.status
     if status != "FINISHED":
         error = record.data.tags.get("error")
@@ -58,7 +62,34 @@ def find_detector(run: str | None, config: Config) -> tuple[str, Path]:
     with store_errors(f"reading the detector of run {run_id}"):
         if not client.list_artifacts(run_id, DETECTOR):
             raise RunError(f"run {run_id} has no detector; {RUNS_HINT}")
-        return run_id, Path(client.download_artifacts(run_id, DETECTOR))
+        return run_id, Path(client.download_artifacts(run_id, DETECTOR, scratch))
+
+
+def _of_model(client: MlflowClient, config: Config, uri: str, scratch: str | None) -> tuple[str, Path]:
+    model = resolve(client, config, uri)
+    folder = f"artifacts/{DETECTOR}"
+    local = store_folder(config) / "artifacts" / "models" / model.model_id / "artifacts" / folder
+    if not server_uri() and local.is_dir():
+        return str(model.source_run_id or ""), local
+    with store_errors(f"reading the detector of {uri}"):
+        if not client.list_logged_model_artifacts(model.model_id, folder):
+            raise RunError(f"{uri} holds no detector of anomaly-vae (no {folder} in it)")
+        address = f"{model.artifact_location}/{folder}"
+        found = download_artifacts(address, dst_path=scratch, tracking_uri=store_uri(config))
+    return str(model.source_run_id or ""), Path(found)
+
+
+def _latest(client: MlflowClient, config: Config) -> RunRecord:
+    with store_errors("looking for the latest run"):
+        found = client.search_runs(
+            experiment_ids(client),
+            filter_string=f"attributes.status = 'FINISHED' and tags.{DETECTOR} = '{DETECTOR}'",
+            order_by=["attributes.end_time DESC"],
+            max_results=1,
+        )
+    if not found:
+        raise RunError(f"no finished run with a detector in {store_uri(config)}; `anomaly-vae fit` makes one")
+    return found[0]
 
 
 def list_runs(config: Config, limit: int = 20) -> list[dict[str, Any]]:

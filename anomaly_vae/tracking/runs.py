@@ -66,14 +66,20 @@ def parent_run(config: Config, *, data_name: str, run_name: str) -> Iterator[Run
 
 
 @contextmanager
-def update(run_id: str, config: Config) -> Iterator[Run]:
-    """An ended run, to log further things on it; its status and times stay as they are. Raises RunError."""
+def update(run_id: str, config: Config, *, model: str | None = None) -> Iterator[Run]:
+    """An ended run, to log further things on it; its status and times stay as they are. Raises RunError.
+
+    model: name of a further logged model, beside the one that the run has and that may be in use.
+    """
     if not config.tracking.enabled:
         yield NoRun()
         return
     client = connect(config, write=True)
     record = find_run(client, run_id)
-    run = TrackedRun(_sender(client, record), record.info.run_id, record.data.params)
+    sender = _sender(client, record)
+    if model:
+        sender.new_model(model_title(model))
+    run = TrackedRun(sender, record.info.run_id, record.data.params)
     try:
         yield run
     finally:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.models.model import MLMODEL_FILE_NAME, Model
 from mlflow.tracking import MlflowClient
 
 from anomaly_vae.store import knock, store_errors
@@ -40,6 +44,7 @@ class Sender:
                 if self.model_id is None:
                     self.new_model(entry.name)
                 client.log_model_artifacts(self.model_id, str(entry.folder))
+                self._sign(entry.folder / MLMODEL_FILE_NAME)
                 client.finalize_logged_model(self.model_id, "READY")
             case End():
                 client.set_terminated(run_id, entry.status, entry.when)
@@ -49,7 +54,16 @@ class Sender:
     def new_model(self, name: str) -> None:
         """A logged model of the run, whose files may come later: what is logged from now on is linked to it."""
         with store_errors("making the logged model"):
-            experiment = self.client.get_run(self.run_id).info.experiment_id
-            model = self.client.create_logged_model(experiment, name, self.run_id)
-            self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, 0)])
+            record = self.client.get_run(self.run_id)
+            model = self.client.create_logged_model(record.info.experiment_id, name, self.run_id)
+            step = len(record.outputs.model_outputs) if record.outputs else 0  # the latest has the largest
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step)])
         self.model_id = str(model.model_id)
+
+    def _sign(self, description: Path) -> None:
+        """Writes the run and the id of the model into the model's own description; the file itself stays."""
+        with tempfile.TemporaryDirectory() as folder:
+            described = Model.load(str(description))
+            described.model_id, described.model_uuid, described.run_id = self.model_id, self.model_id, self.run_id
+            described.save(str(Path(folder) / description.name))
+            self.client.log_model_artifacts(self.model_id, folder)

@@ -1,0 +1,68 @@
+"""A detector as an MLflow model: a pyfunc written as code, with its signature, an example and pinned requirements."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import AnyType
+
+from anomaly_vae import __version__
+from anomaly_vae.detector import Detector
+from anomaly_vae.serving import Field, example, interface
+from anomaly_vae.store import store_errors
+
+CODE = Path(__file__).with_name("served.py")
+# What decides the numbers and the format of an answer; the rest follows from anomaly-vae's own requirements.
+PINNED = ("mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch", "torchvision")
+PARAMS = ParamSchema([ParamSpec("threshold", DataType.double, None), ParamSpec("explain", DataType.long, 0)])
+
+
+@contextmanager
+def saved_model(detector: Detector) -> Iterator[Path]:
+    """The folder of a whole MLflow model, for as long as the context lasts; the detector lies in artifacts/detector.
+
+    Nothing is inferred and nothing is run but the model's own code: requirements and signature are stated.
+    Raises RunError where MLflow cannot write it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        detector.save(Path(scratch) / "detector")
+        with store_errors("making the model"):
+            _save(Path(scratch) / "model", detector, Path(scratch) / "detector")
+        yield Path(scratch) / "model"
+
+
+def _save(folder: Path, detector: Detector, saved: Path) -> None:
+    described = interface(detector)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns of its own type hints and of its own use of pandas
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(CODE),
+            artifacts={"detector": str(saved)},
+            signature=ModelSignature(_schema(described.inputs), _schema(described.outputs), PARAMS),
+            input_example=example(detector),
+            pip_requirements=requirements(),
+        )
+
+
+def requirements() -> list[str]:
+    """Exact versions, as installed here; without the build of torch (+cpu), which an index need not have."""
+    pins = {"anomaly-vae": __version__} | {name: version(name).partition("+")[0] for name in PINNED}
+    return [f"{name}=={number}" for name, number in pins.items()]
+
+
+def _schema(fields: Iterable[Field]) -> Schema:
+    return Schema([ColSpec(_type(field), field.name, field.required) for field in fields])
+
+
+def _type(field: Field) -> DataType | AnyType:
+    return AnyType() if field.type == "any" else DataType[field.type]

@@ -1,0 +1,116 @@
+"""The registry of models: which of the fitted detectors is the champion, by name, alias and version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from anomaly_vae.config import Config
+from anomaly_vae.errors import RunError
+from anomaly_vae.store import server_uri, store_errors, store_uri
+from anomaly_vae.tracking.client import connect, find_run, model_of
+
+MODELS = "models:/"  # how MLflow addresses a model
+CHAMPION = "champion"  # the alias of the version that is in use
+ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))?")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model, and the run that it came from ("" where that is not known)."""
+
+    name: str
+    version: str
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        return f"{MODELS}{self.name}/{self.version}"
+
+
+def resolve(client: MlflowClient, config: Config, uri: str) -> LoggedModel:
+    """The logged model behind models:/NAME@ALIAS, /NAME/VERSION, /NAME/latest or /MODEL_ID. Raises RunError."""
+    found = ADDRESS.fullmatch(uri)
+    if found is None:
+        raise RunError(
+            f"{uri!r} is no address of a model; models:/NAME@{CHAMPION}, models:/NAME/VERSION or models:/MODEL_ID"
+            " would be"
+        )
+    name, alias, version = found["name"], found["alias"], found["version"]
+    with store_errors(f"looking for {uri} in {store_uri(config)}"):
+        if alias:
+            record = client.get_model_version_by_alias(name, alias)
+        elif version == "latest":
+            versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"], max_results=1)
+            record = versions[0] if versions else None
+        elif version:
+            record = client.get_model_version(name, version)
+        else:
+            return client.get_logged_model(name)
+        found_id = None if record is None else _model_id(record)
+        if found_id is None:
+            raise RunError(f"{uri} was not registered by `anomaly-vae promote`, and is not read")
+        return client.get_logged_model(found_id)
+
+
+def champion(name: str, config: Config) -> Version | None:
+    """The version of a registered model that has the alias `champion`; None where there is none. Raises RunError."""
+    client = connect(config)
+    with store_errors(f"looking for the champion of {name}"):
+        try:
+            found = client.get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+    return Version(name, str(found.version), found.run_id or "")
+
+
+def crown(run: str, name: str, tags: Mapping[str, Any], config: Config) -> Version:
+    """Registers the latest model of a run, unless it is, as `name`, with these tags, and makes it the champion.
+
+    Raises RunError for a run without a model.
+    """
+    client = connect(config, write=True)
+    record = find_run(client, run)
+    run_id = record.info.run_id
+    with store_errors(f"registering the model of run {run_id}"):
+        model_id = model_of(record)
+        if model_id is None:
+            raise RunError(f"run {run_id} has no logged model, as runs of this version have; fit again")
+        model = client.get_logged_model(model_id)
+        if model.status != "READY":
+            raise RunError(f"the model of run {run_id} is {model.status}, not READY; fit again")
+        _require_name(client, name)
+        versions = [v for v in client.search_model_versions(f"name = '{name}'") if _model_id(v) == model_id]
+        if not versions:
+            # a sqlite store would look models:/MODEL_ID up at the address that is MLflow's global state
+            source = f"{MODELS}{model_id}" if server_uri() else model.artifact_location
+            versions = [client.create_model_version(name, source, run_id, model_id=model_id)]
+        version = str(versions[0].version)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, key, value)
+        client.set_registered_model_alias(name, CHAMPION, version)
+    return Version(name, version, run_id)
+
+
+def _model_id(version: ModelVersion) -> str | None:
+    """The logged model behind a version: MLflow keeps it within the address of its source alone."""
+    found = re.search(r"/(m-[0-9a-f]{32})(?=/|$)", version.source or "")
+    return found[1] if found else None
+
+
+def _require_name(client: MlflowClient, name: str) -> None:
+    """The registered model exists afterwards, whoever made it."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
