@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
+from anomaly_vae import workflow
 from anomaly_vae.cli import main
-from anomaly_vae.config import Config, DataConfig
+from anomaly_vae.config import Config, DataConfig, load
 from anomaly_vae.data import open_source
 from anomaly_vae.data.split import split
 from anomaly_vae.detector import Detector
 from anomaly_vae.maps import resized
 from anomaly_vae.plots import overlays
+from pipelines import defects
 
 HEIGHT, WIDTH, SIZE = 24, 40, 16  # of the files, and as the network reads them
 SETTINGS = ["--set", f"data.size={SIZE}", "--set", "training.steps=64", "--set", "model.channels=[4,8]",
@@ -151,3 +153,24 @@ def test_a_share_of_the_test_pictures_chooses_or_none(folder: Path) -> None:
         assert [int(found.anomalous[shared].sum()), int((~found.anomalous[shared]).sum())] == [taken, taken]
         np.testing.assert_array_equal(np.sort(np.r_[shared, found.test]), test)
         assert len(found.valid) - len(shared) == 5  # and a fifth of train
+
+
+def test_the_study_measures_every_category_on_its_whole_test(
+    folder: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "parts").symlink_to(folder / "parts")
+    (workplace / "remarks").mkdir()
+    argv = [str(workplace), "--out", "out", *SETTINGS]
+    defects.main(argv)
+    (cell,) = [json.loads(line) for line in Path("out/cells.jsonl").read_text().splitlines()]
+    assert (cell["file"], cell["seed"], cell["method"]) == ("parts", 0, "anomaly-vae")
+    overrides = SETTINGS[1::2]
+    fitted = workflow.fit(str(folder / "parts"), load(overrides=[*overrides, "split.test_share=0"]))
+    assert fitted.rows["test"] == 16
+    assert {name: cell[name] for name in defects.METRICS} == {name: fitted.metrics[name] for name in defects.METRICS}
+    # a second call computes nothing
+    monkeypatch.setattr(defects, "measure", lambda *_: pytest.fail("computed again"))
+    defects.main(argv)
+    assert "anomaly-vae" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no category in it"):
+        defects.main([str(workplace / "remarks")])

@@ -1,0 +1,64 @@
+"""Every category of a folder in MVTec's layout, each through the whole workflow.
+
+    python -m pipelines.defects FOLDER                 FOLDER/CATEGORY/{train/good, test/KIND, ground_truth/KIND}
+    python -m pipelines.defects FOLDER --only bottle --set training.steps=300
+
+The protocol of published comparisons: train/good trains, a part of it is held out and chooses both thresholds, and the
+whole of test/ is measured (`split.test_share=0`). auroc and f1 are of pictures; pixel_auroc, aupro (at 30 %) and
+pixel_f1 of pixels at the pictures' own size. score_seconds: of one picture, from the file on, with one thread a core.
+Each category is a run of its own below the study's, with its curves, figures and detector.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from anomaly_vae import workflow
+from anomaly_vae.config import Config
+from anomaly_vae.detector import Detector
+from pipelines import baselines
+from pipelines.study import Figures, Study, arguments, chosen, natural, settings
+
+NAME = "defects"
+METRICS = ("auroc", "f1", "pixel_auroc", "aupro", "pixel_f1")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__, NAME, seeds=1)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args(argv)
+    config = settings(options, data={"kind": "images"}, split={"test_share": 0.0})
+    folder = options.folder.resolve()
+    names = chosen(categories(folder), options.only)
+    with Study(NAME, options.out, config, str(folder)) as study:
+        study.grid(names, options.seeds, lambda name, seed: measure(folder / name, config, seed, study.run.run_id))
+        study.finish(children=False)
+
+
+def categories(folder: Path) -> list[str]:
+    """The names of the categories below a folder. Exits with a message where there is none."""
+    found = sorted(
+        (path.parent.name for path in folder.glob("*/train") if (path.parent / "test").is_dir()), key=natural
+    )
+    if not found:
+        raise SystemExit(f"{folder}: no category in it; expected CATEGORY/train/good and CATEGORY/test/KIND")
+    return found
+
+
+def measure(category: Path, config: Config, seed: int, parent: str) -> Figures:
+    """The figures of our detector on one category; parent: the run of the study, empty without one."""
+    seeded = config.model_copy(update={"seed": seed})
+    with tempfile.TemporaryDirectory() as place:
+        detector, scores = Path(place) / "detector", Path(place) / "scores.csv"
+        result, fit = baselines.timed(
+            lambda: workflow.fit(str(category), seeded, output=str(detector), parent=parent or None)
+        )
+        fitted = Detector.load(detector, seeded.device)
+        (rows, _), spent = baselines.timed(lambda: workflow.score(str(category / "test"), fitted, output=str(scores)))
+    found = {name: result.metrics[name] for name in METRICS if name in result.metrics}
+    return {baselines.OURS: found | baselines.seconds(fit, spent / rows)}
+
+
+if __name__ == "__main__":
+    main()
