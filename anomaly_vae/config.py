@@ -70,13 +70,13 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """The network and its likelihood."""
 
-    kind: Literal["dense", "conv1d", "conv2d", "flow", "hierarchical"] | None = Field(
+    kind: Literal["dense", "conv1d", "conv2d", "flow", "hierarchical", "vq"] | None = Field(
         None, description="None: by the kind of data"
     )
     network: Literal["dense", "conv1d", "conv2d"] | None = Field(
         None, description="what flow is built around; None: by the axes of a sample"
     )
-    latent: int | None = Field(None, ge=1, description="latent dimensions; hierarchical: channels of each latent map")
+    latent: int | None = Field(None, ge=1, description="latent dimensions; hierarchical, vq: channels of a latent map")
     hidden: tuple[int, ...] | None = Field(None, description="units of each dense layer (dense), of the last (conv)")
     channels: tuple[int, ...] | None = Field(None, description="channels of each stride-2 stage (all but dense)")
     blocks: int | None = Field(
@@ -91,6 +91,11 @@ class ModelConfig(Section):
     sigma_value: float | None = Field(None, gt=0, description="the scale where sigma is fixed, else where it starts")
     sigma_min: float | None = Field(None, gt=0, description="floor of every scale that is not fixed, in scaled units")
     members: int | None = Field(None, ge=1, description="independent VAEs trained side by side (dense)")
+    codes: int | None = Field(None, ge=2, description="vectors of the codebook (vq)")
+    code_prior: Literal["unigram", "causal"] | None = Field(
+        None, description="p(codes): each position on its own, or given those before it (vq)"
+    )
+    commitment: float | None = Field(None, ge=0, description="weight of the encoder's distance to its codes (vq)")
     flow_steps: int | None = Field(None, ge=1, description="autoregressive steps of the posterior (flow)")
 
 
@@ -102,6 +107,12 @@ class ObjectiveConfig(Section):
         "linear", description="how beta rises to its value (cyclical: Fu 2019)"
     )
     warmup: float = Field(0.2, ge=0, le=1, description="share of the epochs in which beta rises")
+    capacity: float | None = Field(
+        None,
+        ge=0,
+        description="nats that the KL is held to, rising from 0 as beta else would: recon + beta * |KL - capacity|"
+        " (Burgess 2018); None: the KL is charged as it is",
+    )
     cycles: int = Field(4, ge=1, description="cycles of the cyclical schedule")
     free_bits: float = Field(0.0, ge=0, description="nats of batch-mean KL a latent dimension has free (Kingma 2016)")
     free_bits_total: float = Field(2.0, ge=0, description="nats of batch-mean KL all dimensions have free together")
@@ -138,7 +149,9 @@ class ScoringConfig(Section):
         " residuals (pictures) or of each sensor and its level (series)",
     )
     prior: Literal["normal", "mixture"] | None = Field(
-        None, description="what the KL is taken to: N(0, I), or a Gaussian mixture fitted to the training posteriors"
+        None,
+        description="what the KL is taken to: the model's own prior, N(0, I) or of the codes, or a Gaussian mixture"
+        " fitted to the training posteriors",
     )
     components: int = Field(10, ge=1, description="components of the mixture, if there are posteriors enough")
     neighbours: int | None = Field(
@@ -274,6 +287,10 @@ BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
 BY_MODEL: dict[str, dict[str, dict[str, Any]]] = {
     "flow": {"model": {"flow_steps": 4, "members": 1}},
     "hierarchical": {"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
+    "vq": {
+        "model": {"latent": 16, "blocks": 1, "codes": 64, "code_prior": "causal", "commitment": 0.25},
+        "scoring": {"prior": "normal"},
+    },
 }
 
 

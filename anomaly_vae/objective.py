@@ -29,8 +29,13 @@ def terms(x: Tensor, out: Output) -> tuple[Tensor, Tensor]:
     return elements(x, out).flatten(1).sum(1), out.kl.sum(1)
 
 
-def loss(x: Tensor, out: Output, config: ObjectiveConfig, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+def loss(
+    x: Tensor, out: Output, config: ObjectiveConfig, beta: float, capacity: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, recon, kl): the scalar to minimise and the batch means, in nats a sample.
+
+    capacity: nats; where it is given, beta times the distance of the batch-mean KL to it is charged (Burgess 2018), and
+    free bits have no part.
 
     Free bits (Kingma 2016, C.8): the batch-mean KL of each latent group counts only above `free_bits`, and their sum
     only above `free_bits_total`, so that the optimiser gains nothing by switching a unit off. With beta = 1 and no
@@ -39,27 +44,44 @@ def loss(x: Tensor, out: Output, config: ObjectiveConfig, beta: float) -> tuple[
     recon, kl = terms(x, out)
     aux = out.aux if isinstance(out.aux, Tensor) else torch.full_like(kl, out.aux)
     groups, recon, kl, aux = batch_means(out.kl, recon, kl, aux)
+    if capacity is not None:
+        return recon + beta * (kl - capacity).abs() + aux, recon, kl
     charged = groups.clamp(min=config.free_bits).sum().clamp(min=config.free_bits_total)
     return recon + beta * charged + aux, recon, kl
 
 
 def beta_at(config: ObjectiveConfig, progress: float) -> float:
-    """beta after a share `progress` (0-1) of the training.
+    """beta after a share `progress` (0-1) of the training; with a capacity, which rises instead, the whole of it."""
+    return config.beta if config.capacity is not None else config.beta * risen(config, progress)
+
+
+def capacity_at(config: ObjectiveConfig, progress: float) -> float | None:
+    """The nats that the KL is held to after a share `progress` (0-1) of the training; None: it is not."""
+    return None if config.capacity is None else config.capacity * risen(config, progress)
+
+
+def risen(config: ObjectiveConfig, progress: float) -> float:
+    """Which share (0-1) of its final value beta, or the capacity, has after a share `progress` (0-1) of the training.
 
     linear, cosine, sigmoid: a rise over the first `warmup` share. cyclical (Fu 2019): `cycles` rises over the whole
     training, each linear over the first half of its cycle.
     """
     if config.schedule == "constant" or (config.warmup == 0 and config.schedule != "cyclical"):
-        return config.beta
+        return 1.0
     if config.schedule == "cyclical":
-        return config.beta * min(1.0, 2 * (progress * config.cycles % 1.0)) if progress < 1 else config.beta
+        return min(1.0, 2 * (progress * config.cycles % 1.0)) if progress < 1 else 1.0
     t = min(1.0, progress / config.warmup)
-    rise = {
+    return {
         "linear": t,
         "cosine": 0.5 * (1 - math.cos(math.pi * t)),
         "sigmoid": 1.0 if t == 1 else 1 / (1 + math.exp(-12 * (t - 0.5))),
     }[config.schedule]
-    return config.beta * rise
+
+
+def perplexity(codes: Tensor) -> float:
+    """exp of the entropy of codes (N, P): how many of a codebook's entries are in equal use."""
+    share = codes.flatten().bincount().double() / codes.numel()
+    return math.exp(-float(torch.special.xlogy(share, share).sum()))
 
 
 def active_units(mu: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from anomaly_vae.data.tensors import Samples
 from anomaly_vae.distributions import binarised
 from anomaly_vae.errors import ConfigError, TrainingError
 from anomaly_vae.models import VAE
-from anomaly_vae.objective import active_units, beta_at, loss, terms
+from anomaly_vae.objective import active_units, beta_at, capacity_at, loss, perplexity, risen, terms
 
 Watch = Callable[[int, int, dict[str, float]], None]  # (epoch, of, metrics)
 STEPS = 32  # of an epoch at least: a small training set is passed several times, so that every epoch gets somewhere
@@ -106,7 +106,7 @@ def train(
         figures = _epoch(net, train, optimizer, config, schedule, epoch, history)
         figures |= held_out(model, valid, config.seed, history.batch_size, settings.binarise)
         history.epochs.append(figures)
-        warm = beta_at(config.objective, epoch / schedule.epochs) >= config.objective.beta
+        warm = risen(config.objective, epoch / schedule.epochs) >= 1
         bound = figures["valid_loss"] if math.isfinite(figures["valid_loss"]) else math.inf
         # before beta is full the bound is not yet the one that is trained for
         if bound < history.best or not warm or not best:
@@ -133,16 +133,15 @@ def _epoch(
     shuffle = torch.Generator().manual_seed(_seed(config.seed, epoch, 0))
     order = schedule.order(train, shuffle)
     sums, bad = torch.zeros(3, device=device), torch.zeros((), device=device)
-    start, steps, began, beta = 0, 0, time.perf_counter(), 0.0
+    start, steps, began, progress = 0, 0, time.perf_counter(), 0.0
     while start < len(order):
         progress = (epoch + start / len(order)) / schedule.epochs
-        beta = beta_at(config.objective, progress)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (progress + 1e-3) / RISE) * 0.5 * (1 + math.cos(math.pi * progress))
         index = order[start : start + history.batch_size]
         try:
             x = train.take(distributed.share(index, noise))
-            found, step_sums = _step(model, x, optimizer, config, beta, schedule.spread, noise)
+            found, step_sums = _step(model, x, optimizer, config, progress, schedule.spread, noise)
         except torch.OutOfMemoryError as error:
             history.batch_size, history.halved = _halve(history.batch_size, error), history.halved + 1
             optimizer.zero_grad(set_to_none=True)
@@ -155,21 +154,25 @@ def _epoch(
     if skipped > steps // 2:
         raise TrainingError(_diagnosis(train, config, epoch, skipped, steps))
     total, recon, kl = (sums / len(order)).tolist()
-    return {
-        "loss": total, "recon": recon, "kl": kl, "beta": beta,
+    figures = {
+        "loss": total, "recon": recon, "kl": kl, "beta": beta_at(config.objective, progress),
         "samples_per_second": len(order) / (time.perf_counter() - began),
     }  # fmt: skip
+    capacity = capacity_at(config.objective, progress)
+    return figures if capacity is None else figures | {"capacity": capacity}
 
 
 def _step(
-    model: nn.Module, x: Tensor, optimizer: torch.optim.AdamW, config: Config, beta: float, scale: float,
+    model: nn.Module, x: Tensor, optimizer: torch.optim.AdamW, config: Config, progress: float, scale: float,
     noise: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimiser step; (found, means): found is 1 where the gradient was not finite and the step was skipped."""
     x, read = corrupted(x, distributed.inner(model), config, scale, noise)
     with autocast(config, x.device):
         out = model(read, noise)
-    total, recon, kl = loss(x, out, config.objective, beta)
+    total, recon, kl = loss(
+        x, out, config.objective, beta_at(config.objective, progress), capacity_at(config.objective, progress)
+    )
     optimizer.zero_grad(set_to_none=True)
     # nats an element: one learning rate and one clip norm then serve 20 columns and 50,000 pixels
     (total / x[0].numel()).backward()
@@ -224,12 +227,12 @@ def spread(train: Samples) -> float:
 def held_out(model: VAE, valid: Samples, seed: int, batch_size: int, binarise: bool = False) -> dict[str, float]:
     """valid_loss: the negative ELBO (beta 1, no free bits; one sample of z, always the same) in nats; active units.
 
-    binarise: of one draw of the pixels, always the same.
+    With a codebook also the perplexity of its codes. binarise: of one draw of the pixels, always the same.
     """
     model.eval()
     noise = distributed.generator(valid.device, _seed(seed, 0, 2))
     index = torch.arange(len(valid), device="cpu" if valid.pinned else valid.device)
-    total, mus = torch.zeros((), device=valid.device), []
+    total, mus, codes = torch.zeros((), device=valid.device), [], []
     for part in index.split(max(batch_size, 256)):
         x = valid.take(distributed.share(part, noise))
         x = binarised(x, noise) if binarise else x
@@ -237,8 +240,10 @@ def held_out(model: VAE, valid: Samples, seed: int, batch_size: int, binarise: b
         recon, kl = terms(x, out)
         total += distributed.whole(recon + kl, noise).sum()
         mus.append(distributed.whole(out.mu, noise))
-    active = active_units(torch.cat(mus))
-    return {"valid_loss": float(total) / len(valid), "active_units": float(active.sum())}
+        if out.codes is not None:
+            codes.append(distributed.whole(out.codes, noise))
+    found = {"valid_loss": float(total) / len(valid), "active_units": float(active_units(torch.cat(mus)).sum())}
+    return found | ({"perplexity": perplexity(torch.cat(codes))} if codes else {})
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:

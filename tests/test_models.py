@@ -31,6 +31,9 @@ def small(kind: str, likelihood: str = "gaussian", sigma: str = "predicted", **s
         "channels": (4, 5),
         "blocks": 1,
         "flow_steps": 2,
+        "codes": 7,
+        "code_prior": "causal",
+        "commitment": 0.25,
         "members": 2 if kind == "dense" else 1,
     }
     scale = {"likelihood": likelihood, "sigma": sigma, "sigma_min": 0.01, "sigma_value": 1.0}
@@ -106,7 +109,8 @@ def test_without_a_generator_the_posterior_mean_is_decoded(kind: str, shape: tup
     assert torch.equal(code, model(x).mu)
     torch.testing.assert_close(model(x).px.mean, model.decode(code).mean)
     assert torch.equal(model(x, noise()).px.mean, model(x, noise()).px.mean)
-    assert not torch.equal(model(x, noise()).px.mean, model(x).px.mean)
+    if model(x).codes is None:  # a codebook's posterior is certain
+        assert not torch.equal(model(x, noise()).px.mean, model(x).px.mean)
 
 
 @pytest.mark.parametrize(("kind", "shape"), CASES)

@@ -11,7 +11,7 @@ from torch import Tensor
 from anomaly_vae.config import ObjectiveConfig
 from anomaly_vae.distributions import Gaussian, kl_normal
 from anomaly_vae.models import Output
-from anomaly_vae.objective import active_units, beta_at, elements, loss, terms
+from anomaly_vae.objective import active_units, beta_at, capacity_at, elements, loss, terms
 
 PLAIN = ObjectiveConfig(beta=1.0, free_bits=0.0, free_bits_total=0.0)
 NAN = float("nan")
@@ -126,6 +126,22 @@ def test_a_unit_within_its_free_bits_is_not_pushed() -> None:
 def test_schedules_at_known_points(schedule: str, points: dict[float, float]) -> None:
     config = ObjectiveConfig.model_validate({"beta": 2.0, "schedule": schedule, "warmup": 0.4, "cycles": 4})
     assert {at: beta_at(config, at) for at in points} == pytest.approx(points)
+
+
+def test_a_capacity_rises_in_the_place_of_beta() -> None:
+    config = ObjectiveConfig(beta=50.0, capacity=20.0, schedule="linear", warmup=0.4)
+    assert {at: capacity_at(config, at) for at in (0.0, 0.1, 0.4, 1.0)} == {0.0: 0.0, 0.1: 5.0, 0.4: 20.0, 1.0: 20.0}
+    assert {beta_at(config, at) for at in (0.0, 0.1, 1.0)} == {50.0}
+    assert capacity_at(ObjectiveConfig(), 0.5) is None
+
+
+@pytest.mark.parametrize(("capacity", "charged"), [(0.0, KL), (KL, 0.0), (KL + 2.0, 2.0)])
+def test_a_capacity_charges_the_distance_to_it(capacity: float, charged: float) -> None:
+    """On both sides: PyOD's clamp leaves a KL under its capacity free, and with capacity 0 charges nothing."""
+    free = ObjectiveConfig(free_bits=100.0, free_bits_total=100.0)  # without effect here
+    total, recon, kl = loss(X, output(), free, 3.0, capacity)
+    assert (recon.item(), kl.item()) == (pytest.approx(RECON), pytest.approx(KL))
+    assert (total - recon).item() == pytest.approx(3 * charged, abs=1e-5)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])

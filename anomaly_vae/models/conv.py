@@ -12,7 +12,7 @@ from anomaly_vae.config import ModelConfig
 from anomaly_vae.distributions import Likelihood
 from anomaly_vae.models.base import Head
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
-from anomaly_vae.models.layers import Crop, Even, channels_last, convolutions, residuals, stages
+from anomaly_vae.models.layers import channels_last, convolutions, downward, residuals, stages, upward
 
 
 class ConvVAE(GaussianVAE):
@@ -34,12 +34,7 @@ class ConvVAE(GaussianVAE):
         widths = (shape[0], *channels)
         dense = (widths[-1] * math.prod(sides[-1]), *config.hidden)
 
-        down: list[nn.Module] = []
-        for side, (before, after) in zip(sides, pairwise(widths), strict=False):
-            # kernels of 4 cover every pixel equally often at stride 2, unlike those of 3
-            down += [Even(side), conv(before, after, 4, stride=2, padding=1)]  # (B, after, ceil(H/2), ...)
-            down += [*residuals(conv, after, blocks), nn.GELU()]
-        self.down = nn.Sequential(*down)
+        self.down = nn.Sequential(*downward(conv, widths, sides, blocks))
         self.squeeze = nn.Sequential(*(m for a, b in pairwise(dense) for m in (nn.Linear(a, b), nn.GELU())))
         self.posterior = nn.Linear(dense[-1], 2 * self.latent)
 
@@ -47,12 +42,9 @@ class ConvVAE(GaussianVAE):
         self.expand = nn.Sequential(*(m for a, b in pairwise(expand) for m in (nn.Linear(a, b), nn.GELU())))
         self.head = Head(config, shape)
         targets = (shape[0] * self.head.outputs, *channels)
-        up: list[nn.Module] = [nn.Unflatten(1, (widths[-1], *sides[-1])), *residuals(conv, widths[-1], blocks)]
-        for stage in reversed(range(len(channels))):
-            up += [deconv(targets[stage + 1], targets[stage], 4, stride=2, padding=1), Crop(sides[stage])]
-            if stage:
-                up += [*residuals(conv, targets[stage], blocks), nn.GELU()]
-        self.up = nn.Sequential(*up)  # (B, P*C, H, W)
+        unflatten = nn.Unflatten(1, (widths[-1], *sides[-1]))
+        up = upward(conv, deconv, targets, sides, blocks)
+        self.up = nn.Sequential(unflatten, *residuals(conv, widths[-1], blocks), *up)  # (B, P*C, H, W)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = channels_last(torch.nan_to_num(x))  # a missing element enters as the scaled mean

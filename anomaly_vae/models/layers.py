@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -80,3 +81,23 @@ class Residual(nn.Module):
 
 def residuals(conv: Any, channels: int, blocks: int) -> list[nn.Module]:
     return [Residual(conv, channels) for _ in range(blocks)]
+
+
+def downward(conv: Any, widths: tuple[int, ...], sides: list[Sides], blocks: int) -> list[nn.Module]:
+    """(B, widths[0], *sides[0]) -> (B, widths[-1], *sides[-1]), each stage with so many residual blocks."""
+    layers: list[nn.Module] = []
+    for side, (before, after) in zip(sides, pairwise(widths), strict=False):
+        # kernels of 4 cover every pixel equally often at stride 2, unlike those of 3
+        layers += [Even(side), conv(before, after, 4, stride=2, padding=1)]  # (B, after, ceil(H/2), ceil(W/2))
+        layers += [*residuals(conv, after, blocks), nn.GELU()]
+    return layers
+
+
+def upward(conv: Any, deconv: Any, widths: tuple[int, ...], sides: list[Sides], blocks: int) -> list[nn.Module]:
+    """The mirror of `downward`: (B, widths[-1], *sides[-1]) -> (B, widths[0], *sides[0])."""
+    layers: list[nn.Module] = []
+    for stage in reversed(range(len(widths) - 1)):
+        layers += [deconv(widths[stage + 1], widths[stage], 4, stride=2, padding=1), Crop(sides[stage])]
+        if stage:
+            layers += [*residuals(conv, widths[stage], blocks), nn.GELU()]
+    return layers
