@@ -41,6 +41,10 @@ class DataConfig(Section):
     drop: tuple[str, ...] = Field((), description="columns to leave out")
     shape: tuple[int, ...] | None = Field(None, description="(C, H, W) of one picture of a pixel table")
     size: int = Field(64, ge=4, description="height and width that image files are resized to, pixels")
+    tile: int | None = Field(
+        None, ge=8, description="side of the tiles, pixels, that pictures of `size` are cut into; None: seen whole"
+    )
+    overlap: float = Field(0.25, ge=0, le=0.75, description="share of its side that a tile has in common with the next")
     object: str | None = Field(None, description="of a list of images with a column `object`, which one")
     skip_broken: bool = Field(False, description="leave out, and name, image files that cannot be decoded")
     channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")

@@ -22,7 +22,7 @@ from anomaly_vae.data import open_memory
 from anomaly_vae.data.base import Chunk, Layout, Source
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.split import Split, split
-from anomaly_vae.data.tensors import Samples, samples
+from anomaly_vae.data.tensors import Samples, samples, tiling_of
 from anomaly_vae.errors import DataError, DetectorError
 from anomaly_vae.maps import excess_maps, pixel_threshold
 from anomaly_vae.models import VAE
@@ -266,7 +266,7 @@ class Detector:
 
 def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
     """The untrained network of a resolved configuration, its weights drawn from the configuration's seed alone."""
-    shape = layout.shape if not layout.columns else (len(scaler.column),)
+    shape = layout.sample if not layout.columns else (len(scaler.column),)
     if layout.kind == "series":
         assert config.data.window
         shape = (*shape, config.data.window)  # (C, T)
@@ -274,7 +274,7 @@ def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = models.build(config.model, shape, categories if any(categories) else ())
-    return ScoreNet(model, config.scoring, shape)
+    return ScoreNet(model, config.scoring, shape, tiling_of(layout))
 
 
 def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, held: int) -> Config:

@@ -128,7 +128,7 @@ def _significant(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _pixel_names(layout: Layout) -> list[str]:
-    channels, height, width = layout.shape
+    channels, height, width = layout.sample
     if layout.pixels:
         return list(layout.pixels)
     places = [f"{row}_{column}" for row in range(height) for column in range(width)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from anomaly_vae.data.base import Source
 from anomaly_vae.data.tensors import samples, window_starts
 from anomaly_vae.detector import Detector, read_whole
-from anomaly_vae.errors import DataError
+from anomaly_vae.errors import DataError, DetectorError
 
 BATCH = 512  # samples of one forward pass
 Codes = NDArray[np.float64]  # (N, D)
@@ -56,6 +56,12 @@ class LatentSpace:
     """Codes of data, and data of codes. Everything is deterministic but `draw`, which is seeded."""
 
     def __init__(self, detector: Detector) -> None:
+        """Raises DetectorError for a detector that sees its pictures in tiles, which have a code each."""
+        if detector.layout.tile is not None:
+            raise DetectorError(
+                f"this detector sees its pictures in tiles of {detector.layout.tile} pixels and has no code of a whole"
+                " one; fit one without data.tile to look at codes"
+            )
         self.detector, self.model, self.layout = detector, detector.net.eval().model, detector.layout
         self.device = next(detector.net.parameters()).device
         self.pictures = self.layout.kind in ("pixels", "images")

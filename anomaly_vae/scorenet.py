@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from anomaly_vae.config import ScoringConfig
 from anomaly_vae.data.tensors import Samples
+from anomaly_vae.data.tiles import Tiling
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.level import Level
 from anomaly_vae.models import VAE, Output
@@ -24,11 +25,15 @@ class ScoreNet(nn.Module):
     recon: the training likelihood's nats (`likelihood`), or those of a likelihood calibrated after training: of the
     blurred residual of pictures (`energy`), or of each sensor, computed where windows are folded (`level`).
     kl: to N(0, I), or to a mixture fitted to the training posteriors. neighbours: see `neighbours`.
+
+    Of pictures that are seen in tiles every part is that of the tile with the largest sum: one defect counts whole,
+    however large the picture around it; the elements are those of all tiles, stitched.
     """
 
-    def __init__(self, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> None:
+    def __init__(self, model: VAE, config: ScoringConfig, shape: tuple[int, ...], tiling: Tiling | None = None) -> None:
+        """shape: of what the model reads, a tile of it where there is a tiling."""
         super().__init__()
-        self.model, self.recon = model, config.recon
+        self.model, self.recon, self.tiling = model, config.recon, tiling
         self.neighbours: Neighbours | None = None
         self.prior: MixturePrior | None = None
         self.energy = ResidualEnergy(shape) if self.recon == "energy" else None
@@ -80,6 +85,22 @@ class ScoreNet(nn.Module):
 
         With `level` the elements are residuals, and recon is left to who folds them. own: see `fit`.
         """
+        if self.tiling is None:
+            return self._whole(x, own)
+        nats, parts = self._whole(self.tiling.cut(x), None)
+        by_tile = {name: part.unflatten(0, (len(x), -1)) for name, part in parts.items()}  # (B, T)
+        worst = torch.stack(list(by_tile.values())).sum(0).argmax(1, keepdim=True)  # (B, 1)
+        return self.tiling.stitch(nats), {name: part.gather(1, worst)[:, 0] for name, part in by_tile.items()}
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(B, *shape) the expected x, stitched where it is seen in tiles."""
+        read = x if self.tiling is None else self.tiling.cut(x)
+        mean = self.model(read).px.mean
+        mean = mean if mean.dim() == read.dim() else mean.mean(0)  # over members
+        return mean if self.tiling is None else self.tiling.stitch(mean)
+
+    def _whole(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `forward` promises, of x as the model reads it."""
         out: Output = self.model(x)
         parts = {"kl": self.prior.kl(out.mu) if self.prior is not None else out.kl.sum(1)}
         if self.level is not None:

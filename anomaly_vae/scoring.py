@@ -202,8 +202,7 @@ class Scorer:
         """(N, *shape) the expected x of pictures (N, C, H, W), in 0-1."""
         device = next(self.net.parameters()).device
         pieces = torch.from_numpy(self.scaler.transform(values)).split(block_size(values.shape[1:]))
-        means = [(x.dim(), self.net.model(x.to(device)).px.mean.cpu()) for x in pieces]
-        mean: NDArray[np.float32] = torch.cat([m if m.dim() == axes else m.mean(0) for axes, m in means]).numpy()
+        mean: NDArray[np.float32] = torch.cat([self.net.mean(x.to(device)).cpu() for x in pieces]).numpy()
         return mean
 
 

@@ -32,6 +32,7 @@ class Layout:
     pixels: pixel tables: the names of the pixel columns in order. Else empty.
     pixel_max: what is white in the file: of pixel tables 1 or 255, of images above 255 where they have 16 bits a pixel.
         Chunks hold 0-255 in either case.
+    tile, overlap: of images that are seen in tiles, see `data.tiles.Tiling`; None: seen whole.
     left_out: column name -> why it is no input.
     """
 
@@ -44,7 +45,14 @@ class Layout:
     id: str | None = None
     time: str | None = None
     group: str | None = None
+    tile: int | None = None
+    overlap: float = 0.0
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sample(self) -> tuple[int, ...]:
+        """Shape of what the network reads at once: a row, or a picture or a tile of it."""
+        return self.shape if self.tile is None else (self.shape[0], self.tile, self.tile)
 
     def to_json(self) -> dict[str, Any]:
         from dataclasses import asdict

@@ -17,7 +17,7 @@ from anomaly_vae.data.decoding import THREADS, BrokenImageError, broken, decode,
 from anomaly_vae.data.files import Reader, as_labels, plural
 from anomaly_vae.data.listing import list_folder, list_manifest
 from anomaly_vae.data.originals import Originals
-from anomaly_vae.errors import DataError
+from anomaly_vae.errors import ConfigError, DataError
 
 LOOKED_AT = 16  # training pictures that tell grey from colour, and what is white of 16 bits a pixel
 NAMED = 8  # broken files in one message at most
@@ -83,15 +83,24 @@ class Images:
         return len(self._listing.files)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """Pictures of data.size, grey where the first training pictures are. Raises DataError for fewer than two."""
+        """Pictures of data.size, grey where the first training pictures are.
+
+        Raises DataError for fewer than two, ConfigError for tiles that are no smaller than the pictures.
+        """
         if len(rows) < 2:
             raise DataError(f"{self.path}: {plural(len(rows), 'image')} to train on; at least 2 are needed")
-        channels = self.config.channels
+        channels, size, tile = self.config.channels, self.config.size, self.config.tile
+        if tile is not None and tile >= size:
+            raise ConfigError(
+                f"data.tile={tile}: no smaller than the pictures, which are read at data.size={size}; a larger"
+                " data.size, or no data.tile, would work"
+            )
         first = [self._listing.files[row] for row in sorted(rows)[:LOOKED_AT]]
         try:
             if channels is None:
                 channels = 1 if all(is_grey(file) for file in first) else 3
-            return Layout("images", (channels, self.config.size, self.config.size), pixel_max=white_of(first))
+            shape, overlap = (channels, size, size), 0.0 if tile is None else self.config.overlap
+            return Layout("images", shape, pixel_max=white_of(first), tile=tile, overlap=overlap)
         except BrokenImageError as error:
             raise self._all_broken(error) from error
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anomaly_vae.data.base import Chunk, Layout
 from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.tiles import Tiling
 
 
 class Samples:
@@ -51,6 +52,22 @@ class Samples:
         return self.held.index_select(0, index)
 
 
+class Tiles(Samples):
+    """Every tile (C, S, S) of pictures that are held once, whatever the overlap."""
+
+    def __init__(self, values: NDArray[Any], device: torch.device, tiling: Tiling) -> None:
+        super().__init__(values, device)
+        self.side, self.corners = tiling.side, tiling.corners
+
+    def __len__(self) -> int:
+        return len(self.held) * len(self.corners)
+
+    def _gather(self, index: Tensor) -> Tensor:
+        places = (divmod(number, len(self.corners)) for number in index.tolist())
+        cut = [(picture, *self.corners[place]) for picture, place in places]
+        return torch.stack([self.held[p, :, y : y + self.side, x : x + self.side] for p, y, x in cut])
+
+
 class Windows(Samples):
     """Windows (C, T) of a series whose steps are held once, whatever the overlap."""
 
@@ -68,10 +85,16 @@ class Windows(Samples):
         return self.held[rows].transpose(1, 2)  # (B, C, T)
 
 
+def tiling_of(layout: Layout) -> Tiling | None:
+    """How the pictures of a layout are cut; None where they are seen whole."""
+    return None if layout.tile is None else Tiling(layout.shape[1], layout.shape[2], layout.tile, layout.overlap)
+
+
 def samples(
     data: Chunk, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device, window: int | None
 ) -> Samples:
-    """The training samples among `rows` of the data: the rows, or every window that lies wholly within them."""
+    """The training samples among `rows` of the data: the rows, their tiles, or every window that lies wholly within
+    them."""
     found: Samples
     if layout.kind == "series":
         assert window is not None
@@ -80,7 +103,9 @@ def samples(
         found = Windows(scaled, device, starts, window)
     else:
         values = data.values[rows]
-        found = Samples(values if values.dtype == np.uint8 else scaler.transform(values), device)
+        scaled = values if values.dtype == np.uint8 else scaler.transform(values)
+        tiling = tiling_of(layout)
+        found = Samples(scaled, device) if tiling is None else Tiles(scaled, device, tiling)
     found.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
     return found
 
