@@ -59,22 +59,10 @@ def table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-NOUNS = {"table": "rows", "series": "time steps", "pixels": "pictures", "images": "pictures"}
-
-
 def fit_summary(result: Result) -> str:
     """The short table that a fit ends with, and the commands to type next."""
-    found, rows, noun = result.metrics, result.rows, NOUNS[result.kind]
-    lines = [("trained on", f"{rows['train']} normal {noun} of {result.data} ({result.kind})")]
-    tested = f"{rows['test']} {noun}"
-    if "anomalies" in found:
-        tested += f", {found['anomalies']:.0f} of them anomalies"
-    lines.append(("tested on", tested))
-    lines += metric_rows(found)
-    lines.append(("threshold", f"{result.threshold:.6g} nats ({_how(result)} {noun})"))
-    lines += pixel_row(result.pixels)
-    lines.append(("active units", f"{found['active_units']:.0f}"))
-    lines.append(("time", f"{result.seconds:.1f} s"))
+    assert result.summary
+    lines = result.summary.facts()
     saved = "" if result.detector.startswith("runs:/") else result.detector
     lines += [(name, value) for name, value in (("detector", saved), ("run", result.run_id)) if value]
     if not result.run_id and not saved:
@@ -88,47 +76,10 @@ def fit_summary(result: Result) -> str:
     return table(lines) + "\n\nnext:  " + "\n       ".join(following)
 
 
-def _how(result: Result) -> str:
-    """How the threshold was chosen; the noun of the rows follows."""
-    chosen = result.chosen
-    assert chosen
-    if chosen.labelled:
-        return f"{chosen.policy} on the ROC curve of {chosen.normals} normal and {chosen.anomalies} anomalous"
-    if chosen.policy.startswith("tail"):
-        return f"{chosen.policy} of a log-normal fitted to {chosen.normals} held-out normal"
-    return f"conformal, at most {chosen.false_alarm_rate:.3g} false alarms, from {chosen.normals} held-out normal"
-
-
-def pixel_row(chosen: Threshold | None) -> list[tuple[str, str]]:
-    """The pixel threshold of pictures and how it was chosen, as a row of a table; none for other data."""
-    if chosen is None:
-        return []
-    if chosen.labelled:
-        how = f"{chosen.policy} on the pixels' ROC curve, {chosen.false_alarm_rate:.2g} of the normal ones above"
-    else:
-        how = f"{chosen.policy}, from the peaks of {chosen.normals} held-out normal pictures"
-    return [("pixel threshold", f"{chosen.value:.4g} nats above the usual ({how})")]
-
-
 def threshold_row(when: str, chosen: Threshold) -> tuple[str, str]:
     """A threshold, its rule and its false alarms, as a row of a table."""
     rate = f"{'' if chosen.labelled else 'at most '}{chosen.false_alarm_rate:.3g}"
     return f"{when} {chosen.policy}", f"{chosen.value:.6g} nats, false-alarm rate {rate}"
-
-
-def metric_rows(found: dict[str, float]) -> list[tuple[str, str]]:
-    """Metrics as rows of a table, those that are there."""
-    shown = [
-        ("AUROC", "auroc", ".4f"), ("AUPRC", "auprc", ".4f"), ("FPR at 95 % TPR", "fpr_at_95_tpr", ".4f"),
-        ("F1", "f1", ".4f"), ("precision", "precision", ".4f"), ("recall", "recall", ".4f"),
-        ("false-alarm rate", "false_alarm_rate", ".4f"), ("pixel AUROC", "pixel_auroc", ".4f"),
-        ("AUPRO at 30 %", "aupro", ".4f"), ("pixel F1", "pixel_f1", ".4f"),
-        ("pixel false alarms", "pixel_false_alarm_rate", ".4f"),
-    ]  # fmt: skip
-    rows = [(name, format(found[key], form)) for name, key, form in shown if key in found]
-    if "false_alarm_rate" not in found:
-        rows.append(("alarm rate", f"{found['alarm_rate']:.4f} (test rows are taken as normal: nothing is labelled)"))
-    return rows
 
 
 def bound_rows(found: Bound) -> list[tuple[str, str]]:

@@ -34,6 +34,7 @@ class History:
     """What happened: one dict of metrics an epoch (nats a sample), and the state that a checkpoint keeps."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
+    kl: list[list[float]] = field(default_factory=list)  # of each epoch: held-out KL of each latent group (G,)
     best_epoch: int = 0
     best: float = float("inf")  # held-out negative ELBO of the best epoch, nats a sample
     batch_size: int = 0
@@ -104,7 +105,9 @@ def train(
         if epoch - history.best_epoch >= settings.patience:
             break
         figures = _epoch(net, train, optimizer, config, schedule, epoch, history)
-        figures |= held_out(model, valid, config.seed, history.batch_size, settings.binarise)
+        held, kl = held_out(model, valid, config.seed, history.batch_size, settings.binarise)
+        figures |= held
+        history.kl.append(kl)
         history.epochs.append(figures)
         warm = risen(config.objective, epoch / schedule.epochs) >= 1
         bound = figures["valid_loss"] if math.isfinite(figures["valid_loss"]) else math.inf
@@ -224,15 +227,18 @@ def spread(train: Samples) -> float:
 
 
 @torch.no_grad()
-def held_out(model: VAE, valid: Samples, seed: int, batch_size: int, binarise: bool = False) -> dict[str, float]:
-    """valid_loss: the negative ELBO (beta 1, no free bits; one sample of z, always the same) in nats; active units.
+def held_out(
+    model: VAE, valid: Samples, seed: int, batch_size: int, binarise: bool = False
+) -> tuple[dict[str, float], list[float]]:
+    """(figures, KL): valid_loss, the negative ELBO (beta 1, no free bits; one sample of z, always the same) in nats,
+    and active units; the mean KL of each latent group (G,) in nats.
 
     With a codebook also the perplexity of its codes. binarise: of one draw of the pixels, always the same.
     """
     model.eval()
     noise = distributed.generator(valid.device, _seed(seed, 0, 2))
     index = torch.arange(len(valid), device="cpu" if valid.pinned else valid.device)
-    total, mus, codes = torch.zeros((), device=valid.device), [], []
+    total, mus, kls, codes = torch.zeros((), device=valid.device), [], [], []
     for part in index.split(max(batch_size, 256)):
         x = valid.take(distributed.share(part, noise))
         x = binarised(x, noise) if binarise else x
@@ -240,10 +246,12 @@ def held_out(model: VAE, valid: Samples, seed: int, batch_size: int, binarise: b
         recon, kl = terms(x, out)
         total += distributed.whole(recon + kl, noise).sum()
         mus.append(distributed.whole(out.mu, noise))
+        kls.append(distributed.whole(out.kl, noise))
         if out.codes is not None:
             codes.append(distributed.whole(out.codes, noise))
     found = {"valid_loss": float(total) / len(valid), "active_units": float(active_units(torch.cat(mus)).sum())}
-    return found | ({"perplexity": perplexity(torch.cat(codes))} if codes else {})
+    found |= {"perplexity": perplexity(torch.cat(codes))} if codes else {}
+    return found, torch.cat(kls).float().mean(0).tolist()
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:

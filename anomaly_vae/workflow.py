@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ from anomaly_vae.output import replacing, replacing_folder, require_free
 from anomaly_vae.report import log_fit
 from anomaly_vae.scoring import numbered
 from anomaly_vae.serving import explained_names, score_columns
+from anomaly_vae.summary import Summary, summarise
 from anomaly_vae.threshold import Threshold
 from anomaly_vae.writers import batch, check_format, open_writer
 
@@ -57,12 +58,12 @@ class Result:
     seconds: float
     rows: dict[str, int]
     notes: tuple[str, ...] = ()
-    chosen: Threshold | None = field(default=None, repr=False)
     pixels: Threshold | None = field(default=None, repr=False)
+    summary: Summary | None = field(default=None, repr=False)  # of a fit
 
     def to_json(self) -> str:
-        tree = asdict(self)
-        del tree["chosen"], tree["pixels"]
+        tree = asdict(replace(self, summary=None))
+        del tree["summary"], tree["pixels"]
         return json.dumps(tree, ensure_ascii=False)
 
 
@@ -116,9 +117,10 @@ def fit(
         meter.add(scores, fitted.split.test)
         found |= meter.metrics()
         seconds = time.perf_counter() - began
+        summary = summarise(source, detector, config, found, round(seconds, 2))
         if lead:
             _log_model(run, detector)  # first, so that the metrics are linked to it
-            log_fit(run, source, detector, found | {"seconds": seconds})
+            log_fit(run, source, detector, summary, run_name)
             if output:
                 detector.save(output)
     if checkpoint:
@@ -127,13 +129,12 @@ def fit(
     if run.lost:
         kept, why = run.lost
         where = output or str(kept / "artifacts" / "detector")
-    rows = {part: len(getattr(fitted.split, part)) for part in ("train", "valid", "test")}
     notes = fitted.notes + ((threshold.note,) if threshold.note else ())
     if run.lost:
         notes += (f"{why}; the run is kept in {kept}, and `anomaly-vae runs --sync` sends it",)
     return Result(
         run.run_id, where, source.kind, source.path, threshold.value, threshold.policy, found,
-        round(seconds, 2), rows, notes, threshold, detector.pixels,
+        summary.seconds, dict(summary.rows), notes, detector.pixels, summary,
     )  # fmt: skip
 
 
@@ -231,7 +232,7 @@ def evaluate(
             run.tags({"evaluated_on": path})
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
-        round(time.perf_counter() - began, 2), {"test": len(total)}, source.notes, detector.threshold, detector.pixels,
+        round(time.perf_counter() - began, 2), {"test": len(total)}, source.notes, detector.pixels,
     )  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def test_what_is_logged_is_the_objective(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def held_out_says(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     left = iter(losses)
-    monkeypatch.setattr(training, "held_out", lambda *_: {"valid_loss": next(left), "active_units": 1.0})
+    monkeypatch.setattr(training, "held_out", lambda *_: ({"valid_loss": next(left), "active_units": 1.0}, [0.5]))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_the_best_loss_is_that_of_the_weights() -> None:
     config = settings(objective__warmup=0)
     model, history = trained(config)
     assert history.best == min(epoch["valid_loss"] for epoch in history.epochs)
-    assert held_out(model, part(1), config.seed, history.batch_size)["valid_loss"] == history.best
+    assert held_out(model, part(1), config.seed, history.batch_size)[0]["valid_loss"] == history.best
 
 
 def test_patience_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,12 +173,13 @@ def test_patience_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_held_out_loss_is_the_elbo_whatever_beta() -> None:
     model = model_of(settings())
-    found = held_out(model, part(1), 0, 8)
-    assert found == held_out(model, part(1), 0, 8)
+    found, kl = held_out(model, part(1), 0, 8)
+    assert (found, kl) == held_out(model, part(1), 0, 8)
     x = part(1).take(torch.arange(48))
     out = model(x, torch.Generator().manual_seed(training._seed(0, 0, 2)))
     expected = (out.px.nll(x).mean(0).sum(1) + out.kl.sum(1)).mean().item()
     assert found["valid_loss"] == pytest.approx(expected, rel=1e-5)
+    assert kl == pytest.approx(out.kl.mean(0).tolist(), rel=1e-5)
 
 
 def test_data_without_a_finite_gradient_ends_in_one_line() -> None:

@@ -140,7 +140,8 @@ def evaluate(
     config = load_config(options)
     require_there(data)
     from anomaly_vae import workflow
-    from anomaly_vae.console import Console, bound_rows, metric_rows, pixel_row, table
+    from anomaly_vae.console import Console, bound_rows, table
+    from anomaly_vae.summary import metric_facts, pixel_facts
 
     found = workflow.find(model, config)
     if draws is not None:
@@ -162,8 +163,8 @@ def evaluate(
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     rows = [("rows", f"{result.metrics['rows']:.0f}, {result.metrics['anomalies']:.0f} of them anomalies")]
-    rows += [*metric_rows(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
-    rows += pixel_row(result.pixels)
+    rows += [*metric_facts(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
+    rows += pixel_facts(result.pixels)
     click.echo(result.to_json() if as_json else table(rows))
 
 

@@ -6,13 +6,18 @@ Its modules are the only importers of matplotlib.
 from anomaly_vae.plots.curves import kl_per_dimension, precision_recall, roc, score_histogram, table_parts, training
 from anomaly_vae.plots.overlays import overlay, save_png
 from anomaly_vae.plots.pictures import SENSORS, reconstructions, series
-from anomaly_vae.plots.style import DRAWN
+from anomaly_vae.plots.review import calibration, kl_by_epoch, parts
+from anomaly_vae.plots.style import DRAWN, png
 
 __all__ = [
     "DRAWN",
     "SENSORS",
+    "calibration",
+    "kl_by_epoch",
     "kl_per_dimension",
     "overlay",
+    "parts",
+    "png",
     "precision_recall",
     "reconstructions",
     "roc",

@@ -5,7 +5,8 @@ Large inputs are thinned for drawing; every number that is written is computed f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,12 @@ Scores = NDArray[np.float64]  # (N,) nats
 
 
 @styled
-def roc(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Figure:
-    """ROC curve of labels (N,) (1: anomalous) and scores (N,), with the chosen point marked."""
-    return _square(labels, scores, threshold, _draw_roc)
+def roc(labels: ArrayLike, scores: ArrayLike, threshold: float, others: Mapping[str, float] | None = None) -> Figure:
+    """ROC curve of labels (N,) (1: anomalous) and scores (N,), with the chosen point marked.
+
+    others: policy -> the threshold (nats) that it would choose, marked too.
+    """
+    return _square(labels, scores, threshold, partial(_draw_roc, others=others or {}))
 
 
 @styled
@@ -161,7 +165,7 @@ def _square(
     return figure
 
 
-def _draw_roc(axes: Axes, wrong: Labels, score: Scores, threshold: float) -> None:
+def _draw_roc(axes: Axes, wrong: Labels, score: Scores, threshold: float, others: Mapping[str, float]) -> None:
     from sklearn.metrics import roc_auc_score, roc_curve
 
     fpr, tpr, _ = roc_curve(wrong, score)
@@ -171,6 +175,11 @@ def _draw_roc(axes: Axes, wrong: Labels, score: Scores, threshold: float) -> Non
     axes.fill_between(fpr[keep], tpr[keep], color=NORMAL, alpha=0.08, linewidth=0)
     axes.plot(fpr[keep], tpr[keep], color=NORMAL, label=f"AUROC {roc_auc_score(wrong, score):.3f}")
     _mark(axes, here, f"threshold {threshold:.4g}: FPR {here[0]:.3f}, TPR {here[1]:.3f}")
+    for (policy, value), shape in zip(others.items(), "s^vDP*Xph", strict=False):
+        point = (float((score[~wrong] >= value).mean()), float((score[wrong] >= value).mean()))
+        axes.plot(
+            *point, shape, color=INK, markersize=5, markerfacecolor="white", clip_on=False, zorder=4, label=policy
+        )
     axes.set(title="ROC on test data", xlabel="false-positive rate", ylabel="true-positive rate (recall)")
     axes.legend(loc="lower right")
 

@@ -6,6 +6,7 @@ Okabe and Ito (2008), told apart by people of every colour vision; anomalies are
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -72,6 +73,14 @@ def new_figure(
     if rows == 1:
         return figure, grid[0, 0] if columns == 1 else list(grid[0])
     return figure, grid.tolist()
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; it is emptied, for its memory."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    figure.clear()
+    return file.getvalue()
 
 
 def say(figure: Figure, axes: Axes, text: str) -> Figure:

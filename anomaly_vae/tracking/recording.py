@@ -56,6 +56,7 @@ class Run(Protocol):
     def model(self, folder: Path, name: str) -> None: ...
     def text(self, text: str, name: str) -> None: ...
     def file(self, path: Path, place: str) -> None: ...
+    def content(self, content: bytes, name: str) -> None: ...
 
 
 class NoRun:
@@ -66,7 +67,9 @@ class NoRun:
 
     def _nothing(self, *_: Any, **__: Any) -> None: ...
 
-    params = epoch = metrics = tags = note = figure = table = dataset = detector = model = text = file = _nothing
+    params = epoch = metrics = tags = note = figure = table = dataset = detector = model = text = file = content = (
+        _nothing
+    )
 
 
 class TrackedRun:
@@ -169,10 +172,14 @@ class TrackedRun:
         self.tags({TABLES: json.dumps([{"path": path, "type": "table"} for path in self._tables])})
 
     def text(self, text: str, name: str) -> None:
-        """A text file among the artifacts; `name` may hold folders, e.g. "report/summary.md"."""
+        """A text file among the artifacts; see `content`."""
+        self.content(text.encode(), name)
+
+    def content(self, content: bytes, name: str) -> None:
+        """A file of this content among the artifacts; `name` may hold folders, e.g. "report/summary.md"."""
         *folders, last = [file_name(part) for part in name.split("/") if part not in ("", ".", "..")]
         with self._file("/".join(folders), last) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content)
 
     def file(self, path: Path, place: str) -> None:
         """A file that exists, under its own name in the artifact folder `place`; an older one is replaced."""
