@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anomaly_vae.summary import metric_facts
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -96,9 +98,9 @@ def bound_rows(found: Bound) -> list[tuple[str, str]]:
 def promotion_table(found: Promotion) -> str:
     """The metrics of a candidate beside the champion's, and who is the champion now."""
     was = found.champion.uri if found.champion else "none"
-    mine = dict([("on " + found.data, f"run {found.candidate.run_id[:8]}"), *metric_rows(found.candidate.metrics)])
+    mine = dict([("on " + found.data, f"run {found.candidate.run_id[:8]}"), *metric_facts(found.candidate.metrics)])
     if found.before:
-        theirs = dict([("on " + found.data, was), *metric_rows(found.before.metrics)])
+        theirs = dict([("on " + found.data, was), *metric_facts(found.before.metrics)])
     else:
         theirs = {"on " + found.data: f"{was} ({found.excuse})" if found.excuse else f"champion: {was}"}
     width = max(len(value) for value in mine.values())
