@@ -74,13 +74,15 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """The network and its likelihood."""
 
-    kind: Literal["dense", "conv1d", "conv2d", "flow", "hierarchical", "vq"] | None = Field(
+    kind: Literal["dense", "conv1d", "conv2d", "flow", "hierarchical", "kl_autoencoder", "vq"] | None = Field(
         None, description="None: by the kind of data"
     )
     network: Literal["dense", "conv1d", "conv2d"] | None = Field(
         None, description="what flow is built around; None: by the axes of a sample"
     )
-    latent: int | None = Field(None, ge=1, description="latent dimensions; hierarchical, vq: channels of a latent map")
+    latent: int | None = Field(
+        None, ge=1, description="latent dimensions; hierarchical, kl_autoencoder, vq: channels of a latent map"
+    )
     hidden: tuple[int, ...] | None = Field(None, description="units of each dense layer (dense), of the last (conv)")
     channels: tuple[int, ...] | None = Field(None, description="channels of each stride-2 stage (all but dense)")
     blocks: int | None = Field(
@@ -95,6 +97,9 @@ class ModelConfig(Section):
     sigma_value: float | None = Field(None, gt=0, description="the scale where sigma is fixed, else where it starts")
     sigma_min: float | None = Field(None, gt=0, description="floor of every scale that is not fixed, in scaled units")
     members: int | None = Field(None, ge=1, description="independent VAEs trained side by side (dense)")
+    pretrained: str | None = Field(
+        None, description="folder of a diffusers AutoencoderKL that training starts from (kl_autoencoder)"
+    )
     codes: int | None = Field(None, ge=2, description="vectors of the codebook (vq)")
     code_prior: Literal["unigram", "causal"] | None = Field(
         None, description="p(codes): each position on its own, or given those before it (vq)"
@@ -291,6 +296,7 @@ BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
 BY_MODEL: dict[str, dict[str, dict[str, Any]]] = {
     "flow": {"model": {"flow_steps": 4, "members": 1}},
     "hierarchical": {"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
+    "kl_autoencoder": {"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
     "vq": {
         "model": {"latent": 16, "blocks": 1, "codes": 64, "code_prior": "causal", "commitment": 0.25},
         "scoring": {"prior": "normal"},

@@ -25,7 +25,7 @@ from anomaly_vae.data.split import Split, split
 from anomaly_vae.data.tensors import Samples, samples, tiling_of
 from anomaly_vae.errors import DataError, DetectorError
 from anomaly_vae.maps import excess_maps, pixel_threshold
-from anomaly_vae.models import VAE
+from anomaly_vae.models import VAE, pretrained
 from anomaly_vae.objective import active_units
 from anomaly_vae.output import new_folder
 from anomaly_vae.priors import MixturePrior
@@ -93,6 +93,7 @@ class Detector:
         Raises DataError for data that cannot train a detector, TrainingError where training fails.
         """
         config = config.resolve(source.kind)
+        config = config.model_copy(update={"model": pretrained.adapted(config.model)})
         parts = split(source, config)
         originals = source.originals()
         if originals is not None and parts.anomalous is not None:
@@ -109,6 +110,8 @@ class Detector:
         _require_samples(training, held, source, config)
         config = _with_supported(config, layout, scaler, len(training), len(held))
         net = new_net(config, layout, scaler).to(device)
+        if config.model.pretrained:
+            pretrained.load_into(net.model, config.model.pretrained)
         history = train(net.model, training, held, config, watch, checkpoint)
         own = net.fit(training, held, config.seed)
 

@@ -36,10 +36,15 @@ COMMON: dict[str, Any] = {
     "training": {"binarise": True, "noise": 0.0, "jitter": 0.0, "lr": 2e-3, "batch_size": 128, "patience": 10_000},
     "scoring": {"recon": "likelihood", "prior": "normal"},
 }
+VANILLA: dict[str, Any] = {"latent": 20, "hidden": [400], "members": 1}  # 784-400-20
 ONE_LEVEL: dict[str, Any] = {"latent": 32, "channels": [32, 64, 64], "blocks": 1, "hidden": [256]}
 MEMBERS: dict[str, dict[str, Any]] = {
+    "dense": {"model": {"kind": "dense", **VANILLA}},
+    "dense flow": {"model": {"kind": "flow", "network": "dense", **VANILLA}},
     "conv": {"model": {"kind": "conv2d", **ONE_LEVEL}},
+    "conv flow": {"model": {"kind": "flow", **ONE_LEVEL}},
     "hierarchical": {"model": {"kind": "hierarchical", "latent": 4, "channels": [16, 48, 96], "blocks": 1}},
+    "vq": {"model": {"kind": "vq", "channels": [32, 64], "codes": 64}},
 }
 
 
@@ -66,10 +71,11 @@ def main(argv: list[str] | None = None) -> None:
 
         detector = Detector.fit_source(source, config, watch, study.folder / f"{member}-{seed}")
         seconds = time.perf_counter() - began
-        detector.save(study.folder / f"detector-{member}-{seed}")
+        detector.save(study.folder / f"detector-{member}-{seed}")  # for `anomaly-vae evaluate --nll` and `latent`
         found = bound(open_memory(images.test, config.data), detector, config, draws=options.draws, rows=options.rows)
         assert detector.fitted
-        model = detector.net.model
+        model, last = detector.net.model, detector.fitted.history.epochs[-1]
+        perplexity = {"perplexity": last["perplexity"]} if "perplexity" in last else {}
         return {
             member: {
                 "nll": found.nll,
@@ -79,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
                 "parameters": float(sum(p.numel() for p in model.parameters())),
                 "epochs": float(len(detector.fitted.history.epochs)),
                 "seconds": seconds,
+                **perplexity,
             }
         }
 

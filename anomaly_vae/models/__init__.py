@@ -11,6 +11,7 @@ from anomaly_vae.models.conv import ConvVAE
 from anomaly_vae.models.dense import DenseVAE
 from anomaly_vae.models.flow import FlowVAE
 from anomaly_vae.models.hierarchical import HierarchicalVAE
+from anomaly_vae.models.kl_autoencoder import KLAutoencoder
 from anomaly_vae.models.vq import VectorQuantisedVAE
 
 # kind -> what builds it of a configuration and a shape, and the numbers of axes that its samples may have. Who reads
@@ -21,6 +22,7 @@ MODELS: dict[str, tuple[Callable[..., VAE], tuple[int, ...]]] = {
     "conv2d": (ConvVAE, (3,)),
     "flow": (FlowVAE, (1, 2, 3)),
     "hierarchical": (HierarchicalVAE, (2, 3)),
+    "kl_autoencoder": (KLAutoencoder, (3,)),
     "vq": (VectorQuantisedVAE, (2, 3)),
 }
 
