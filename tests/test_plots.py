@@ -179,6 +179,20 @@ def test_the_overlay_draws_contour_and_mask_on_one_scale(tmp_path: Path) -> None
         plots.save_png(drawn, tmp_path / "nowhere" / "map.png")
 
 
+def test_reconstructions_outline_alarms_and_masks_along_the_edges_of_pixels() -> None:
+    heat, mask = np.zeros((1, 4, 4)), np.zeros((1, 4, 4), bool)
+    heat[0, 1:3, 0], mask[0, 0, 2:] = 5.0, True
+    pictures = np.zeros((1, 1, 4, 4))
+    figure = plots.reconstructions(pictures, pictures, heat, ["one"], threshold=5.0, masks=mask)
+    original, _, excess = figure.axes[:3]
+    edges = {"alarm": (-0.5, 0.5, 0.5, 2.5), "mask": (1.5, 3.5, -0.5, 0.5)}  # left, right, top, bottom
+    for axes, lines in ((original, ["mask"]), (excess, ["alarm", "mask"])):
+        assert axes.get_xlim() == (-0.5, 3.5)
+        drawn = [np.concatenate([path.vertices for path in each.get_paths()]) for each in axes.collections]
+        found = [(*np.quantile(v[:, 0], (0, 1)), *np.quantile(v[:, 1], (0, 1))) for v in drawn]
+        np.testing.assert_allclose(found, [edges[name] for name in lines], atol=1 / 32)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 400), (500, 2)])
 @pytest.mark.parametrize("threshold", [-1.0, 0.0, 1e-9, 2.0])
 def test_an_overlay_of_any_shape_and_threshold_can_be_drawn(size: tuple[int, int], threshold: float) -> None:

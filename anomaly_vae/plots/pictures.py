@@ -17,6 +17,7 @@ from anomaly_vae.plots.overlays import MASK
 from anomaly_vae.plots.style import ANOMALOUS, DRAWN, INK, LABEL_SIZE, NORMAL, new_figure, say, set_scale, short, styled
 
 SENSORS = 8  # panels of a series at most
+SMOOTH = 128  # pixels of a picture's longer side from which an outline need not follow each of them
 
 
 @styled
@@ -109,9 +110,15 @@ def series(
 
 
 def _contour(axes: Axes, inside: NDArray[np.bool_], colour: Any) -> None:
-    """The edge of a region (H, W), which may be nothing or all of it."""
-    if inside.any() and not inside.all():
-        axes.contour(inside.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
+    """The edge of a region (H, W) of a drawn picture, along the edges of its pixels where they are large."""
+    if not inside.any():
+        return
+    fine = max(1, SMOOTH // max(inside.shape))
+    region = np.pad(inside.repeat(fine, axis=0).repeat(fine, axis=1), 1)
+    y, x = ((np.arange(length) - 0.5) / fine - 0.5 for length in region.shape)
+    limits = axes.get_xlim(), axes.get_ylim()
+    axes.contour(x, y, region.astype(float), levels=[0.5], colors=[colour], linewidths=0.9)
+    axes.set(xlim=limits[0], ylim=limits[1])
 
 
 def _rgb(picture: NDArray[np.float32]) -> NDArray[np.float32]:
