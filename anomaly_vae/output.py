@@ -70,6 +70,15 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
+def make_folder(path: str | Path) -> None:
+    """Makes the folder `path`, which may be there. Raises AnomalyVAEError, in one line, where it cannot."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise AnomalyVAEError(f"{path}: is a file; name a folder")
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def require_free(path: str | Path) -> None:
     """Raises AnomalyVAEError unless `path` can become a new folder; asked before hours of training, not after."""
     path = Path(path)

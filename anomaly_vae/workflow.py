@@ -150,6 +150,7 @@ def score(
     map_values: bool = False,
     id_column: str | None = None,
     skip_broken: bool = False,
+    file: str | None = None,
     progress: Progress = lambda *_: None,
     say: Say = lambda _: None,
 ) -> tuple[int, int]:
@@ -158,7 +159,8 @@ def score(
     Columns: id, the parts of the score (nats), p_value, is_anomaly. threshold: instead of the detector's (nats).
     explain: so many columns or sensors that contribute most, with their shares of recon. maps: a new folder for maps
     over the pictures at or above the threshold, or over `all_maps`; map_values: and their values, as .npy files (nats).
-    skip_broken: leave out, and name, pictures that cannot be decoded.
+    skip_broken: leave out, and name, pictures that cannot be decoded. file: a name to stand before every row, where
+    the scores of several files will be read as one table.
     """
     if output:
         check_format(output)
@@ -178,7 +180,8 @@ def score(
                 heat.draw(scores, alarm)
                 rows, alarms = rows + len(scores), alarms + int(alarm.sum())
                 progress("scoring", rows, None)
-                yield batch(score_columns(scores, detector, alarm, names, explain))
+                named = {} if file is None else {"file": [file] * len(scores)}
+                yield batch(named | score_columns(scores, detector, alarm, names, explain))
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing

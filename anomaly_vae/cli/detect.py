@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from typing import Any
 
 import click
 
 from anomaly_vae.cli.common import MODEL, SKIP_BROKEN, load_config, require_there, settings
+from anomaly_vae.engines import ENGINES, Engine
 from anomaly_vae.errors import UsageError
 
 KINDS = ["table", "series", "pixels", "images"]
@@ -71,7 +74,16 @@ def fit(
 @click.argument("data")
 @settings
 @MODEL
-@click.option("-o", "--output", metavar="FILE", help="Write here (.csv, .parquet, .json); default: CSV on stdout.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE|DIR",
+    help="Write here (.csv, .parquet, .json; many files: a folder); default: CSV on stdout.",
+)
+@click.option(
+    "--format", "ending", type=click.Choice(["parquet", "csv", "json"]), help="Of many files' scores; default: parquet."
+)
+@click.option("--engine", type=click.Choice(ENGINES), help="Score many files here or over a Ray cluster (RAY_ADDRESS).")
 @click.option("--threshold", type=float, metavar="NATS", help="Threshold instead of the detector's.")
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
 @click.option("--maps", metavar="DIR", help="Draw maps over the flagged pictures into this new folder.")
@@ -83,23 +95,44 @@ def fit(
 @click.pass_context
 def score(
     ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None,
-    output: str | None, maps: str | None, all_maps: bool, map_values: bool, id_column: str | None, **options: Any,
+    output: str | None, ending: str | None, engine: Engine | None, maps: str | None, all_maps: bool, map_values: bool,
+    id_column: str | None, **options: Any,
 ) -> None:  # fmt: skip
-    """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly."""
+    """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly.
+
+    DATA may be a pattern in quotes, 'folder/*.parquet': each file is then scored into one of its own in the folder -o.
+    """
     config = load_config(options)
-    require_there(data)
+    many = engine is not None or (glob.has_magic(data) and not os.path.exists(data))
+    if not many:
+        require_there(data)
+    if many and not output:
+        raise UsageError("many files are scored into a folder; name it with -o DIR")
+    if many and maps:
+        raise UsageError("--maps draws over the pictures of one folder; score it alone")
+    if ending and not many:
+        raise UsageError("--format is for many files; the format of one follows the ending of -o FILE")
     from anomaly_vae import workflow
     from anomaly_vae.console import Console
 
     found = workflow.find(model, config)
     console = Console(ctx.obj["quiet"])
     detector = found.detector
+    asked: dict[str, Any] = {"threshold": threshold, "explain": explain or 0, "id_column": id_column,
+                             "skip_broken": config.data.skip_broken}  # fmt: skip
+    told: dict[str, Any] = {"progress": console.progress, "say": console.say}
     try:
-        rows, alarms = workflow.score(
-            data, detector, output=output, threshold=threshold, explain=explain or 0, maps=maps,
-            all_maps=all_maps, map_values=map_values, id_column=id_column,
-            skip_broken=config.data.skip_broken, progress=console.progress, say=console.say,
-        )  # fmt: skip
+        if many:
+            from anomaly_vae import bulk
+
+            assert output
+            rows, alarms = bulk.score(
+                data, detector, output, engine=engine or "local", ending=ending or "parquet",
+                options=bulk.Options(**asked), device=config.device, **told,
+            )  # fmt: skip
+        else:
+            drawn: dict[str, Any] = {"maps": maps, "all_maps": all_maps, "map_values": map_values}
+            rows, alarms = workflow.score(data, detector, output=output, **drawn, **asked, **told)
     finally:
         console.close()
     by = f"--threshold {threshold:g}" if threshold is not None else f"{detector.threshold.value:.6g} nats"
