@@ -1,0 +1,115 @@
+"""A spatial latent beside a flat one of as many parameters, on large pictures: PSNR and SSIM of held-out ones.
+
+    python -m pipelines.autoencoders mvtec/bottle                 256x256, 3000 steps, for a GPU
+    python -m pipelines.autoencoders mvtec/bottle --steps 150     a bounded run on a CPU
+
+Both train on train/good less every tenth picture under the same Gaussian and the same steps, and reconstruct those
+tenths from their posterior means. SSIM is Wang (2004): an 11x11 Gaussian window of 1.5 pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from anomaly_vae import models
+from anomaly_vae.config import Config
+from anomaly_vae.data import open_source
+from anomaly_vae.data.tensors import Samples
+from anomaly_vae.training import pick_device, train
+from pipelines import baselines
+from pipelines.study import Figures, Study, arguments, chosen, settings
+
+NAME, HELD = "autoencoders", 10  # every so many pictures are held out
+MODELS: dict[str, dict[str, Any]] = {
+    "spatial": {"kind": "kl_autoencoder", "channels": [16, 32, 32, 32], "latent": 4, "blocks": 1},
+    "flat": {"kind": "conv2d", "channels": [16, 24, 24, 24, 24], "hidden": [], "latent": 64},
+}
+COMMON: dict[str, Any] = {
+    "objective": {"warmup": 0.1, "free_bits_total": 0.0},
+    "training": {"noise": 0.0, "jitter": 0.0, "lr": 2e-3, "batch_size": 8, "patience": 10_000},
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__, NAME, seeds=1)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=256, help="height and width of the pictures")
+    parser.add_argument("--steps", type=int, default=3000)
+    options = parser.parse_args(argv)
+    data = {"kind": "images", "size": options.size}
+    steps = {**COMMON, "training": {**COMMON["training"], "steps": options.steps}}
+    configs = {name: settings(options, data=data, model=model, **steps) for name, model in MODELS.items()}
+    pictures = read(options.folder, configs["flat"])
+
+    def compute(name: str, seed: int) -> Figures:
+        return {name: measure(pictures, configs[name].model_copy(update={"seed": seed}))}
+
+    what = f"{options.folder.resolve()}, {options.size} pixels, {options.steps} steps"
+    with Study(NAME, options.out, configs["flat"], what) as study:
+        study.grid(chosen(MODELS, options.only), options.seeds, compute)
+        study.finish(children=False)
+
+
+def read(folder: Path, config: Config) -> NDArray[np.uint8]:
+    """(N, C, H, W) the training pictures of a folder."""
+    source = open_source(folder, config.data)
+    roles = source.roles()
+    rows = np.arange(source.count()) if roles is None else np.flatnonzero(roles == "train")
+    layout = source.learn(rows)
+    return np.concatenate([chunk.values for chunk in source.chunks(layout, 64)])[rows]
+
+
+def measure(pictures: NDArray[np.uint8], config: Config) -> dict[str, float]:
+    """psnr (dB), ssim and valid_elbo (nats a picture) of held-out pictures, after training on the others."""
+    config, device = config.resolve("images"), pick_device(config.device)
+    held = np.arange(len(pictures)) % HELD == 0
+    valid = Samples(pictures[held], device)
+    torch.manual_seed(config.seed)
+    model = models.build(config.model, pictures.shape[1:]).to(device)
+
+    def watch(epoch: int, of: int, figures: dict[str, float]) -> None:
+        print(f"{config.model.kind} {epoch + 1}/{of} {figures['loss']:.1f} {figures['valid_loss']:.1f}", flush=True)
+
+    history, seconds = baselines.timed(lambda: train(model, Samples(pictures[~held], device), valid, config, watch))
+    with torch.inference_mode():
+        x = valid.take(torch.arange(len(valid), device=device))
+        found = torch.cat([model(part).px.mean for part in x.split(8)]).clamp(0, 1)
+    return {
+        "psnr": psnr(x, found),
+        "ssim": ssim(x, found),
+        "valid_elbo": history.best,
+        "parameters": float(sum(p.numel() for p in model.parameters())),
+        "latent": float(model.latent),
+        "seconds": seconds,
+    }
+
+
+def psnr(x: Tensor, y: Tensor) -> float:
+    """Mean over pictures (N, C, H, W) in 0-1 of 10 log10(1 / mean squared error), dB."""
+    return float(-10 * (x - y).square().flatten(1).mean(1).log10().mean())
+
+
+def ssim(x: Tensor, y: Tensor) -> float:
+    """Mean structural similarity of pictures (N, C, H, W) in 0-1, of each channel by itself."""
+    axis = torch.arange(11, device=x.device) - 5.0
+    window = torch.softmax(-0.5 * (axis / 1.5).square(), 0)
+    kernel = (window[:, None] * window).expand(x.shape[1], 1, 11, 11)
+
+    def blurred(values: Tensor) -> Tensor:
+        return F.conv2d(values, kernel, groups=x.shape[1])
+
+    mx, my = blurred(x), blurred(y)
+    vx, vy, cov = blurred(x * x) - mx**2, blurred(y * y) - my**2, blurred(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    return float((((2 * mx * my + c1) * (2 * cov + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+
+
+if __name__ == "__main__":
+    main()
