@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.data import open_memory
-from anomaly_vae.data.base import Chunk, Layout
-from anomaly_vae.data.columns import BOOLEAN
+from anomaly_vae.data.base import Chunk
 from anomaly_vae.data.decoding import Encoded, decode, encode
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError, UsageError
@@ -93,7 +92,9 @@ def interface(detector: Detector) -> Interface:
         # what has a name and is no input: reported as id, or what tells steps and machines apart
         named = {layout.id: False, layout.time: False, layout.group: True}
         others = tuple(Field(name, "any", required) for name, required in named.items() if name)
-        inputs = (*_fields(layout), *others)
+        # any: MLflow would refuse whole numbers in a column declared double, and a gap in one declared boolean
+        names = [column.name for column in layout.columns] or layout.pixels
+        inputs = (*(Field(name, "any") for name in names), *others)
     numbered = layout.kind != "images" and layout.id is None and layout.time is None
     parts = tuple(Field(name, "double") for name in detector.net.part_names)
     outputs = (Field("id", "long" if numbered else "string"), Field("score", "double"), *parts)
@@ -116,15 +117,6 @@ def example(detector: Detector) -> pd.DataFrame:
     if layout.group:
         cells[layout.group] = "example"
     return pd.DataFrame({name: [cell] * (rows or 1) for name, cell in cells.items()})
-
-
-def _fields(layout: Layout) -> tuple[Field, ...]:
-    if layout.columns:
-        return tuple(Field(c.name, _TYPES.get(c.categories, "string")) for c in layout.columns)
-    return tuple(Field(name, "double") for name in layout.pixels)
-
-
-_TYPES: dict[tuple[str, ...] | None, Literal["double", "any"]] = {None: "double", BOOLEAN: "any"}
 
 
 def _scores(detector: Detector, frame: pd.DataFrame, explain: bool) -> Iterator[Scores]:

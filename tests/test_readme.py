@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from anomaly_vae.cli import main
+from anomaly_vae.detector import Detector
+from anomaly_vae.export import export
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SERVERS = {"ui"}  # commands that run until they are stopped
@@ -47,7 +52,25 @@ def test_the_commands_on_embedded_data_work_in_order(workplace: Path) -> None:
     assert (workplace / "scores.csv").read_text().startswith("id,score,recon,kl,p_value,is_anomaly\n")
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+def test_the_exported_graph_scores_with_onnxruntime_alone(workplace: Path) -> None:
+    pytest.importorskip("onnxscript", reason="the extra `onnx` is not installed")
+    (code,) = (code for code in blocks("python") if "onnxruntime" in code)
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"])
+    detector = Detector.fit(frame, training__epochs=1, model__members=1, scoring__neighbours=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export(detector, "detector.onnx")
+    new = pd.DataFrame({"b": [0.5, -1.0, 40.0], "a": [1.0, 2, 3]})
+    names: dict[str, Any] = {"new_rows": new.to_dict("records")}
+    exec(code, names)
+    np.testing.assert_allclose(names["score"], detector.score(new), rtol=1e-4)
+    assert names["alarm"].tolist() == detector.predict(new).tolist()
+
+
+@pytest.mark.parametrize(
+    "code", [code for code in blocks("python") if "onnx" not in code], ids=lambda code: code.splitlines()[0]
+)
 def test_the_python_works(code: str, workplace: Path) -> None:
     rng = np.random.default_rng(0)
     names: dict[str, object] = {"X": rng.normal(size=(60, 3)), "X_new": rng.normal(size=(9, 3))}

@@ -1,12 +1,13 @@
-"""promote: from a fitted detector to one that is in use."""
+"""promote and export: from a fitted detector to one that is in use."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
 
-from anomaly_vae.cli.common import load_config, require_there, settings
+from anomaly_vae.cli.common import MODEL, load_config, require_there, settings
 from anomaly_vae.errors import RunError
 
 
@@ -40,4 +41,29 @@ def promote(
         raise RunError(found.refused)
 
 
-COMMANDS = (promote,)
+@click.command(short_help="Write the detector as ONNX, or as torch's .pt2.")
+@settings
+@MODEL
+@click.option("--format", "kind", type=click.Choice(["onnx", "torch"]), help="Default: by the ending of FILE.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Write here: .onnx, or .pt2 for torch.export.load.")
+@click.pass_context
+def export(ctx: click.Context, /, model: str | None, kind: str | None, output: str, **options: Any) -> None:
+    """Write the detector as one graph from raw values to the score and its parts, with scaler and threshold.
+
+    The input `values` takes any number of rows (float64 in the order of the metadata's `columns`, a category as its
+    place in `categories`, their number for a new one), of consecutive time steps, or of pictures (uint8).
+    """
+    config = load_config(options)
+    from anomaly_vae import workflow
+    from anomaly_vae.console import Console
+    from anomaly_vae.export import export as write
+
+    found = workflow.find(model, config)
+    described = write(found.detector, output, kind)
+    Console(ctx.obj["quiet"]).say(
+        f"{output}: values to {', '.join(json.loads(described['outputs']))} in nats, threshold"
+        f" {float(described['threshold']):.6g}, by {found.name}"
+    )
+
+
+COMMANDS = (export, promote)
