@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_vae import checkpoint, distributed
+from anomaly_vae.adversary import Adversary
 from anomaly_vae.config import Config
 from anomaly_vae.data.tensors import Samples
 from anomaly_vae.distributions import binarised
 from anomaly_vae.errors import ConfigError, TrainingError
-from anomaly_vae.models import VAE
+from anomaly_vae.models import VAE, Output
 from anomaly_vae.objective import active_units, beta_at, capacity_at, loss, perplexity, risen, terms
 
 Watch = Callable[[int, int, dict[str, float]], None]  # (epoch, of, metrics)
@@ -94,9 +95,12 @@ def train(
     batch_size = min(settings.batch_size, max(16, len(train) // 2))
     schedule, history = Schedule.of(train, batch_size, config), History(batch_size=batch_size)
     best: dict[str, Tensor] = {}
+    opponent = _opponent(train, config)
     kept = distributed.from_lead(lambda: checkpoint.read(folder) if folder and checkpoint.exists(folder) else None)
     if kept is not None:
         best = kept.restore(model, optimizer)
+        if opponent is not None and folder is not None:
+            opponent.restore(folder)
         history = History(**kept.state)
         for epoch, figures in enumerate(history.epochs):
             watch(epoch, schedule.epochs, figures)
@@ -104,7 +108,7 @@ def train(
     for epoch in range(len(history.epochs), schedule.epochs):
         if epoch - history.best_epoch >= settings.patience:
             break
-        figures = _epoch(net, train, optimizer, config, schedule, epoch, history)
+        figures = _epoch(net, train, optimizer, config, schedule, epoch, history, opponent)
         held, kl = held_out(model, valid, config.seed, history.batch_size, settings.binarise)
         figures |= held
         history.kl.append(kl)
@@ -117,6 +121,8 @@ def train(
             best = {k: v.detach().clone() for k, v in model.state_dict().items()}
         watch(epoch, schedule.epochs, figures)
         if folder is not None and distributed.is_lead() and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+            if opponent is not None:
+                opponent.save(folder)
             checkpoint.save(folder, model, best, optimizer, vars(history))
             saved = time.monotonic()
     model.load_state_dict(best)
@@ -126,7 +132,7 @@ def train(
 
 def _epoch(
     model: nn.Module, train: Samples, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
-    history: History,
+    history: History, opponent: Adversary | None,
 ) -> dict[str, float]:  # fmt: skip
     """One epoch; the figures are means over it. Nothing waits for the device before its end."""
     model.train()
@@ -144,7 +150,7 @@ def _epoch(
         index = order[start : start + history.batch_size]
         try:
             x = train.take(distributed.share(index, noise))
-            found, step_sums = _step(model, x, optimizer, config, progress, schedule.spread, noise)
+            found, step_sums = _step(model, x, optimizer, config, progress, schedule.spread, noise, opponent)
         except torch.OutOfMemoryError as error:
             history.batch_size, history.halved = _halve(history.batch_size, error), history.halved + 1
             optimizer.zero_grad(set_to_none=True)
@@ -167,7 +173,7 @@ def _epoch(
 
 def _step(
     model: nn.Module, x: Tensor, optimizer: torch.optim.AdamW, config: Config, progress: float, scale: float,
-    noise: torch.Generator,
+    noise: torch.Generator, opponent: Adversary | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimiser step; (found, means): found is 1 where the gradient was not finite and the step was skipped."""
     x, read = corrupted(x, distributed.inner(model), config, scale, noise)
@@ -176,6 +182,9 @@ def _step(
     total, recon, kl = loss(
         x, out, config.objective, beta_at(config.objective, progress), capacity_at(config.objective, progress)
     )
+    judged = opponent is not None and risen(config.objective, progress) >= 1  # first the picture, then its grain
+    if opponent is not None and judged:
+        total = total + config.objective.adversarial * x[0].numel() * opponent.objection(_pictures(x, out))
     optimizer.zero_grad(set_to_none=True)
     # nats an element: one learning rate and one clip norm then serve 20 columns and 50,000 pixels
     (total / x[0].numel()).backward()
@@ -184,7 +193,25 @@ def _step(
     optimizer.found_inf = found  # type: ignore[attr-defined]  # the fused step skips itself on the device
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.step()
+    if opponent is not None and judged:
+        opponent.learn(x, _pictures(x, out))
     return found, torch.stack([total.detach(), recon.detach(), kl.detach()])
+
+
+def _opponent(train: Samples, config: Config) -> Adversary | None:
+    """The discriminator of `objective.adversarial`; None for 0. Raises ConfigError for samples that are no pictures."""
+    if not config.objective.adversarial:
+        return None
+    x = train.take(torch.zeros(1, dtype=torch.long, device="cpu" if train.pinned else train.device))
+    if x.dim() != 4:
+        raise ConfigError("objective.adversarial judges patches of pictures; 0 leaves the discriminator out")
+    assert config.training.lr
+    return Adversary(x.shape[1], train.device, config.training.lr / 4, _seed(config.seed, 0, 3))
+
+
+def _pictures(x: Tensor, out: Output) -> Tensor:
+    """The reconstruction (B, C, H, W), the mean over members."""
+    return out.px.mean if out.px.mean.dim() == x.dim() else out.px.mean.mean(0)
 
 
 def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
