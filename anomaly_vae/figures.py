@@ -177,7 +177,11 @@ def tables(detector: Detector) -> list[Rows]:
     """The most anomalous test rows and, where there are labels, the mistakes, with what made them so."""
     shown = Shown(detector)
     top = shown.worst_first()[:ROWS]
-    noun = "at: the picture's hottest pixel, row and column" if shown.pictures else "top1...: what contributes most"
+    noun = (
+        "at: the picture's hottest pixel, row and column"
+        if shown.pictures
+        else "made_by: the columns that contribute most, with their shares"
+    )
     found = [
         Rows(
             "most_anomalous",
@@ -207,11 +211,11 @@ def _cells(shown: Shown, rows: NDArray[np.intp]) -> tuple[list[str], list[list[A
 
 def _causes(shown: Shown, scores: Scores) -> dict[str, Any]:
     order, shares = shown.detector.contributions(scores, EXPLAINED)
-    found: dict[str, Any] = {}
-    for rank in range(order.shape[1]):
-        found[f"top{rank + 1}"] = [shown.names[column] for column in order[:, rank]]
-        found[f"top{rank + 1}_share"] = shares[:, rank].round(4)
-    return found
+    made_by = [
+        ", ".join(f"{shown.names[column]} {share:.0%}" for column, share in zip(columns, row, strict=True))
+        for columns, row in zip(order, shares, strict=True)
+    ]
+    return {"made_by": made_by}
 
 
 def _places(shown: Shown, scores: Scores) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from anomaly_vae.summary import Choice, Summary
 
+HALF = 950  # pixels; two figures of this width stand side by side
 NOTE_SETTINGS = 12  # changed settings told in a note; the parameters of the run hold all
 
 
@@ -77,7 +78,7 @@ def to_html(summary: Summary, title: str, pictures: Sequence[Picture], tables: S
         _section("What it came to", _facts(summary.facts())),
         _section("What to worry about", f"<ul>{worries}</ul>" if worries else "<p>Nothing was found.</p>"),
         _section("Thresholds on the test data", _table(CHOICE_HEADS, [_choice(c) for c in summary.choices])),
-        _section("Figures", "".join(map(_figure, pictures))),
+        _section("Figures", f"<div class=figures>{''.join(map(_figure, pictures))}</div>"),
         *(_section(table.title, f"<p>{escape(table.text)}</p>" + _table(table.heads, table.cells)) for table in tables),
         _section("Changed from the defaults", _facts(changed) if changed else "<p>Nothing.</p>"),
         f"<footer>{escape(foot)}</footer>",
@@ -117,16 +118,16 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"<td class=number>{value:.4g}</td>"
+        return f"<td class=number>{value:.6g}</td>"
     return f"<td>{escape(str(value))}</td>"
 
 
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
-        f"<figcaption>{escape(picture.title)}</figcaption></figure>"
-    )
+    width = int.from_bytes(picture.png[16:20], "big")  # pixels: the first field of a PNG file
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
+    place = "half" if width <= HALF else "whole"
+    return f"<figure class={place}>{image}<figcaption>{escape(picture.title)}</figcaption></figure>"
 
 
 STYLE = """
@@ -145,7 +146,10 @@ td.number { font-variant-numeric: tabular-nums; }
 .facts th { font-weight: 600; white-space: nowrap; }
 .wide { overflow-x: auto; }
 li { margin: 4px 0; }
-figure { display: inline-block; margin: 0 12px 20px 0; max-width: 100%; vertical-align: top; break-inside: avoid; }
+.figures { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }
+figure { margin: 0; break-inside: avoid; }
+figure.half { flex: 0 1 calc(50% - 10px); min-width: 340px; }
+figure.whole { flex: 0 0 100%; }
 figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #5b626c; font-size: 13px; }
 footer { color: #5b626c; font-size: 13px; padding: 0 24px; overflow-wrap: anywhere; }
@@ -156,6 +160,5 @@ footer { color: #5b626c; font-size: 13px; padding: 0 24px; overflow-wrap: anywhe
   h2 { break-after: avoid; }
   tr { break-inside: avoid; }
   .wide { overflow: visible; }
-  figure img { max-height: 9cm; width: auto; }
 }
 """

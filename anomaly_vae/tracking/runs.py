@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from anomaly_vae.config import Config
 from anomaly_vae.errors import RunError
 from anomaly_vae.store import clean, cut, server_uri, store_errors, store_folder
-from anomaly_vae.tracking import origin, spool
+from anomaly_vae.tracking import origin, spool, view
 from anomaly_vae.tracking.client import connect, find_run, model_of
 from anomaly_vae.tracking.recording import NAME_LENGTH, NoRun, Run, TrackedRun, model_title
 from anomaly_vae.tracking.sending import Sender
@@ -129,7 +129,7 @@ def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
         found = client.get_experiment_by_name(title)
         if found is None:
             try:
-                return str(client.create_experiment(title, artifact_location=location, tags=EXPERIMENT))
+                return str(client.create_experiment(title, artifact_location=location, tags=EXPERIMENT | view.tags()))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
