@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         return found
 
     with Study("collapse", options.out, settings(options), str(options.folder.resolve())) as study:
-        study.grid(chosen(cells, options.only), options.seeds, compute)
+        study.grid(chosen(cells, options.only), options.seeds, compute, options.engine)
         study.finish()
 
 

@@ -25,7 +25,7 @@ METRICS = ("auroc", "f1", "pixel_auroc", "aupro", "pixel_f1")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__, NAME, seeds=1)
+    parser = arguments(__doc__, NAME, seeds=1, spread=False)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
     config = settings(options, data={"kind": "images"}, split={"test_share": 0.0})

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         return {f"{rate:.0%} asked": count(detector, scores, rate) for rate in RATES}
 
     with Study("false_alarms", options.out, config, str(options.folder.resolve()), hidden=HIDDEN) as study:
-        study.grid(files, options.seeds, compute)
+        study.grid(files, options.seeds, compute, options.engine)
         study.finish({"shares": shares(pd.DataFrame(study.rows))})
 
 

@@ -18,7 +18,7 @@ SHOWN = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__, "fit", seeds=3)
+    parser = arguments(__doc__, "fit", seeds=3, spread=False)
     parser.add_argument("configs", nargs="+", help="YAML files")
     parser.add_argument("--data", help="file or folder instead of the configs' data.path")
     options = parser.parse_args(argv)

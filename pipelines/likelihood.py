@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with Study(NAME, options.out, common, f"{options.folder.resolve()}, {options.epochs} epochs") as study:
         print(f"{torch.get_num_threads()} threads, {'CUDA' if torch.cuda.is_available() else 'no CUDA'}", flush=True)
-        study.grid(chosen(MEMBERS, options.only), options.seeds, compute)
+        study.grid(chosen(MEMBERS, options.only), options.seeds, compute, options.engine)
         study.finish(children=False)
 
 

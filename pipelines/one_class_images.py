@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 
     out = options.out.with_name(name) if options.out == parser.get_default("out") else options.out
     with Study(name, out, ours, data) as study:
-        study.grid(chosen(files, options.only), options.seeds, compute)
+        study.grid(chosen(files, options.only), options.seeds, compute, options.engine)
         study.finish()
 
 

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     files = find(options.folder)
     with Study("series", options.out, config, str(options.folder.resolve()), hidden=COUNTS) as study:
         names = chosen(files, options.only)
-        study.grid(names, options.seeds, lambda name, seed: compare(files[name](), config, plain, seed))
+        study.grid(names, options.seeds, lambda name, seed: compare(files[name](), config, plain, seed), options.engine)
         frame = pd.DataFrame(study.rows)
         frame["collection"] = [files[file].collection if file in files else "" for file in frame["file"]]
         study.finish({"joined": joined(frame)})

@@ -21,6 +21,7 @@ import pandas as pd
 from anomaly_vae import tracking
 from anomaly_vae.config import Config
 from anomaly_vae.config import load as load_config
+from anomaly_vae.engines import ENGINES, Engine, mapped
 
 Figures = dict[str, dict[str, float]]  # method -> metric -> value
 
@@ -71,19 +72,29 @@ class Study:
                 f"{self.folder}: holds cells of other data or settings (see {known.name}); name another --out"
             )
 
-    def grid(self, files: Iterable[str], seeds: int, compute: Callable[[str, int], Figures]) -> None:
-        """The cells of every file with seeds 0 .. seeds - 1."""
-        for file in files:
-            for seed in range(seeds):
-                self.cell(file, seed, partial(compute, file, seed))
+    def grid(
+        self, files: Iterable[str], seeds: int, compute: Callable[[str, int], Figures], engine: Engine = "local"
+    ) -> None:
+        """The cells of every file with seeds 0 .. seeds - 1, those that an earlier run computed left as they are.
+
+        engine: `ray` computes them over a cluster, with one thread each; `compute` then travels by pickle.
+        """
+        cells = [(file, seed) for file in files for seed in range(seeds)]
+        missing = [cell for cell in cells if not self._has(*cell)]
+        for (file, seed), (found, seconds) in mapped(engine, partial(_timed, compute), missing):
+            self._keep(file, seed, found, seconds)
+        place = {cell: number for number, cell in enumerate(cells)}  # a cluster computes them in any order
+        self.rows.sort(key=lambda row: place.get((row["file"], row["seed"]), len(place)))
 
     def cell(self, file: str, seed: int, compute: Callable[[], Figures]) -> None:
         """The figures of every method on one file with one seed; computed unless an earlier run did."""
-        if any(row["file"] == file and row["seed"] == seed for row in self.rows):
-            return
-        began = time.perf_counter()
-        found = compute()
-        seconds = time.perf_counter() - began
+        if not self._has(file, seed):
+            self._keep(file, seed, *_timed(lambda *_: compute())((file, seed)))
+
+    def _has(self, file: str, seed: int) -> bool:
+        return any(row["file"] == file and row["seed"] == seed for row in self.rows)
+
+    def _keep(self, file: str, seed: int, found: Figures, seconds: float) -> None:
         new = [{"file": file, "seed": seed, "method": method, **figures} for method, figures in found.items()]
         with open(self.cells, "a", encoding="utf-8") as out:
             out.writelines(json.dumps(row) + "\n" for row in new)
@@ -129,14 +140,26 @@ class Study:
                 child.metrics(_named(means.drop(columns=["seed", *self.hidden])))
 
 
-def arguments(doc: str | None, name: str, seeds: int | None = 5) -> argparse.ArgumentParser:
-    """The arguments that studies share: the data folder, settings, where results go, and how many seeds."""
+def _timed(compute: Callable[[str, int], Figures]) -> Callable[[tuple[str, int]], tuple[Figures, float]]:
+    """The work on a cell: its figures, and the seconds they took."""
+
+    def work(cell: tuple[str, int]) -> tuple[Figures, float]:
+        began = time.perf_counter()
+        return compute(*cell), time.perf_counter() - began
+
+    return work
+
+
+def arguments(doc: str | None, name: str, seeds: int | None = 5, spread: bool = True) -> argparse.ArgumentParser:
+    """The arguments that studies share: settings, where results go, how many seeds and, to `spread`, the engine."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("mlruns/studies") / name, help="folder of cells and tables")
     parser.add_argument("--only", action="append", default=[], help="files to run; default: all")
     if seeds is not None:
         parser.add_argument("--seeds", type=int, default=seeds, help="seeds 0 .. N-1")
+    if spread:
+        parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: cells over a Ray cluster")
     return parser
 
 

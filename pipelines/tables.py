@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         return found
 
     with Study("tables", options.out, config, str(options.folder.resolve())) as study:
-        study.grid(chosen(names(options.folder), options.only), options.seeds, compute)
+        study.grid(chosen(names(options.folder), options.only), options.seeds, compute, options.engine)
         study.finish()
 
 

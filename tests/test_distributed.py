@@ -35,7 +35,8 @@ CASES = [*((kind, ()) for kind in MODELS), ("dense", BATCH_WIDE), ("conv2d", BAT
 def settings(kind: str, overrides: tuple[str, ...]) -> tuple[Config, tuple[int, ...]]:
     """Of a small job, and the shape of a sample. Noise and jitter are those of the defaults."""
     axes = MODELS[kind][1][0]
-    small = ("training.epochs=2", "training.batch_size=16", "training.bf16=false", "model.hidden=[8]")
+    small = ["model.hidden=[8]", "model.channels=[8]", "training.bf16=false"]
+    small += ["training.epochs=2", "training.batch_size=16"]
     return load(overrides=[*small, f"model.kind={kind}", *overrides]).resolve(KINDS[axes]), SHAPES[axes]  # type: ignore[arg-type]
 
 
@@ -96,7 +97,11 @@ def together(command: list[str], folder: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [start(command, folder, rank, port) for rank in (0, 1)]
-    said = [process.communicate(timeout=120) for process in processes]
+    try:
+        said = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], said
 
 
@@ -137,7 +142,7 @@ def test_a_process_that_fails_ends_the_job_with_its_reason(workplace: Path) -> N
     (workplace / "dying.py").write_text(DYING)
     fit = ["dying.py", "fit", "--set", "training.epochs=4"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *fit]
-    done = subprocess.run(torchrun, env=own_environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(torchrun, env=own_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     ours = [line for line in done.stderr.splitlines() if line.startswith("anomaly-vae:")]
     assert ours == ["anomaly-vae: the second process has lost its disk"]

@@ -370,6 +370,25 @@ def test_a_stopped_study_goes_on(place: Path) -> None:
     assert table["auroc_std"].tolist() == [pytest.approx(np.std([0.5, 1.5], ddof=1))]
 
 
+@pytest.mark.filterwarnings("ignore")  # of ray's own code
+def test_a_study_over_a_cluster_is_the_study(place: Path, cluster: None) -> None:
+    config = settings(SimpleNamespace(overrides=["tracking.enabled=false"]))  # type: ignore[arg-type]
+
+    def compute(file: str, seed: int) -> dict[str, dict[str, float]]:
+        return {method: {"auroc": seed / len(file + method)} for method in ("a", "bb")}
+
+    tables = {}
+    for name, engine in (("here", "local"), ("there", "ray")):
+        with Study(name, place / name, config) as study:
+            study.grid(["y"], 1, compute)  # what an earlier run computed
+            study.grid(["x", "y", "z"], 3, compute, engine)  # type: ignore[arg-type]
+            study.finish()
+        rows = [json.loads(line) for line in (place / name / "cells.jsonl").read_text().splitlines()]
+        assert len(rows) == 18
+        tables[name] = {f.name: f.read_text() for f in (place / name).glob("*.csv")}
+    assert tables["there"] == tables["here"]
+
+
 def test_names(table_folder: Path) -> None:
     assert sorted(["a/10", "a/2", "a"], key=natural) == ["a", "a/2", "a/10"]
     with pytest.raises(SystemExit, match="found x, y"):
