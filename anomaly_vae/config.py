@@ -21,6 +21,7 @@ from anomaly_vae.defaults import BY_MODEL
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.policy import Policy
 
+NETWORKS = ("dense", "conv1d", "conv2d")  # that other members are built around
 DataKind = Literal["table", "series", "pixels", "images"]
 
 
@@ -41,6 +42,11 @@ class DataConfig(Section):
     time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
     group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
     drop: tuple[str, ...] = Field((), description="columns to leave out")
+    condition: tuple[str, ...] = Field(
+        (),
+        description="columns that a sample is judged under and that are never judged themselves: class, machine, mode;"
+        " text and at most 20 whole numbers name classes (model.kind=conditional)",
+    )
     shape: tuple[int, ...] | None = Field(None, description="(C, H, W) of one picture of a pixel table")
     size: int = Field(64, ge=4, description="height and width that image files are resized to, pixels")
     tile: int | None = Field(
@@ -53,7 +59,7 @@ class DataConfig(Section):
     window: int | None = Field(None, ge=4, description="time steps of one window of a series; None: from the rows")
     max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")
 
-    @field_validator("normal", "drop", mode="before")
+    @field_validator("normal", "drop", "condition", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int | float) else value
@@ -76,11 +82,11 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """The network and its likelihood."""
 
-    kind: Literal["dense", "conv1d", "conv2d", "flow", "hierarchical", "kl_autoencoder", "vq"] | None = Field(
-        None, description="None: by the kind of data"
+    kind: Literal["dense", "conv1d", "conv2d", "conditional", "flow", "hierarchical", "kl_autoencoder", "vq"] | None = (
+        Field(None, description="None: by the kind of data")
     )
     network: Literal["dense", "conv1d", "conv2d"] | None = Field(
-        None, description="what flow is built around; None: by the axes of a sample"
+        None, description="what flow and conditional are built around; None: by the axes of a sample"
     )
     latent: int | None = Field(
         None, ge=1, description="latent dimensions; hierarchical, kl_autoencoder, vq: channels of a latent map"
@@ -227,6 +233,7 @@ class Config(Section):
         """This configuration with every None that depends on the kind of model or of data filled in."""
         tree = self.model_dump()
         tree["data"]["kind"] = kind
+        tree["model"]["kind"] = self._kind()
         for defaults in (BY_MODEL.get(self.model.kind or "", {}), BY_KIND[kind]):
             for section, settings in defaults.items():
                 for key, value in settings.items():
@@ -238,6 +245,17 @@ class Config(Section):
                 " no likelihood of; model.likelihood=bernoulli would work"
             )
         return _validate(tree, "the defaults")
+
+    def _kind(self) -> str | None:
+        """model.kind, which follows from a condition. Raises ConfigError where the two contradict each other."""
+        if self.data.condition and self.model.kind not in (None, "conditional"):
+            raise ConfigError(
+                f"model.kind={self.model.kind} reads no condition; leave it out, or use model.kind=conditional with"
+                f" model.network={self.model.kind if self.model.kind in NETWORKS else NETWORKS[0]}"
+            )
+        if self.model.kind == "conditional" and not self.data.condition:
+            raise ConfigError("model.kind=conditional needs a condition; name its column with --condition COLUMN")
+        return "conditional" if self.data.condition else self.model.kind
 
     def with_window(self, rows: int) -> Config:
         """This configuration with the window of a series, where it is None, chosen for so many training rows."""

@@ -102,7 +102,8 @@ class Detector:
         device = pick_device(config.device)
         layout = source.learn(parts.train)
         data = read_whole(source, layout)
-        scaler = Scaler.fit(data.values[parts.train], layout)
+        condition = None if data.condition is None else data.condition[parts.train]
+        scaler = Scaler.fit(data.values[parts.train], layout, condition)
 
         training = samples(data, parts.train, scaler, layout, device, config.data.window)
         normals = parts.valid if parts.anomalous is None else parts.valid[~parts.anomalous[parts.valid]]
@@ -276,7 +277,8 @@ def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
     categories = scaler.categories(layout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = models.build(config.model, shape, categories if any(categories) else ())
+        read = (shape[0] + scaler.given, *shape[1:])
+        model = models.build(config.model, read, categories if any(categories) else (), scaler.given)
     return ScoreNet(model, config.scoring, shape, tiling_of(layout))
 
 
@@ -342,7 +344,7 @@ def _latent_use(model: VAE, held: Samples) -> tuple[NDArray[np.float64], NDArray
 
 def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: Layout) -> tuple[str, ...]:
     """What the user should know of the fit and could do about it."""
-    asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop}
+    asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop, *config.data.condition}
     notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
     if not active.any():
         notes.append(

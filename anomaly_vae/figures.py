@@ -157,7 +157,7 @@ def _rebuilt(shown: Shown, rows: NDArray[np.intp]) -> Any:
     from anomaly_vae import plots
 
     detector, scores, originals = shown.detector, shown.scores, shown.originals
-    values = shown.fitted.data.values[shown.rows[rows]]
+    chosen = shown.fitted.data.take(shown.rows[rows])
     scorer = Scorer(detector.net, detector.scaler, detector.layout, None)
     maps, masks = detector.maps(scores.take(rows)), None
     if originals is not None and originals.masked:
@@ -169,7 +169,7 @@ def _rebuilt(shown: Shown, rows: NDArray[np.intp]) -> Any:
         for name, row in zip(names, rows, strict=True)
     ]
     assert detector.pixels is not None
-    pictures = values.astype(np.float32) / 255, scorer.reconstruct(values).clip(0, 1)
+    pictures = chosen.values.astype(np.float32) / 255, scorer.reconstruct(chosen).clip(0, 1)
     return plots.reconstructions(*pictures, maps, titles, detector.pixels.value, masks)
 
 

@@ -29,14 +29,15 @@ class Residuals:
 class _Group:
     """The steps of one group that still wait for a window: values and, for each, its place and its sums."""
 
-    def __init__(self, sensors: int, stage: Stage) -> None:
+    def __init__(self, read: int, sensors: int, stage: Stage) -> None:
+        """read: numbers of a step that a window holds, sensors: those that residuals come back for."""
         self.stage = stage
         self.last: NDArray[np.float64] | None = None  # the raw step that came before the next one
         self.waiting_places, self.waiting_kl = np.empty(0, np.intp), np.empty(0)  # of steps that the stage holds
         self.first = 0  # step number of the first one held
         self.next = 0  # start of the next window
         self.given = 0  # windows given out so far
-        self.values = np.empty((0, sensors), np.float32)
+        self.values = np.empty((0, read), np.float32)
         self.places = np.empty(0, np.intp)
         self.residual = np.empty((0, sensors))
         self.kl = np.empty(0)
@@ -53,9 +54,12 @@ class Folder:
     A step's residual is the mean over the windows that cover it; the KL of a window is shared evenly by its T steps,
     and a step has the mean of its shares. Steps come out in the order they came in, whatever the size of the pieces
     and however groups are interleaved; held are only the steps that a later window can still reach.
+
+    given: how many of the last numbers of a prepared step are a condition, which has no residual.
     """
 
-    def __init__(self, window: int, prepare: Prepare, stage: Callable[[], Stage]) -> None:
+    def __init__(self, window: int, prepare: Prepare, stage: Callable[[], Stage], given: int = 0) -> None:
+        self.given = given
         self.window, self.stride, self.prepare, self.stage = window, max(1, window // 8), prepare, stage
         self.groups: dict[str, _Group] = {}
         self.closed = False
@@ -75,12 +79,12 @@ class Folder:
             raw = values[rows]
             before = self.groups[name].last if name in self.groups else None
             scaled = self.prepare(raw, before)
-            group = self.groups.setdefault(name, _Group(scaled.shape[1], self.stage()))
+            group = self.groups.setdefault(name, _Group(scaled.shape[1], scaled.shape[1] - self.given, self.stage()))
             group.last = raw[-1] if len(raw) else before
             group.values = np.concatenate([group.values, scaled])
             group.places = np.concatenate([group.places, places[rows]])
             fresh = len(group.values) - len(group.count)
-            group.residual = np.concatenate([group.residual, np.zeros((fresh, scaled.shape[1]))])
+            group.residual = np.concatenate([group.residual, np.zeros((fresh, group.residual.shape[1]))])
             group.kl = np.concatenate([group.kl, np.zeros(fresh)])
             group.count = np.concatenate([group.count, np.zeros(fresh)])
 

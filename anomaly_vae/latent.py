@@ -6,7 +6,7 @@ ask of a model only what every member of the family promises: `code`, `decode` a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,32 @@ class Drawing:
     said: str
 
 
-def samples(model: Model, count: int | None = None, seed: int = 0) -> Drawing:
-    """New data: decoded draws of the mixture fitted to the training posteriors, else of the model's prior."""
+def samples(
+    model: Model, count: int | None = None, seed: int = 0, condition: Mapping[str, str] | None = None
+) -> Drawing:
+    """New data: decoded draws of the mixture fitted to the training posteriors, else of the model's prior.
+
+    condition: column -> value of a conditional model. Each row of the figure is then one condition, and a column of it
+    the same draw under all of them; classes that are left open are all drawn.
+    """
     space = LatentSpace(model.detector)
-    count = count or (64 if space.pictures else 16)
-    values = space.decode(*space.draw(count, seed))
+    told = space.told(condition or {})
     prior = "the prior" if model.detector.net.prior is None else "the mixture fitted to the training posteriors"
-    title = f"{count} samples of {prior}, seed {seed}"
-    return _drawing(space, Grid.of_many(values, space.layout.kind, {"sample": range(count)}), title)
+    if not told:
+        count = count or (64 if space.pictures else 16)
+        values = space.decode(*space.draw(count, seed))
+        title = f"{count} samples of {prior}, seed {seed}"
+        return _drawing(space, Grid.of_many(values, space.layout.kind, {"sample": range(count)}), title)
+    count = count or (10 if space.pictures else 4)
+    codes, members = space.draw(count, seed)
+    whole = np.concatenate([np.c_[codes, np.tile(end, (count, 1))] for end in told.values()])
+    values = space.decode(whole, None if members is None else np.tile(members, len(told)))
+    grid = Grid.of(
+        values.reshape(len(told), count, *values.shape[1:]),
+        {"condition": list(told)},
+        {"sample": [str(number) for number in range(count)]},
+    )
+    return _drawing(space, grid, f"{count} samples of {prior} under each condition, seed {seed}")
 
 
 def reconstruct(model: Model, data: str | None, ids: Sequence[str] = (), count: int = 10) -> Drawing:
@@ -79,7 +97,8 @@ def traverse(
     over DATA, while the others stay where they are: at the mean, or at the code of the item `around`."""
     space, source = LatentSpace(model.detector), _source(data, model)
     axes = space.axes(source, ROWS)
-    base = axes.centre if around is None else space.codes(space.find(source, [around]).x)[0]
+    mean = np.r_[axes.centre, axes.told]
+    base = mean if around is None else space.codes(space.find(source, [around]).x)[0]
     shown, offsets = axes.order[:dimensions], np.linspace(-3, 3, steps)
     codes = np.tile(base, (len(shown) * steps, 1))
     dimension = np.repeat(shown, steps)
@@ -105,10 +124,12 @@ def manifold(model: Model, data: str | None, steps: int | None = None) -> Drawin
     space = LatentSpace(model.detector)
     if space.model.latent < 2:
         raise UsageError("a plane needs two latent dimensions, and this model has one; `latent traverse` shows it")
-    first, second = (0, 1) if space.model.latent == 2 else _two(space, space.axes(_source(data, model), ROWS))
+    axes = space.axes(_source(data, model), ROWS) if space.model.latent > 2 or space.model.told else None
+    first, second = (0, 1) if axes is None or space.model.latent == 2 else _two(space, axes)
     steps = steps or (15 if space.pictures else 5)
     places = np.array([NormalDist().inv_cdf(share) for share in np.linspace(0, 1, steps + 2)[1:-1]])
-    codes = np.zeros((steps * steps, space.model.latent))
+    told = np.empty(0) if axes is None else axes.told
+    codes = np.tile(np.r_[np.zeros(space.model.latent), told], (steps * steps, 1))
     codes[:, second], codes[:, first] = np.repeat(places[::-1], steps), np.tile(places, steps)  # up and to the right
     members = space.member_of(np.full(len(codes), first))
     values = space.decode(codes, members)
@@ -124,7 +145,7 @@ def scatter(model: Model, data: str | None, color: str | None = None, method: Me
     space, source = LatentSpace(model.detector), _source(data, model)
     color = color or _label(source, model)
     items, codes = space.codes_of(source, ROWS)
-    points, names = project(codes, method, seed)
+    points, names = project(codes[:, : space.model.latent], method, seed)
     values = None if color is None else attributes.colours(source.column(color), items.places, plots.CLASSES)
     columns: dict[str, Any] = {"id": items.ids, "x": _rounded(points[:, 0]), "y": _rounded(points[:, 1])}
     columns |= {} if values is None or color is None else {color: values}
@@ -144,7 +165,7 @@ def direction(model: Model, data: str | None, column: str, value: str | None = N
     attribute = attributes.attribute(source.column(column), column, value, column == _label(source, model))
     items, codes = space.codes_of(source, ROWS)
     found = attribute.of(items.places)
-    known = ~np.isnan(found)
+    known, codes = ~np.isnan(found), codes[:, : space.model.latent]
     way = Direction.fit(codes[known], found[known], column, space.fingerprint())
     along, said = way.along(codes[known]), way.said(codes[known], found[known], attribute)
     return Drawing(
@@ -160,7 +181,7 @@ def edit(model: Model, data: str | None, id_: str, way: Direction, strengths: Se
     space, source = LatentSpace(model.detector), _source(data, model)
     way.require(space.fingerprint())
     items = space.find(source, [id_])
-    codes = space.codes(items.x) + np.array([0.0, *strengths])[:, None] * way.vector
+    codes = space.codes(items.x) + np.array([0.0, *strengths])[:, None] * np.pad(way.vector, (0, space.model.told))
     starts = space.starts(items)
     edited = space.decode(codes, starts=None if starts is None else np.repeat(starts, len(codes), axis=0))
     names = ["original", "reconstruction", *(f"{strength:+.3g}" for strength in strengths)]

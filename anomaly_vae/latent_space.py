@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_vae.data.base import Source
+from anomaly_vae.data.base import Chunk, Source
+from anomaly_vae.data.conditions import encode
 from anomaly_vae.data.tensors import samples, window_starts
 from anomaly_vae.detector import Detector, read_whole
-from anomaly_vae.errors import DataError, DetectorError
+from anomaly_vae.errors import DataError, DetectorError, UsageError
 
 BATCH = 512  # samples of one forward pass
 Codes = NDArray[np.float64]  # (N, D)
@@ -27,7 +29,8 @@ class Items:
     """N rows or pictures, or windows of a series, of a source.
 
     ids: (N,) text; of a window, that of its first step. places: (N, S) their row numbers in the source; S is 1, or the
-    T steps of a window. x: (N, *shape) scaled. values: in the units of the data, (N, F), (N, C, H, W) or (N, T, C).
+    T steps of a window. x: (N, *shape) scaled, with their condition. values: in the units of the data, (N, F),
+    (N, C, H, W) or (N, T, C).
     """
 
     ids: NDArray[np.str_]
@@ -42,7 +45,7 @@ class Axes:
 
     order: (D,) dimensions, the most used first. use: (D,) what `order` goes by, in words `by`: the mean KL in nats, or,
     where groups of the KL are no single dimensions, the variance of the codes. centre, spread: (D,) mean and standard
-    deviation of the aggregate posterior.
+    deviation of the aggregate posterior. told: the condition of the first item, as codes end with it; empty without.
     """
 
     order: NDArray[np.intp]
@@ -50,6 +53,7 @@ class Axes:
     by: str
     centre: NDArray[np.float64]
     spread: NDArray[np.float64]
+    told: NDArray[np.float64]
 
 
 class LatentSpace:
@@ -95,7 +99,7 @@ class LatentSpace:
         every, first = max(1, math.ceil(source.count() / most)), 0
         for chunk in source.chunks(self.layout, self.detector.chunk_rows):
             rows = np.arange(-first % every, len(chunk), every)
-            yield self._items(chunk.ids[rows], (first + rows)[:, None], chunk.values[rows])
+            yield self._items(chunk.take(rows), (first + rows)[:, None])
             first += len(chunk)
 
     def spread(self, source: Source, count: int) -> Items:
@@ -115,8 +119,7 @@ class LatentSpace:
             names = chunk.ids.astype(np.str_)
             ends = [ends[0] if first else names[0], names[-1]]
             for row in np.flatnonzero(np.isin(names, ids)):
-                item = self._items(names[row : row + 1], np.array([[first + row]]), chunk.values[row : row + 1])
-                found.setdefault(str(names[row]), item)
+                found.setdefault(str(names[row]), self._items(chunk.take(np.array([row])), np.array([[first + row]])))
             first += len(chunk)
             if len(found) == len(set(ids)):
                 break
@@ -125,7 +128,7 @@ class LatentSpace:
 
     @torch.inference_mode()
     def codes(self, x: Tensor) -> Codes:
-        """(N, D) of scaled samples x (N, *shape)."""
+        """(N, D) of scaled samples x (N, *shape); under a condition, (N, D + told)."""
         return _array(torch.cat([self.model.code(part.to(self.device)) for part in x.split(BATCH)]))
 
     def codes_of(self, source: Source, most: int) -> tuple[Items, Codes]:
@@ -141,8 +144,11 @@ class LatentSpace:
     @torch.inference_mode()
     def axes(self, source: Source, most: int) -> Axes:
         """Which dimensions the model uses, and where data lies on them."""
-        kl, mu, variance = [], [], []
+        kl: list[Tensor] = []
+        mu, variance, told = [], [], np.empty(0)
         for piece in self.pieces(source, most):
+            if not kl:
+                told = self.codes(piece.x[:1])[0, self.model.latent :]
             for part in piece.x.split(BATCH):
                 out = self.model(part.to(self.device))
                 kl.append(out.kl)
@@ -155,13 +161,39 @@ class LatentSpace:
         else:
             use, by = codes.var(0, correction=0), "variance of the codes"
         order = torch.argsort(use, descending=True, stable=True)
-        return Axes(order.cpu().numpy(), _array(use), by, _array(codes.mean(0)), _array(spread))
+        return Axes(order.cpu().numpy(), _array(use), by, _array(codes.mean(0)), _array(spread), told)
 
     # --- from codes to data ------------------------------------------------------------------------------------------
 
+    def told(self, wanted: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
+        """name -> (told,) of every condition that is wanted, as codes end with it: the classes that `wanted` (column ->
+        value) leaves open are all combined, numbers that it leaves open are their mean. Empty without a condition.
+
+        Raises UsageError for a column that is no condition, DataError for a class that training has not seen.
+        """
+        columns, window = self.layout.conditions, self.detector.config.data.window or 1
+        unknown = [name for name in wanted if name not in [column.name for column in columns]]
+        if unknown:
+            known = ", ".join(f"'{column.name}'" for column in columns) or "none: it was fitted without --condition"
+            raise UsageError(f"column '{unknown[0]}' is no condition of this detector; its conditions are {known}")
+        choices = [[wanted[c.name]] if c.name in wanted else list(c.categories or ("",)) for c in columns]
+        found = {}
+        for values in product(*choices) if columns else ():
+            cells = encode([np.array([value]) for value in values], columns, "--condition")
+            assert cells is not None
+            for code, column, value in zip(cells[0], columns, values, strict=True):
+                if column.categories is not None and code == len(column.categories):
+                    known = ", ".join(f"'{name}'" for name in column.categories)
+                    raise DataError(f"--condition {column.name}={value}: not seen in training, which had {known}")
+            named = ", ".join(f"{c.name}={v}" for c, v in zip(columns, values, strict=True) if v)
+            numbers = self.detector.scaler.told(cells)[0].astype(np.float64)
+            found[named] = np.repeat(numbers, window) if self.layout.kind == "series" else numbers
+        return found
+
     def draw(self, n: int, seed: int) -> tuple[Codes, NDArray[np.intp] | None]:
         """n codes of the mixture fitted to the training posteriors where the detector has one (ex-post density
-        estimation, Ghosh 2020), else of the model's prior; and which member is to decode each.
+        estimation, Ghosh 2020), else of the model's prior; and which member is to decode each. Neither knows of a
+        condition, which is still to be put behind them.
 
         Members are independent models: a draw of their joint prior is one of each, and the mean of those would be none.
         """
@@ -204,9 +236,9 @@ class LatentSpace:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def _items(self, ids: NDArray[Any], places: NDArray[np.intp], values: NDArray[Any]) -> Items:
-        scaled = torch.from_numpy(self.detector.scaler.transform(values))
-        return Items(ids.astype(np.str_), places, scaled, values)
+    def _items(self, chunk: Chunk, places: NDArray[np.intp]) -> Items:
+        x = torch.from_numpy(self.detector.scaler.read(chunk.values, chunk.condition))
+        return Items(chunk.ids.astype(np.str_), places, x, chunk.values)
 
     def _windows(self, source: Source, most: int) -> Iterator[Items]:
         series = _Series(self, source)

@@ -17,6 +17,7 @@ from anomaly_vae.data.tensors import Samples
 from anomaly_vae.distributions import binarised
 from anomaly_vae.errors import DataError
 from anomaly_vae.models import VAE
+from anomaly_vae.models.base import with_data
 
 BATCH = 128  # samples that are weighed together
 LEVELS = 256  # of an 8-bit pixel
@@ -66,7 +67,7 @@ def weigh(
     generator = torch.Generator(samples.device).manual_seed(seed)
     index = index.to("cpu" if samples.pinned else samples.device)
     for part in index.split(BATCH):
-        x = draw(samples.take(part), drawn, generator)
+        x = with_data(samples.take(part), model.given, lambda data: draw(data, drawn, generator))
         total = LogMean(len(x), x.device)
         for weight in model.log_weights(x, generator, draws):
             total.add(weight)

@@ -54,7 +54,7 @@ class Neighbours(nn.Module):
     def joined(model: VAE) -> int:
         """J, the axes of the joined space."""
         rows = _rows(model)
-        return rows.inputs + model.latent + model.members * len(rows.numbers)
+        return rows.inputs + model.given + model.latent + model.members * len(rows.numbers)
 
     @torch.no_grad()
     def fit(self, model: VAE, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -109,7 +109,10 @@ class Neighbours(nn.Module):
     def _join(self, model: VAE, x: Tensor, out: Output) -> Tensor:
         """(B, J): inputs, latent means of all members, and their weighted residuals, members counting as one."""
         residual = (self._residual(model, x, out) * self.residual_scale).transpose(0, 1).flatten(1)
-        return torch.cat([_rows(model)(x), torch.cat([out.mu, residual], dim=1) / math.sqrt(model.members)], dim=1)
+        condition = x[:, x.shape[1] - model.given :]  # a neighbour is one under a like condition
+        return torch.cat(
+            [_rows(model)(x), condition, torch.cat([out.mu, residual], dim=1) / math.sqrt(model.members)], dim=1
+        )
 
     def _project(self, joined: Tensor) -> Tensor:
         offset = joined - self.centre

@@ -16,11 +16,13 @@ ACTIVE = 0.01  # variance of a posterior mean over the data above which a unit i
 
 
 def elements(x: Tensor, out: Output) -> Tensor:
-    """-log p(x|z) of each element in nats, shape of x; 0 where x is NaN, for a missing element is no evidence.
+    """-log p(x|z) of each element in nats, shape of x less its condition.
+
+    0 where x is NaN, for a missing element is no evidence.
 
     Of several members the mean: the average of bounds on log p(x) is a bound too.
     """
-    nats = observed_nll(out.px, x)
+    nats = observed_nll(out.px, out.data(x))
     return nats if nats.dim() == x.dim() else nats.mean(0)
 
 

@@ -123,7 +123,8 @@ def _some(samples: Samples, generator: torch.Generator) -> Tensor:
 
 
 def _residual(x: Tensor, out: Output) -> Tensor:
-    """x less its reconstruction; 0 where x is missing."""
+    """x, less its condition, less its reconstruction; 0 where x is missing."""
+    x = out.data(x)
     mean = out.px.mean
     mean = mean if mean.dim() == x.dim() else mean.mean(0)  # over members
     return torch.where(torch.isnan(x), 0.0, x - mean)

@@ -117,7 +117,7 @@ class Scorer:
 
     def samples(self, chunk: Chunk, explain: bool, first: int = 0, own: Tensor | None = None) -> Scores:
         """Scores of rows or pictures, the first of which is number `first` of its source; own: see ScoreNet.fit."""
-        parts, nats = self._forward(self.scaler.transform(chunk.values), explain, first, own)
+        parts, nats = self._forward(self.scaler.read(chunk.values, chunk.condition), explain, first, own)
         return Scores(chunk.ids, _rounded(parts), None if nats is None else self.scaler.by_column(nats))
 
     def _forward(
@@ -175,9 +175,15 @@ class Scorer:
     ) -> Iterator[tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]]:
         """What `Folder.finished` gives, as chunks come and at their end."""
         assert self.window
-        folder = Folder(self.window, self.scaler.transform, stage)
+        sensors = self.layout.shape[0]
+
+        def prepare(raw: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float32]:
+            return self.scaler.read(raw[:, :sensors], raw[:, sensors:], None if before is None else before[:sensors])
+
+        folder = Folder(self.window, prepare, stage, self.scaler.given)
         for chunk in chunks:
-            folder.push(chunk.ids, chunk.values, chunk.groups)
+            condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
+            folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups)
             self._windows(folder)
             yield folder.finished()
         folder.close()
@@ -198,10 +204,11 @@ class Scorer:
             folder.add(found, parts["kl"])
 
     @torch.inference_mode()
-    def reconstruct(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
-        """(N, *shape) the expected x of pictures (N, C, H, W), in 0-1."""
+    def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:
+        """(N, C, H, W) the expected x of pictures, in 0-1."""
         device = next(self.net.parameters()).device
-        pieces = torch.from_numpy(self.scaler.transform(values)).split(block_size(values.shape[1:]))
+        size = block_size(chunk.values.shape[1:])
+        pieces = torch.from_numpy(self.scaler.read(chunk.values, chunk.condition)).split(size)
         mean: NDArray[np.float32] = torch.cat([self.net.mean(x.to(device)).cpu() for x in pieces]).numpy()
         return mean
 

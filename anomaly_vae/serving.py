@@ -91,6 +91,7 @@ def interface(detector: Detector) -> Interface:
     else:
         # what has a name and is no input: reported as id, or what tells steps and machines apart
         named = {layout.id: False, layout.time: False, layout.group: True}
+        named |= dict.fromkeys((column.name for column in layout.conditions), True)
         others = tuple(Field(name, "any", required) for name, required in named.items() if name)
         # any: MLflow would refuse whole numbers in a column declared double, and a gap in one declared boolean
         names = [column.name for column in layout.columns] or layout.pixels
@@ -114,6 +115,8 @@ def example(detector: Detector) -> pd.DataFrame:
     cells: dict[str, Any] = dict.fromkeys(layout.pixels, 0.0)
     for index, column in enumerate(layout.columns):
         cells[column.name] = means[index] if column.categories is None else column.categories[0]
+    for column, known in zip(layout.conditions, detector.scaler.conditions, strict=True):
+        cells[column.name] = known.mean if column.categories is None else column.categories[0]
     if layout.group:
         cells[layout.group] = "example"
     return pd.DataFrame({name: [cell] * (rows or 1) for name, cell in cells.items()})

@@ -21,6 +21,7 @@ from anomaly_vae.data.tensors import Samples
 from anomaly_vae.distributions import binarised
 from anomaly_vae.errors import ConfigError, TrainingError
 from anomaly_vae.models import VAE, Output
+from anomaly_vae.models.base import with_data
 from anomaly_vae.objective import active_units, beta_at, capacity_at, loss, perplexity, risen, terms
 
 Watch = Callable[[int, int, dict[str, float]], None]  # (epoch, of, metrics)
@@ -220,16 +221,19 @@ def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: to
     Moving makes what is irrelevant to normality, a slight turn or shift, well reconstructed and probable; noise on the
     input alone (denoising VAE, Im 2017) keeps the model from copying what it was not trained on.
     """
-    settings = config.training
+    settings, condition = config.training, x[:, x.shape[1] - model.given :]  # which is neither moved nor noisy
+    x = x[:, : x.shape[1] - model.given]
     if settings.jitter and x.dim() == 4:
         x = moved(x, settings.jitter, generator)
     if settings.binarise:
         x = binarised(x, generator)
     if not settings.noise:
-        return x, x
+        whole = torch.cat([x, condition], dim=1) if model.given else x
+        return whole, whole
     noise = settings.noise * scale * distributed.normal(x.shape, generator)
     numbers = None if model.rows is None else model.rows.continuous
-    return x, x + (noise if numbers is None else noise * numbers)
+    read = x + (noise if numbers is None else noise * numbers)
+    return (torch.cat([x, condition], 1), torch.cat([read, condition], 1)) if model.given else (x, read)
 
 
 def moved(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -250,6 +254,7 @@ def spread(train: Samples) -> float:
     """The standard deviation of an element about its mean, pooled over elements, from some training samples."""
     rows = torch.linspace(0, len(train) - 1, min(len(train), 2048)).long()
     x = train.take(rows if train.pinned else rows.to(train.device))
+    x = x[:, : x.shape[1] - train.given]
     return float(torch.nanmean((x - torch.nanmean(x, dim=0)).square()).sqrt())
 
 
@@ -268,7 +273,7 @@ def held_out(
     total, mus, kls, codes = torch.zeros((), device=valid.device), [], [], []
     for part in index.split(max(batch_size, 256)):
         x = valid.take(distributed.share(part, noise))
-        x = binarised(x, noise) if binarise else x
+        x = with_data(x, model.given, lambda data: binarised(data, noise)) if binarise else x
         out = model(x, noise)
         recon, kl = terms(x, out)
         total += distributed.whole(recon + kl, noise).sum()

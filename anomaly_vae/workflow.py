@@ -24,6 +24,7 @@ from anomaly_vae import distributed
 from anomaly_vae.config import Config, DataConfig
 from anomaly_vae.data import open_memory, open_source
 from anomaly_vae.data.base import Source
+from anomaly_vae.data.conditions import counted
 from anomaly_vae.data.split import is_anomalous
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError, RunError, UsageError
@@ -171,7 +172,8 @@ def score(
     names = explained_names(detector, explain)
     rows = alarms = 0
     with _heat_maps(maps, detector, source, all_maps, map_values) as heat:
-        chunks = heat.seen(source.chunks(detector.layout, detector.chunk_rows))
+        unseen = dict.fromkeys((column.name for column in detector.layout.conditions), 0)
+        chunks = heat.seen(counted(source.chunks(detector.layout, detector.chunk_rows), detector.layout, unseen))
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms
@@ -191,6 +193,12 @@ def score(
             write(first)
             for later in batches:
                 write(later)
+    for name, count in unseen.items():
+        if count:
+            say(
+                f"note: condition '{name}': {count} of {rows} hold a value that training has not seen, and were judged"
+                " as of none of those it has"
+            )
     return rows, alarms
 
 

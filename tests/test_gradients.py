@@ -48,6 +48,8 @@ OBJECTIVES = {
     "free bits, all within": {"free_bits": 100.0},
     "free bits in all": {"free_bits_total": 100.0},
     "beyond the free bits": {"free_bits_total": 0.1},
+    "above the capacity": {"capacity": 0.5},
+    "below the capacity": {"capacity": 50.0},
 }
 
 
@@ -57,7 +59,7 @@ def test_the_gradient_of_the_loss_is_its_finite_difference(name: str) -> None:
 
     def total(mean: Tensor, log_sigma: Tensor, mu: Tensor, log_var: Tensor, aux: Tensor) -> Tensor:
         out = Output(Gaussian(mean, log_sigma), kl_normal(mu, log_var), mu, log_var, aux)
-        return loss(X, out, config, 0.7)[0]
+        return loss(X, out, config, 0.7, config.capacity)[0]
 
     given = (draw(3, 2, seed=1), draw(1, 2, seed=2), draw(3, 2, seed=3), draw(3, 2, seed=4), draw(3, seed=5))
     assert gradcheck(total, given)

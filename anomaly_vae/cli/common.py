@@ -47,6 +47,7 @@ SHORTHANDS = {
     "kind": "data.kind", "label": "data.label", "normal": "data.normal", "group": "data.group",
     "id_column": "data.id", "device": "device", "seed": "seed", "name": "tracking.name",
     "policy": "threshold.policy", "skip_broken": "data.skip_broken",
+    "condition": "data.condition",
 }  # fmt: skip
 
 

@@ -27,6 +27,8 @@ KINDS = ["table", "series", "pixels", "images"]
     help="Label value that is normal; repeatable. Default: 0, false, normal, good, ...",
 )
 @click.option("--group", metavar="COLUMN", help="Column naming the machine of a series.")
+@click.option("--condition", multiple=True, metavar="COLUMN",
+              help="Column to judge under, never judged itself: class, machine, mode; repeatable.")  # fmt: skip
 @click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
 @click.option("--false-alarm-rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="RATE",
               help="Choose the threshold for this rate: threshold.policy=fpr=RATE.")  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anomaly_vae.cli.common import MODEL, load_config, require_there, settings
+from anomaly_vae.errors import UsageError
 
 if TYPE_CHECKING:
     from anomaly_vae.latent import Drawing
@@ -58,13 +59,20 @@ def verb(command: Callable[..., Drawing]) -> Any:
 
 
 @verb
-@click.option("-n", "--count", type=click.IntRange(1), help="How many; default: 64 pictures, else 16.")
+@click.option("-n", "--count", type=click.IntRange(1), help="How many; default: 64 pictures, else 16;"
+              " under a condition 10 or 4 of each.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
-def samples(model: Model, count: int | None, seed: int) -> Drawing:
+@click.option("--condition", "given", multiple=True, metavar="COLUMN=VALUE",
+              help="Under this condition; repeatable. Default: under all classes.")  # fmt: skip
+def samples(model: Model, count: int | None, seed: int, given: tuple[str, ...]) -> Drawing:
     """New data: decoded draws of the mixture fitted to the training posteriors, else of the model's prior."""
     from anomaly_vae import latent as pages
 
-    return pages.samples(model, count, seed)
+    pairs = [text.partition("=") for text in given]
+    wrong = [text for text, (_, equals, _) in zip(given, pairs, strict=True) if not equals]
+    if wrong:
+        raise UsageError(f"--condition {wrong[0]}: expected COLUMN=VALUE")
+    return pages.samples(model, count, seed, {column: value for column, _, value in pairs})
 
 
 @verb

@@ -29,6 +29,7 @@ class Layout:
 
     shape: of one sample: (F,) columns of a row, (C,) sensors of a time step, (C, H, W) pixels of a picture.
     columns: tables and series: one for each element, in order. Pictures: empty.
+    conditions: columns that a sample is judged under, in the order of `Chunk.condition`.
     pixels: pixel tables: the names of the pixel columns in order. Else empty.
     pixel_max: what is white in the file: of pixel tables 1 or 255, of images above 255 where they have 16 bits a pixel.
         Chunks hold 0-255 in either case.
@@ -39,6 +40,7 @@ class Layout:
     kind: DataKind
     shape: tuple[int, ...]
     columns: tuple[Column, ...] = ()
+    conditions: tuple[Column, ...] = ()
     pixels: tuple[str, ...] = ()
     pixel_max: float = 255.0
     label: str | None = None
@@ -61,10 +63,13 @@ class Layout:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Layout:
-        columns = tuple(
-            Column(c["name"], None if c["categories"] is None else tuple(c["categories"])) for c in tree["columns"]
-        )
-        return cls(**{**tree, "shape": tuple(tree["shape"]), "columns": columns, "pixels": tuple(tree["pixels"])})
+        columns = {
+            key: tuple(
+                Column(c["name"], None if c["categories"] is None else tuple(c["categories"])) for c in tree[key]
+            )
+            for key in ("columns", "conditions")
+        }
+        return cls(**{**tree, **columns, "shape": tuple(tree["shape"]), "pixels": tuple(tree["pixels"])})
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,14 @@ class Chunk:
         `len(categories)` for a value not seen in training. Pictures: uint8, 0-255.
     labels: (N,) str as found in the file, None where there is no label.
     groups: (N,) str naming the machine of a series; None for a single one.
+    condition: (N, K) cells of the layout's conditions, as those of a table; None where it has none.
     """
 
     ids: NDArray[Any]
     values: NDArray[Any]
     labels: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
+    condition: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -94,15 +101,17 @@ class Chunk:
             return chunks[0]
         optional = {
             name: None if getattr(chunks[0], name) is None else np.concatenate([getattr(c, name) for c in chunks])
-            for name in ("labels", "groups")
+            for name in ("labels", "groups", "condition")
         }
         return cls(np.concatenate([c.ids for c in chunks]), np.concatenate([c.values for c in chunks]), **optional)
 
     def take(self, rows: NDArray[np.intp]) -> Chunk:
         """Some of the rows, without their labels."""
-        if len(rows) == len(self):
+        if np.array_equal(rows, np.arange(len(self))):
             return self
-        return Chunk(self.ids[rows], self.values[rows], None, None if self.groups is None else self.groups[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        condition = None if self.condition is None else self.condition[rows]
+        return Chunk(self.ids[rows], self.values[rows], None, groups, condition)
 
 
 class Source(Protocol):

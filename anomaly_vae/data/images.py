@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from anomaly_vae.config import DataConfig, DataKind
+from anomaly_vae.data import conditions
 from anomaly_vae.data.base import Chunk, Layout
 from anomaly_vae.data.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
 from anomaly_vae.data.files import Reader, as_labels, plural
@@ -95,12 +96,15 @@ class Images:
                 f"data.tile={tile}: no smaller than the pictures, which are read at data.size={size}; a larger"
                 " data.size, or no data.tile, would work"
             )
+        if tile is not None and self.config.condition:
+            raise ConfigError("data.condition is of whole pictures, and data.tile cuts them; leave one of them out")
         first = [self._listing.files[row] for row in sorted(rows)[:LOOKED_AT]]
         try:
             if channels is None:
                 channels = 1 if all(is_grey(file) for file in first) else 3
+            known = conditions.learn(self, self.config.condition, rows, self.config.max_categories)
             shape, overlap = (channels, size, size), 0.0 if tile is None else self.config.overlap
-            return Layout("images", shape, pixel_max=white_of(first), tile=tile, overlap=overlap)
+            return Layout("images", shape, conditions=known, pixel_max=white_of(first), tile=tile, overlap=overlap)
         except BrokenImageError as error:
             raise self._all_broken(error) from error
 
@@ -108,6 +112,7 @@ class Images:
         """Pictures (N, C, H, W), uint8, resized. Raises DataError naming all files that cannot be decoded."""
         channels, height, width = layout.shape
         listing = self._listing
+        given = conditions.encode([self.column(c.name) for c in layout.conditions], layout.conditions, self.path)
         with ThreadPoolExecutor(THREADS) as pool:
             for first in range(0, self.count(), rows):
                 files = listing.files[first : first + rows]
@@ -116,7 +121,8 @@ class Images:
                 except BrokenImageError as error:
                     raise self._all_broken(error) from error
                 labels = None if listing.labels is None else listing.labels[first : first + rows]
-                yield Chunk(listing.ids[first : first + rows], np.stack(pictures), labels)
+                condition = None if given is None else given[first : first + rows]
+                yield Chunk(listing.ids[first : first + rows], np.stack(pictures), labels, condition=condition)
 
     def _all_broken(self, error: BrokenImageError) -> DataError:
         """The error of one file, or that of all if there are more: they are mended together."""

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -40,7 +41,7 @@ def looks_like_pixels(reader: Reader, config: DataConfig) -> bool:
 
 def pixel_columns(reader: Reader, config: DataConfig) -> list[str]:
     """The columns named like pixels; without any, all columns of numbers that have no other part."""
-    other = {config.label, config.id, config.group, config.time, *config.drop}
+    other = {config.label, config.id, config.group, config.time, *config.drop, *config.condition}
     numbers = [name for name in reader.columns if is_number(reader.peek[name].type) and name not in other]
     named = [name for name in reader.columns if NAMED.match(name) and name not in other]
     if len(named) >= FEW_NAMED:
@@ -74,7 +75,7 @@ class Pixels(Rows):
         left_out = {n: reasons.get(n, "not a pixel") for n in self.reader.columns if n not in set(names)}
         return Layout(
             "pixels", shape, pixels=tuple(names), pixel_max=white, label=self.config.label, id=self.config.id,
-            left_out=left_out,
+            left_out=left_out, conditions=self.conditions(rows),
         )  # fmt: skip
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
@@ -87,7 +88,7 @@ class Pixels(Rows):
             values = _values(table, names)
             self._check(values, names, np.arange(first, first + len(values)), layout.pixel_max)
             pictures = _to_bytes(values, layout.pixel_max).reshape(-1, *layout.shape)
-            yield Chunk(chunk.ids, pictures, chunk.labels)
+            yield replace(chunk, values=pictures)
 
     def _shape(self, pixels: int) -> tuple[int, ...]:
         side = math.isqrt(pixels)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from anomaly_vae.config import DataConfig, DataKind
+from anomaly_vae.data import conditions
 from anomaly_vae.data.base import Chunk, Column, Layout
 from anomaly_vae.data.columns import LABELS, matrix, profile, types_of
 from anomaly_vae.data.files import Reader, as_labels, plural
@@ -81,6 +82,7 @@ class Rows(ABC):
         """Columns that are never an input, and why."""
         found = dict.fromkeys(self.config.drop, "left out by data.drop")
         found |= dict.fromkeys(self._labelled(), "named like a label; data.label can name it")
+        found |= dict.fromkeys(self.config.condition, "a condition")
         roles = {"label": self.config.label, "id": self.config.id, "group": self.config.group}
         return found | {name: f"the {role} column" for role, name in roles.items() if name}
 
@@ -114,6 +116,11 @@ class Rows(ABC):
                 columns.append(column)
         return columns, left_out
 
+    def conditions(self, rows: NDArray[np.intp]) -> tuple[Column, ...]:
+        """The condition columns of the configuration, from the training rows."""
+        self.reader.require(self.config.condition, "condition column")
+        return conditions.learn(self, self.config.condition, rows, self.config.max_categories)
+
     def need_two(self, rows: NDArray[np.intp]) -> None:
         if len(rows) < 2:
             raise DataError(f"{self.path}: {plural(len(rows), 'row')} to train on; at least 2 are needed")
@@ -136,16 +143,19 @@ class Rows(ABC):
         group = self.config.group or layout.group
         if group is not None:
             self.reader.require([group], "group column")
-        wanted = dict(types) | {name: pa.string() for name in (label, group, id_) if name is not None}
+        given = [column.name for column in layout.conditions]
+        self.reader.require(given, "condition column")
+        wanted = dict(types) | {name: pa.string() for name in (label, group, id_, *given) if name is not None}
         first = 0
         for table in self.reader.batches(wanted, rows):
             end = first + table.num_rows
-            given = None if self._labels is None else self._labels[first:end]
+            known = None if self._labels is None else self._labels[first:end]
             chunk = Chunk(
                 ids=np.arange(first, end) if id_ is None else as_text(table[id_]),
                 values=np.empty(0),
-                labels=as_labels(table[label]) if given is None and label is not None else given,
+                labels=as_labels(table[label]) if known is None and label is not None else known,
                 groups=None if group is None else as_labels(table[group]),
+                condition=conditions.encode([as_labels(table[n]) for n in given], layout.conditions, self.path),
             )
             yield first, table, chunk
             first = end

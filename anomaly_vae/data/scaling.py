@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.data.base import Layout
+from anomaly_vae.data.base import Column, Layout
+from anomaly_vae.errors import DataError
 
 LIMITS = {"table": 1e6, "series": 30.0}  # scaled values are clipped here: a float32 square of any cell stays finite
 BLOCKS, SLOW = 8, 0.4  # of a series: see `_slow_share`
@@ -31,6 +33,19 @@ class Element:
     spread: float = 1.0
 
 
+@dataclass(frozen=True)
+class Condition:
+    """A condition column: `classes` of it one-hot, or, where that is 0, (x - mean) / spread."""
+
+    classes: int
+    mean: float = 0.0
+    spread: float = 1.0
+
+    @property
+    def width(self) -> int:
+        return self.classes or 1
+
+
 class Scaler:
     """The elements that a network reads of a row, in order; pictures have none and are divided by 255.
 
@@ -41,8 +56,9 @@ class Scaler:
     NLLs are therefore densities in scaled units: they differ from those of raw units by constants.
     """
 
-    def __init__(self, elements: list[Element], limit: float) -> None:
-        self.elements, self.limit = elements, limit
+    def __init__(self, elements: list[Element], limit: float, conditions: Sequence[Condition] = ()) -> None:
+        self.elements, self.limit, self.conditions = elements, limit, tuple(conditions)
+        self.given = sum(condition.width for condition in self.conditions)  # numbers that a condition is read as
         self.column = np.array([e.column for e in elements], np.intp)  # (E,)
         self._shift, self._scale, self._centre, self._spread = (
             np.array([getattr(e, name) for e in elements]) for name in ("shift", "scale", "centre", "spread")
@@ -51,13 +67,45 @@ class Scaler:
         self._difference = np.array([e.how == "difference" for e in elements], bool)
 
     @classmethod
-    def fit(cls, values: NDArray[Any], layout: Layout) -> Scaler:
-        """From training values (N, *shape), in order of time for a series; missing cells are ignored."""
+    def fit(cls, values: NDArray[Any], layout: Layout, condition: NDArray[np.float64] | None = None) -> Scaler:
+        """From training values (N, *shape), in order of time for a series, and condition (N, K); missing cells are
+        ignored."""
+        found = [] if condition is None else list(map(_condition, layout.conditions, condition.T))
         if layout.kind == "table":
-            return cls(_table_elements(values, layout), LIMITS["table"])
+            return cls(_table_elements(values, layout), LIMITS["table"], found)
         if layout.kind == "series":
-            return cls([_sensor(values[:, i], i) for i in range(values.shape[1])], LIMITS["series"])
-        return cls([], 1.0)
+            return cls([_sensor(values[:, i], i) for i in range(values.shape[1])], LIMITS["series"], found)
+        return cls([], 1.0, found)
+
+    def read(
+        self, values: NDArray[Any], condition: NDArray[np.float64] | None, before: NDArray[Any] | None = None
+    ) -> NDArray[np.float32]:
+        """What the network reads of rows or pictures: `transform`, and behind it on the first axis their condition
+        (N, K), as elements of a row or constant planes of a picture.
+
+        Raises DataError where the detector has a condition and the data has none.
+        """
+        scaled = self.transform(values, before)
+        if not self.conditions:
+            return scaled
+        told = self.told(condition)
+        planes = told.reshape(*told.shape, *(1,) * (scaled.ndim - 2))
+        return np.concatenate([scaled, np.broadcast_to(planes, (*told.shape, *scaled.shape[2:]))], axis=1)
+
+    def told(self, condition: NDArray[np.float64] | None) -> NDArray[np.float32]:
+        """(N, given) of condition cells (N, K): numbers standardised, classes one-hot.
+
+        A missing number is the mean; a missing class, or one not seen in training, is none of them.
+        """
+        if condition is None:
+            raise DataError("the detector judges under a condition, and these samples come without one")
+        pieces = [np.zeros((len(condition), 0), np.float32)]
+        for cells, known in zip(condition.T, self.conditions, strict=True):
+            if known.classes:
+                pieces.append((cells[:, None] == np.arange(known.classes)).astype(np.float32))
+            else:
+                pieces.append(np.nan_to_num((cells - known.mean) / known.spread)[:, None].astype(np.float32))
+        return np.concatenate(pieces, axis=1)
 
     def transform(self, values: NDArray[Any], before: NDArray[Any] | None = None) -> NDArray[np.float32]:
         """(N, E) float32 in scaled units of rows (N, F); (N, C, H, W) in 0-1 of pictures.
@@ -129,11 +177,13 @@ class Scaler:
         return columns
 
     def to_json(self) -> dict[str, Any]:
-        return {"limit": self.limit, "elements": [asdict(element) for element in self.elements]}
+        elements, conditions = ([asdict(e) for e in self.elements], [asdict(c) for c in self.conditions])
+        return {"limit": self.limit, "elements": elements, "conditions": conditions}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Scaler:
-        return cls([Element(**element) for element in tree["elements"]], tree["limit"])
+        elements = [Element(**element) for element in tree["elements"]]
+        return cls(elements, tree["limit"], [Condition(**condition) for condition in tree["conditions"]])
 
 
 def _table_elements(values: NDArray[Any], layout: Layout) -> list[Element]:
@@ -150,6 +200,12 @@ def _table_elements(values: NDArray[Any], layout: Layout) -> list[Element]:
         iqr = float(high - low) / 1.349 if high > low else deviation  # the deviation, were the column Gaussian
         tails.append(Element(index, "asinh", float(median), iqr, *_moments(np.arcsinh((x - median) / iqr))))
     return plain + tails
+
+
+def _condition(column: Column, cells: NDArray[np.float64]) -> Condition:
+    if column.categories is not None:
+        return Condition(len(column.categories))
+    return Condition(0, *_moments(cells[~np.isnan(cells)]))
 
 
 def _sensor(x: NDArray[np.float64], index: int) -> Element:

@@ -69,7 +69,7 @@ class Series(Rows):
         config = self.config
         return Layout(
             "series", (len(columns),), tuple(columns), label=config.label, id=config.id, time=self.time,
-            group=config.group, left_out=left_out,
+            group=config.group, left_out=left_out, conditions=self.conditions(rows),
         )  # fmt: skip
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:

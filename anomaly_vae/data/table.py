@@ -33,7 +33,10 @@ class Table(Rows):
         columns, left_out = self.inputs(rows, self.special)
         self.need_columns(columns, left_out)
         config = self.config
-        return Layout("table", (len(columns),), tuple(columns), label=config.label, id=config.id, left_out=left_out)
+        return Layout(
+            "table", (len(columns),), tuple(columns), label=config.label, id=config.id,
+            left_out=left_out, conditions=self.conditions(rows),
+        )  # fmt: skip
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         for _, _, chunk in self.matrices(layout, rows, self.id_of(layout)):

@@ -22,9 +22,11 @@ class Samples:
     """
 
     columns: tuple[str, ...] = ()
+    given: int = 0  # the last on the first axis of a sample that are a condition
 
-    def __init__(self, values: NDArray[Any], device: torch.device) -> None:
-        """values: (N, *shape) scaled float32, or pictures as uint8."""
+    def __init__(self, values: NDArray[Any], device: torch.device, planes: NDArray[np.float32] | None = None) -> None:
+        """values: (N, *shape) scaled float32, or pictures as uint8, whose condition (N, K) becomes constant planes."""
+        self.planes = None if planes is None else torch.from_numpy(planes)
         self.device, self.divisor = device, 255.0 if values.dtype == np.uint8 else 0.0
         held = torch.from_numpy(np.ascontiguousarray(values))
         self.pinned = False
@@ -41,7 +43,11 @@ class Samples:
         x = self._gather(index)
         if self.pinned:
             x = x.pin_memory().to(self.device, non_blocking=True)
-        return x.float() / self.divisor if self.divisor else x
+        x = x.float() / self.divisor if self.divisor else x
+        if self.planes is None:
+            return x
+        planes = self.planes[index.to(self.planes.device)].to(self.device)  # (B, K)
+        return torch.cat([x, planes[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
     def shuffled(self, generator: torch.Generator) -> Tensor:
         """(N,) a permutation of all samples, where `take` wants its index."""
@@ -99,13 +105,19 @@ def samples(
     if layout.kind == "series":
         assert window is not None
         order, starts = window_starts(rows, data.groups, len(data), window)
-        scaled = np.concatenate([scaler.transform(data.values[part]) for part in _by_group(order, data.groups)])
+        groups = (data.take(part) for part in _by_group(order, data.groups))
+        scaled = np.concatenate([scaler.read(group.values, group.condition) for group in groups])
         found = Windows(scaled, device, starts, window)
     else:
-        values = data.values[rows]
-        scaled = values if values.dtype == np.uint8 else scaler.transform(values)
+        values, condition = data.values[rows], None if data.condition is None else data.condition[rows]
         tiling = tiling_of(layout)
-        found = Samples(scaled, device) if tiling is None else Tiles(scaled, device, tiling)
+        if tiling is not None:
+            found = Tiles(values, device, tiling)
+        elif values.dtype == np.uint8:
+            found = Samples(values, device, scaler.told(condition) if scaler.given else None)
+        else:
+            found = Samples(scaler.read(values, condition), device)
+    found.given = scaler.given
     found.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
     return found
 

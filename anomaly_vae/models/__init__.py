@@ -7,6 +7,7 @@ from collections.abc import Callable
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.models.base import VAE, Output
+from anomaly_vae.models.conditional import ConditionalVAE
 from anomaly_vae.models.conv import ConvVAE
 from anomaly_vae.models.dense import DenseVAE
 from anomaly_vae.models.flow import FlowVAE
@@ -20,6 +21,7 @@ MODELS: dict[str, tuple[Callable[..., VAE], tuple[int, ...]]] = {
     "dense": (DenseVAE, (1, 2, 3)),
     "conv1d": (ConvVAE, (2,)),
     "conv2d": (ConvVAE, (3,)),
+    "conditional": (ConditionalVAE, (1, 2, 3)),
     "flow": (FlowVAE, (1, 2, 3)),
     "hierarchical": (HierarchicalVAE, (2, 3)),
     "kl_autoencoder": (KLAutoencoder, (3,)),
@@ -27,8 +29,10 @@ MODELS: dict[str, tuple[Callable[..., VAE], tuple[int, ...]]] = {
 }
 
 
-def build(config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = ()) -> VAE:
+def build(config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = (), given: int = 0) -> VAE:
     """The model of a resolved configuration for samples of `shape`; `categories` as in Rows.
+
+    given: how many of the last on the first axis of a sample are a condition, which model.kind=conditional reads.
 
     Raises ConfigError where this kind of model cannot read samples of that shape.
     """
@@ -37,6 +41,8 @@ def build(config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ..
     if len(shape) not in axes:
         fits = [kind for kind, (_, a) in MODELS.items() if len(shape) in a]
         raise ConfigError(f"model.kind={config.kind} cannot read samples of shape {shape}; use {' or '.join(fits)}")
+    if given:
+        return ConditionalVAE(config, shape, categories, given)
     return model(config, shape, categories) if any(categories) else model(config, shape)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ class Output(NamedTuple):
     log_var: (B, D) such that q(z|x) is N(mu, exp(log_var)); None where it is no diagonal Gaussian.
     aux: a training-only term that the model owns, in nats a sample; 0 where there is none.
     codes: (B, P) which entries of a codebook x is written in; None without a codebook.
+    given: how many of the last on the first axis of x are a condition, which p(x|z) is not of.
     """
 
     px: Likelihood
@@ -36,6 +37,11 @@ class Output(NamedTuple):
     log_var: Tensor | None
     aux: Tensor | float = 0.0
     codes: Tensor | None = None
+    given: int = 0
+
+    def data(self, x: Tensor) -> Tensor:
+        """x (B, *shape) without its condition: what p(x|z) is of."""
+        return x[:, : x.shape[1] - self.given] if self.given else x
 
 
 class VAE(nn.Module, ABC):
@@ -44,11 +50,16 @@ class VAE(nn.Module, ABC):
     x is (B, *shape), scaled; NaN in it is a missing element. z is (B, D), flat whatever the latent space looks like
     inside: members side by side, levels from the top down, positions of a map. `decode(code(x))` is the
     reconstruction that scoring uses, `decode(prior(n, generator))` are new samples.
+
+    Under a condition x ends with it on its first axis, and so does the z of `code` and `decode`: `given` elements or
+    channels of x, `told` numbers of z, which no posterior or prior is of.
     """
 
     latent: int  # D, the dimensions of z
     groups: int  # G, the columns of Output.kl
     diagonal: bool = True  # whether q(z|x) is a diagonal Gaussian, with Output.log_var
+    given: int = 0
+    told: int = 0
     members: int = 1  # independent VAEs inside; with several, D counts all of them and p(x|z) has a leading axis
     rows: Rows | None  # how the rows of a table are read; None: the model reads something else
 
@@ -79,6 +90,11 @@ class VAE(nn.Module, ABC):
         Their log-mean-exp is the importance-weighted bound on log p(x) (Burda 2016). x is encoded once. With members,
         p(x) is the equal mixture of theirs.
         """
+
+
+def with_data(x: Tensor, given: int, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """x (B, *shape) with a change made to all of it but its condition, the last `given` on its first axis."""
+    return torch.cat([change(x[:, :-given]), x[:, -given:]], dim=1) if given else change(x)
 
 
 def log_weight(x: Tensor, px: Likelihood, kl: Tensor, members: int = 1) -> Tensor:

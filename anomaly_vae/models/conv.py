@@ -21,9 +21,11 @@ class ConvVAE(GaussianVAE):
     With shape (1, 28, 28), channels (32, 64) and hidden (256,) the encoder is 28x28x1 -> 14x14x32 -> 7x7x64 -> 256 ->
     (mu, log_var). A stage turns a side of s into ceil(s / 2), and its mirror gives exactly s back. `blocks` residual
     blocks follow each stage.
+
+    extra: channels that the encoder reads beyond those of shape; told: numbers that the decoder reads beside z.
     """
 
-    def __init__(self, config: ModelConfig, shape: tuple[int, ...]) -> None:
+    def __init__(self, config: ModelConfig, shape: tuple[int, ...], extra: int = 0, told: int = 0) -> None:
         super().__init__()
         assert config.latent and config.hidden is not None
         conv, deconv = convolutions(shape)
@@ -34,11 +36,11 @@ class ConvVAE(GaussianVAE):
         widths = (shape[0], *channels)
         dense = (widths[-1] * math.prod(sides[-1]), *config.hidden)
 
-        self.down = nn.Sequential(*downward(conv, widths, sides, blocks))
+        self.down = nn.Sequential(*downward(conv, (shape[0] + extra, *channels), sides, blocks))
         self.squeeze = nn.Sequential(*(m for a, b in pairwise(dense) for m in (nn.Linear(a, b), nn.GELU())))
         self.posterior = nn.Linear(dense[-1], 2 * self.latent)
 
-        expand = (self.latent, *reversed(dense))
+        expand = (self.latent + told, *reversed(dense))
         self.expand = nn.Sequential(*(m for a, b in pairwise(expand) for m in (nn.Linear(a, b), nn.GELU())))
         self.head = Head(config, shape)
         targets = (shape[0] * self.head.outputs, *channels)

@@ -23,10 +23,14 @@ class DenseVAE(GaussianVAE):
     is that of all members side by side, (B, M * D), and p(x|z) has a leading axis of members, (M, B, F).
 
     categories: for each element the number of its classes, 0 for a number. A class enters one-hot and leaves as
-    logits; a missing element enters as zeros.
+    logits; a missing element enters as zeros. extra: numbers that the encoder reads behind the elements of x; told:
+    numbers that each member's decoder reads beside its z.
     """
 
-    def __init__(self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = (), extra: int = 0,
+        told: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         assert config.hidden is not None and config.members
         self.shape, self.members = shape, config.members
@@ -38,19 +42,23 @@ class DenseVAE(GaussianVAE):
         self.rows = rows = Rows(categories)
         numbers, classes = len(rows.numbers), rows.classes
         self.head = Head(config, (numbers,) if classes else shape)
-        self.down = _layers(self.members, (rows.inputs, *config.hidden, 2 * latent))
+        self.elements = elements
+        self.down = _layers(self.members, (rows.inputs + extra, *config.hidden, 2 * latent))
         outputs = numbers * self.head.outputs + sum(classes)
-        self.up = _layers(self.members, (latent, *reversed(config.hidden), outputs))
+        self.up = _layers(self.members, (latent + told, *reversed(config.hidden), outputs))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.rows
-        features = _run(self.down, self.rows(x).expand(self.members, -1, -1))  # (M, B, 2D)
+        seen = torch.cat([self.rows(x), x.flatten(1)[:, self.elements :]], dim=1)
+        features = _run(self.down, seen.expand(self.members, -1, -1))  # (M, B, 2D)
         mu, log_var = posterior_head(features.flatten(0, 1))
         return tuple(t.unflatten(0, (self.members, -1)).transpose(0, 1).flatten(1) for t in (mu, log_var))  # type: ignore[return-value]
 
     def decode(self, z: Tensor) -> Likelihood:
         assert self.rows
-        raw = _run(self.up, z.unflatten(1, (self.members, -1)).transpose(0, 1)).float()  # (M, B, outputs)
+        own, told = z[:, : self.latent], z[:, self.latent :]
+        each = own.unflatten(1, (self.members, -1)).transpose(0, 1)  # (M, B, D)
+        raw = _run(self.up, torch.cat([each, told.expand(self.members, -1, -1)], dim=2)).float()  # (M, B, outputs)
         width = len(self.rows.numbers) * self.head.outputs
         if not self.rows.classes:
             px: Likelihood = self.head(*(t.unflatten(-1, self.shape) for t in raw.chunk(self.head.outputs, dim=-1)))

@@ -1,0 +1,115 @@
+"""Whether latent dimensions find the factors that pictures were drawn with: beta 1, beta 4 and capacity annealing.
+
+    python -m pipelines.disentanglement
+
+The pictures are drawn here, in the manner of dSprites (Matthey 2017): an ellipse or a box of four sizes at 12 x 12
+places of 16 x 16 black pixels, every combination once, 1,152 in all; the factors are known. The model is a small conv2d
+VAE of 6 dimensions with a Bernoulli likelihood, trained on all of them.
+
+mig: mutual information gap (Chen 2018), the mean over factors of how much more the best dimension tells of a factor
+than the second best, as a share of the factor's entropy; a dimension is its posterior mean, cut into 20 bins of equal
+width. mig of x and of y alone are the factors that a dimension can follow without a break. kl and recon: nats, means
+over all pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anomaly_vae.config import NO_TEST
+from anomaly_vae.detector import Detector
+from anomaly_vae.objective import terms
+from pipelines import baselines
+from pipelines.study import Figures, Study, arguments, chosen, settings
+
+SIDE, PLACES, SIZES, BINS = 16, 12, (2.0, 2.6, 3.2, 3.8), 20
+FACTORS = ("shape", "size", "x", "y")
+BARE = {"schedule": "constant", "free_bits": 0.0, "free_bits_total": 0.0}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "beta 1": BARE | {"beta": 1.0},
+    "beta 4": BARE | {"beta": 4.0},
+    "capacity": BARE | {"beta": 20.0, "capacity": 10.0, "schedule": "linear", "warmup": 0.7},
+}
+MODEL: dict[str, Any] = {
+    "model": {"likelihood": "bernoulli", "latent": 6, "channels": [16, 32], "hidden": [64]},
+    "training": {"noise": 0.0, "jitter": 0.0, "steps": 3000, "batch_size": 64, "lr": 2e-3, "patience": 1000},
+    "scoring": {"prior": "normal", "recon": "likelihood"},
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__, "disentanglement", seeds=3)
+    parser.add_argument("--save", type=Path, metavar="DIR", help="also keep the detectors here, for `latent traverse`")
+    options = parser.parse_args(argv)
+    images, factors = drawn()
+
+    def compute(file: str, seed: int) -> Figures:
+        detector, seconds = baselines.timed(partial(fitted, options, images, file, seed))
+        if options.save:
+            detector.save(options.save / f"{file.replace(' ', '-')}-{seed}")
+        return {"conv2d": measure(detector, images, factors) | {"fit_seconds": seconds}}
+
+    with Study("disentanglement", options.out, settings(options), "drawn") as study:
+        study.grid(chosen(OBJECTIVES, options.only), options.seeds, compute)
+        study.finish()
+
+
+def fitted(options: argparse.Namespace, images: NDArray[np.uint8], name: str, seed: int) -> Detector:
+    config = settings(options, split=NO_TEST, **(MODEL | {"objective": OBJECTIVES[name]}))
+    return Detector.fit(images, config=config, seed=seed)
+
+
+def drawn() -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """(N, SIDE, SIDE) pictures of every combination of the factors, and (N, 4) which value of each; edges are soft."""
+    middle = np.arange(SIDE)
+    places = np.linspace(4, SIDE - 5, PLACES)
+    factors = np.array(list(product(range(2), range(len(SIZES)), range(PLACES), range(PLACES))))
+    sizes = np.array(SIZES)[factors[:, 1], None, None]
+    across = np.abs(middle[None, None, :] - places[factors[:, 2], None, None]) / sizes  # (N, 1, SIDE)
+    down = np.abs(middle[None, :, None] - places[factors[:, 3], None, None]) / sizes  # (N, SIDE, 1)
+    ellipse = np.sqrt((across / 0.7) ** 2 + down**2)
+    box = np.maximum(across, down)
+    inside = np.where(factors[:, 0, None, None] == 0, ellipse, box)  # 1 on the edge
+    return np.rint(255 * np.clip((1 - inside) * sizes + 0.5, 0, 1)).astype(np.uint8), factors
+
+
+@torch.no_grad()
+def measure(detector: Detector, images: NDArray[np.uint8], factors: NDArray[np.intp]) -> dict[str, float]:
+    """The mutual information gaps of a detector's posterior means, and its mean recon and KL in nats."""
+    x = torch.from_numpy(detector.scaler.transform(images[:, None]))
+    out = detector.net.model.eval()(x)
+    recon, kl = (float(part.mean()) for part in terms(x, out))
+    gaps = information_gaps(out.mu.numpy(), factors)
+    return {"mig": float(gaps.mean()), "mig_x": gaps[2], "mig_y": gaps[3], "kl": kl, "recon": recon}
+
+
+def information_gaps(codes: NDArray[Any], factors: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(F,) for each factor (N, F): (highest - second highest mutual information with a dimension of codes (N, D)) over
+    the factor's entropy."""
+    binned = np.stack([np.digitize(c, np.histogram_bin_edges(c, BINS)[1:-1]) for c in codes.T], axis=1)
+    gaps = []
+    for factor in factors.T:
+        told = sorted((mutual_information(factor, dimension) for dimension in binned.T), reverse=True)
+        gaps.append((told[0] - told[1]) / mutual_information(factor, factor))
+    return np.array(gaps)
+
+
+def mutual_information(a: NDArray[np.intp], b: NDArray[np.intp]) -> float:
+    """I(a; b) in nats of two columns of small whole numbers (N,)."""
+    joint = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(joint, (a, b), 1 / len(a))
+    apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    present = joint > 0
+    return float((joint[present] * np.log(joint[present] / apart[present])).sum())
+
+
+if __name__ == "__main__":
+    main()
