@@ -50,7 +50,15 @@ def export(detector: Detector, path: str | Path, kind: str | None = None) -> dic
 
 
 def trace(detector: Detector) -> ExportedProgram:
-    """The graph over any number of rows, steps or pictures, on the CPU."""
+    """The graph over any number of rows, steps or pictures, on the CPU.
+
+    Raises DetectorError for a detector with a condition, and for a model that cannot be traced.
+    """
+    if detector.scaler.given:
+        raise DetectorError(
+            "a graph has one input, the values, and this detector reads a condition besides; `score`, Python and the"
+            " served model take both"
+        )
     net = copy.deepcopy(detector.net).cpu().eval().requires_grad_(False)
     layout, window = detector.layout, detector.config.data.window
     least = 1

@@ -195,7 +195,7 @@ def _step(
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.step()
     if opponent is not None and judged:
-        opponent.learn(x, _pictures(x, out))
+        opponent.learn(out.data(x), _pictures(x, out))
     return found, torch.stack([total.detach(), recon.detach(), kl.detach()])
 
 
@@ -207,7 +207,7 @@ def _opponent(train: Samples, config: Config) -> Adversary | None:
     if x.dim() != 4:
         raise ConfigError("objective.adversarial judges patches of pictures; 0 leaves the discriminator out")
     assert config.training.lr
-    return Adversary(x.shape[1], train.device, config.training.lr / 4, _seed(config.seed, 0, 3))
+    return Adversary(x.shape[1] - train.given, train.device, config.training.lr / 4, _seed(config.seed, 0, 3))
 
 
 def _pictures(x: Tensor, out: Output) -> Tensor:

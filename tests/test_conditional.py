@@ -23,7 +23,8 @@ from anomaly_vae.data import conditions, open_memory
 from anomaly_vae.data.base import Column
 from anomaly_vae.detector import Detector
 from anomaly_vae.distributions import kl_normal
-from anomaly_vae.errors import ConfigError, DataError, UsageError
+from anomaly_vae.errors import ConfigError, DataError, DetectorError, UsageError
+from anomaly_vae.export import export
 from anomaly_vae.models import VAE, build
 from anomaly_vae.objective import elements, loss, terms
 from anomaly_vae.workflow import Model
@@ -181,6 +182,8 @@ def test_a_row_is_judged_under_its_machine(table: tuple[Detector, pd.DataFrame],
     np.testing.assert_array_equal(
         Detector.load(tmp_path / "det").score(wrong[["load", "b", "machine", "a"]]), scores[1]
     )
+    with pytest.raises(DetectorError, match="this detector reads a condition besides"):
+        export(detector, tmp_path / "det.pt2")
     with pytest.raises(DataError, match="condition column 'machine' not found"):
         detector.score(frame.drop(columns="machine"))
 
