@@ -13,6 +13,7 @@ from anomaly_vae.detector import Detector, Fit
 from anomaly_vae.maps import resized
 from anomaly_vae.page import Picture, Rows
 from anomaly_vae.scoring import Scorer, Scores
+from anomaly_vae.serving import score_columns
 from anomaly_vae.summary import Summary
 
 PICTURES = 8  # shown beside their reconstructions
@@ -200,8 +201,7 @@ def tables(detector: Detector) -> list[Rows]:
 def _cells(shown: Shown, rows: NDArray[np.intp]) -> tuple[list[str], list[list[Any]]]:
     """Heads and cells of some test rows."""
     scores = shown.scores.take(rows)
-    columns: dict[str, Any] = {"id": scores.ids, "score": scores.total, **scores.parts}
-    columns |= {"p_value": shown.detector.p_values(scores.total), "is_anomaly": shown.alarm[rows]}
+    columns = score_columns(scores, shown.detector, shown.alarm[rows], [], 0)
     if shown.labelled:
         columns["labelled"] = np.where(shown.wrong[rows], "anomalous", "normal")
     columns |= _places(shown, scores) if shown.pictures else _causes(shown, scores)

@@ -131,10 +131,13 @@ class Study:
         print(f"\ntables and cells: {self.folder}")
 
     def _log_files(self) -> None:
+        """A child run a file; one that an earlier ending of this study made is written again, not made twice."""
+        known = tracking.children(self.run.run_id, self.config) if self.run.run_id else {}
         for file, part in pd.DataFrame(self.rows).groupby("file", sort=False):
             with tracking.start(
-                self.config, data_name=self.name, run_name=str(file), parent=self.run.run_id or None
-            ) as child:
+                self.config, data_name=self.name, run_name=str(file), resume=known.get(str(file)),
+                parent=self.run.run_id or None,
+            ) as child:  # fmt: skip
                 child.params({"file": file, "seeds": sorted(part["seed"].unique().tolist())})
                 means = part.groupby("method").mean(numeric_only=True)
                 child.metrics(_named(means.drop(columns=["seed", *self.hidden])))

@@ -8,7 +8,7 @@ touched, so a program that uses MLflow itself is not disturbed. Every failure of
 """
 
 from anomaly_vae.tracking.client import require_store
-from anomaly_vae.tracking.finding import data_of, find_detector, full_run_id, list_runs, run_facts
+from anomaly_vae.tracking.finding import children, data_of, find_detector, full_run_id, list_runs, run_facts
 from anomaly_vae.tracking.recording import NoRun, Run
 from anomaly_vae.tracking.registry import Version, champion, crown
 from anomaly_vae.tracking.runs import parent_run, start, update
@@ -21,6 +21,7 @@ __all__ = [
     "champion",
     "crown",
     "data_of",
+    "children",
     "find_detector",
     "full_run_id",
     "list_runs",

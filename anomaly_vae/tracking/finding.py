@@ -92,6 +92,15 @@ def _latest(client: MlflowClient, config: Config) -> RunRecord:
     return found[0]
 
 
+def children(run_id: str, config: Config) -> dict[str, str]:
+    """Name and id of the runs nested under a run. Raises RunError."""
+    client = connect(config)
+    with store_errors(f"looking for the runs under {run_id}"):
+        experiment = client.get_run(run_id).info.experiment_id
+        wanted = f"tags.mlflow.parentRunId = '{run_id}'"
+        return {found.info.run_name: found.info.run_id for found in client.search_runs([experiment], wanted)}
+
+
 def list_runs(config: Config, limit: int = 20) -> list[dict[str, Any]]:
     """The latest runs, newest first: run_id, name, experiment, status, started (ISO 8601), kind, model, auroc, auprc,
     f1, seconds, detector (whether it has one) and parent. What a run has not logged is None."""
