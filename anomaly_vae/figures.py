@@ -99,9 +99,9 @@ def _latents(shown: Shown) -> Iterator[Drawn]:
     epochs = shown.fitted.history.epochs
     curves = {key: [epoch[key] for epoch in epochs] for key in epochs[0]}
     yield "training", "Training", f"Loss, reconstruction and KL over {len(epochs)} epochs.", plots.training(curves)
-    active = int(shown.fitted.active.sum())
-    figure = plots.kl_per_dimension(shown.fitted.kl)
-    yield "kl_per_dimension", "KL of each latent dimension", f"Bars; {active} units are active.", figure
+    kl, active = shown.fitted.kl, shown.fitted.active
+    figure = plots.kl_per_dimension(kl, active if len(active) == len(kl) else None)  # a group may be many units
+    yield "kl_per_dimension", "KL of each latent dimension", f"Bars; {active.sum()} units are active.", figure
     figure = plots.kl_by_epoch(shown.fitted.history.kl)
     yield "kl_by_epoch", "KL of each latent dimension over epochs", "Heat map of KL by epoch and dimension.", figure
 
