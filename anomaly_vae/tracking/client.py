@@ -14,6 +14,9 @@ from anomaly_vae.store import check_store, knock, store_errors, store_uri
 
 # A run is its owner's business: MLflow's usage reports stay off unless the environment says otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault(
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+)  # stdout is for data: `fit --json` is one object
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of seven small files
 
 from mlflow.entities import Run as RunRecord
