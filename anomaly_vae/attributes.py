@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_vae.data.conditions import as_numbers
 from anomaly_vae.errors import DataError, UsageError
 
 
@@ -45,7 +46,7 @@ def attribute(cells: NDArray[np.str_], column: str, value: str | None, label: bo
     """
     present = sorted(set(cells.tolist()) - {""})
     listed = ", ".join(f"'{name}'" for name in present[:12]) + (", ..." if len(present) > 12 else "")
-    numbers = None if value is not None or (label or len(present) == 2) else _numbers(cells)
+    numbers = None if value is not None or (label or len(present) == 2) else as_numbers(cells)
     if numbers is not None:
         return Attribute(column, numbers, None)
     if value is None and len(present) != 2:
@@ -65,7 +66,7 @@ def colours(
 ) -> NDArray[np.str_] | NDArray[np.float64]:  # fmt: skip
     """(M,) what items made of the rows `places` (M, S) are coloured by: numbers, their mean, where a column holds more
     than `most` distinct ones; else text, the most frequent."""
-    numbers = _numbers(cells) if len(set(cells.tolist())) > most else None
+    numbers = as_numbers(cells) if len(set(cells.tolist())) > most else None
     if numbers is not None:
         mean: NDArray[np.float64] = numbers[places].mean(1)
         return mean
@@ -147,12 +148,3 @@ class Direction:
                 f"the direction of '{self.column}' belongs to another model; find it again with `latent direction` and"
                 " the same -m"
             )
-
-
-def _numbers(cells: NDArray[np.str_]) -> NDArray[np.float64] | None:
-    """(N,) cells as finite numbers, NaN where one is missing; None where one is no number."""
-    try:
-        found = np.where(cells == "", "nan", cells).astype(np.float64)
-    except ValueError:
-        return None
-    return None if np.isinf(found).any() else found

@@ -29,7 +29,7 @@ def encode(texts: Sequence[NDArray[np.str_]], columns: Sequence[Column], path: s
     found = []
     for cells, column in zip(texts, columns, strict=True):
         if column.categories is None:
-            numbers = _numbers(cells)
+            numbers = as_numbers(cells)
             if numbers is None:
                 raise DataError(f"{path}: condition column '{column.name}' holds a cell that is no finite number")
             found.append(numbers)
@@ -55,7 +55,7 @@ def _learn(source: Source, name: str, most: int, rows: NDArray[np.intp]) -> Colu
     if len(values) < 2:
         held = f"only '{values[0]}'" if values else "nothing"
         raise DataError(f"{source.path}: condition column '{name}' holds {held} in the training rows; leave it out")
-    numbers = _numbers(np.array(values))
+    numbers = as_numbers(np.array(values))
     if numbers is not None and (len(values) > FEW or (numbers != np.floor(numbers)).any()):
         return Column(name)
     if len(values) > most:
@@ -66,7 +66,7 @@ def _learn(source: Source, name: str, most: int, rows: NDArray[np.intp]) -> Colu
     return Column(name, tuple(values))
 
 
-def _numbers(cells: NDArray[np.str_]) -> NDArray[np.float64] | None:
+def as_numbers(cells: NDArray[np.str_]) -> NDArray[np.float64] | None:
     """(N,) NaN where a cell is missing; None where one is no finite number."""
     try:
         found = np.where(cells == "", "nan", cells).astype(np.float64)
