@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from anomaly_vae.likelihood import Bound
+    from anomaly_vae.monitoring import Check
     from anomaly_vae.production import Promotion
     from anomaly_vae.threshold import Threshold
     from anomaly_vae.workflow import Result
@@ -111,13 +113,33 @@ def promotion_table(found: Promotion) -> str:
     return table(rows)
 
 
+def check_table(check: Check) -> str:
+    """What `monitor` found: the alarms, the quantities that drifted or else the worst five, and the verdict."""
+    promised = f"{check.promised:.3g} promised, {check.low:.3g} to {check.high:.3g} if all are normal"
+    rows = [("alarms", f"{check.alarms} of {check.rows} rows = {check.share:.3g}; {promised}")]
+    rows += [(f"new in {name}", ", ".join(values)) for name, values in check.new.items()]
+    rows += [(f"gone from {name}", ", ".join(values)) for name, values in check.lost.items()]
+    worst = [finding for finding in check.findings if finding.drifted] or check.findings[:5]
+    cells = [("quantity", "test", "p", "stability", "was", "now", "")]
+    for f in worst:
+        numbers = (f"{f.p:.2g}", f"{f.index:.3f}", f"{f.was:.4g}", f"{f.now:.4g}")
+        cells.append((f.name, f.test, *numbers, "drifted" if f.drifted else ""))
+    verdict = ("verdict", f"fit again: {'; '.join(check.reasons)}" if check.reasons else "as in training")
+    return f"{table(rows)}\n\n{_columns(cells)}\n\n{table([verdict])}"
+
+
 def runs_table(found: list[dict[str, Any]]) -> str:
     """The latest runs, one line each."""
     if not found:
         return "no runs yet; `anomaly-vae fit` makes the first"
     keys = ["run_id", "name", "status", "started", "auroc", "f1", "seconds"]
     cells = [keys, *([_cell(run.get(key)) for key in keys] for run in found)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(keys))]
+    return _columns(cells)
+
+
+def _columns(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, aligned to the left."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 

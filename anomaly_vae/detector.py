@@ -23,6 +23,7 @@ from anomaly_vae.data.base import Chunk, Layout, Source
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.split import Split, split
 from anomaly_vae.data.tensors import Samples, samples, tiling_of
+from anomaly_vae.drift import Reference
 from anomaly_vae.errors import DataError, DetectorError
 from anomaly_vae.maps import excess_maps, pixel_threshold
 from anomaly_vae.models import VAE, pretrained
@@ -34,6 +35,7 @@ from anomaly_vae.scoring import Scorer, Scores, join, prefetched
 from anomaly_vae.sealed import check_seal, read_json, seal, write_json
 from anomaly_vae.threshold import Threshold, choose, p_values
 from anomaly_vae.training import History, Watch, pick_device, train
+from anomaly_vae.watched import load_references, references, save_references
 
 PIXELS = "pixel_threshold.json"
 ROWS, PICTURES = 65_536, 1_024  # read at a time
@@ -67,7 +69,7 @@ class Detector:
     normal, anomalous: sorted scores (nats) of validation's normals and anomalies: the reference of p-values, and what
     another threshold is chosen from without training again. usual: (*shape of a sample; of images (1, H, W)) mean nats
     of each element over validation's normals, against which a sample's own nats are explained. pixels: of pictures, the
-    nats above the usual from which a pixel of a map is anomalous.
+    nats above the usual from which a pixel of a map is anomalous. references: what `monitor` compares new data with.
     """
 
     config: Config
@@ -79,6 +81,7 @@ class Detector:
     anomalous: NDArray[np.float64]
     usual: NDArray[np.float32]
     pixels: Threshold | None = None
+    references: tuple[Reference, ...] = field(default=(), repr=False)
     fitted: Fit | None = field(default=None, repr=False, compare=False)  # None in a loaded detector
 
     # --- fitting ---------------------------------------------------------------------------------------------------
@@ -141,7 +144,8 @@ class Detector:
         if layout.kind in PICTURE_KINDS:
             maps = excess_maps(valid, usual)
             pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, originals)
-        return cls(config, layout, scaler, net, threshold, normal, anomalies, usual, pixels, fit)
+        watched = references(data.take(parts.train), valid.take(np.flatnonzero(~wrong)), layout, scaler)
+        return cls(config, layout, scaler, net, threshold, normal, anomalies, usual, pixels, watched, fit)
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
@@ -241,6 +245,7 @@ class Detector:
             write_json(new / "threshold.json", self.threshold.to_json())
             if self.pixels is not None:
                 write_json(new / PIXELS, self.pixels.to_json())
+            save_references(new, self.references)
             seal(new, __version__)
 
     @classmethod
@@ -265,6 +270,7 @@ class Detector:
             Threshold(**read_json(folder / "threshold.json")),
             **{name: tensor.numpy() for name, tensor in reference.items()},
             pixels=Threshold(**read_json(folder / PIXELS)) if layout.kind in PICTURE_KINDS else None,
+            references=load_references(folder),
         )
 
 

@@ -31,7 +31,10 @@ def check_seal(folder: Path) -> None:
             f"{folder}: detector format {manifest.get('format')} (anomaly-vae {manifest.get('anomaly_vae')}), this"
             f" version reads format {FORMAT}; score with that version of anomaly-vae or fit again"
         )
-    for name, expected in manifest["sha256"].items():
+    hashes = manifest.get("sha256")
+    if not isinstance(hashes, dict) or not hashes:
+        raise DetectorError(f"{folder}: {MANIFEST} was altered after it was saved; restore it or fit again")
+    for name, expected in hashes.items():
         if not (folder / name).is_file():
             raise DetectorError(f"{folder}: incomplete, {name} is missing; copy the whole folder or fit again")
         if _hash(folder / name) != expected:

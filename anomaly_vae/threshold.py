@@ -101,6 +101,16 @@ def p_values(scores: NDArray[np.float64], calibration: NDArray[np.float64]) -> N
     return result
 
 
+def alarm_interval(k: int, n: int, m: int, level: float = 0.95) -> tuple[float, float]:
+    """Central interval of the share of alarms among m unseen normals, where the threshold is the k-th largest of the
+    scores of n held-out normals and an unseen one: their true rate is Beta(k, n + 1 - k) distributed (Vovk 2012), their
+    number beta-binomial. Counts are whole, so it covers at least `level`."""
+    from scipy.stats import betabinom
+
+    low, high = betabinom(m, k, n + 1 - k).ppf([(1 - level) / 2, (1 + level) / 2])
+    return float(low / m), float(high / m)
+
+
 def _conformal(rate: float, normal: NDArray[np.float64]) -> Threshold:
     """The smallest threshold whose alarms all have p-values of at most `rate`."""
     n = len(normal)

@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import betabinom, binom
+from scipy.stats import binom
 
 from anomaly_vae.config import NO_TEST
 from anomaly_vae.detector import Detector
+from anomaly_vae.threshold import alarm_interval
 from pipelines import tables
 from pipelines.study import Figures, Study, arguments, chosen, settings
 
@@ -83,9 +84,9 @@ def count(detector: Detector, scores: NDArray[np.float64], rate: float) -> dict[
     k = max(1, math.floor(rate * (n + 1) + 1e-9))
     alarms = int((scores >= threshold.value).sum())
     found = {"promised": k / (n + 1), "realised": alarms / m, "calibrated_on": float(n), "unseen": float(m)}
-    for name, law in (("binomial", binom(m, k / (n + 1))), ("beta_binomial", betabinom(m, k, n + 1 - k))):
-        low, high = law.ppf([0.025, 0.975])
-        found |= {f"{name}_low": low / m, f"{name}_high": high / m, f"inside_{name}": float(low <= alarms <= high)}
+    plain = binom(m, k / (n + 1)).ppf([0.025, 0.975]) / m
+    for name, (low, high) in (("binomial", plain), ("beta_binomial", alarm_interval(k, n, m))):
+        found |= {f"{name}_low": low, f"{name}_high": high, f"inside_{name}": float(low <= alarms / m <= high)}
     return found | {"false_alarms": float(alarms), "supported": float(not threshold.note)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from anomaly_vae.data.decoding import encode
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError, DetectorError, UsageError
 from anomaly_vae.scoring import join
+from anomaly_vae.sealed import check_seal
 from anomaly_vae.serving import example, interface, score_frame
 from anomaly_vae.tracking.model import saved_model
 
@@ -94,6 +96,19 @@ def test_one_altered_byte_is_refused(name: str, fits: Fits, tmp_path: Path) -> N
 
     with pytest.raises(DetectorError, match=r"was altered after it was saved|cannot be read as JSON|missing"):
         mlflow.pyfunc.load_model(str(tmp_path / "model"))
+
+
+def test_whatever_byte_of_the_manifest_is_altered_no_other_numbers_come(fits: Fits, tmp_path: Path) -> None:
+    shutil.copytree("det-series", tmp_path / "det")
+    manifest = tmp_path / "det" / "detector.json"
+    content, refused = manifest.read_bytes(), 0
+    for place in range(len(content)):
+        manifest.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            check_seal(tmp_path / "det")
+        except DetectorError:
+            refused += 1
+    assert refused > 0.9 * len(content)  # else it was white space, or the version of what wrote it
 
 
 def test_values_as_json_and_other_numbers_are_taken(mixed: Detector, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""promote and export: from a fitted detector to one that is in use."""
+"""promote, export and monitor: from a fitted detector to one that is in use, and watched."""
 
 from __future__ import annotations
 
@@ -66,4 +66,33 @@ def export(ctx: click.Context, /, model: str | None, kind: str | None, output: s
     )
 
 
-COMMANDS = (export, promote)
+RETRAIN = 3  # exit code of `monitor`
+
+
+@click.command(short_help="Compare new DATA with training; exit 3 to retrain.")
+@click.argument("data")
+@settings
+@MODEL
+@click.option("--skip-broken", is_flag=True, help="Leave out pictures that cannot be decoded.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@click.pass_context
+def monitor(
+    ctx: click.Context, /, data: str, model: str | None, skip_broken: bool, as_json: bool, **options: Any
+) -> None:
+    """Compare new DATA with what training looked like: alarms against the threshold's promise, and drift by column.
+
+    Numbers by the Kolmogorov-Smirnov test, categories and missing cells by chi-squared, corrected for their number; a
+    drift is also larger than a stability index of 0.2. Exit code 0: all is well; 3: fit again; 1: it cannot be told.
+    """
+    config = load_config(options)
+    require_there(data)
+    from anomaly_vae import monitoring, workflow
+    from anomaly_vae.console import check_table
+
+    found = workflow.find(model, config)
+    check = monitoring.monitor(data, found.detector, run_id=found.run_id, skip_broken=skip_broken)
+    click.echo(check.to_json() if as_json else check_table(check))
+    ctx.exit(RETRAIN if check.reasons else 0)
+
+
+COMMANDS = (export, monitor, promote)

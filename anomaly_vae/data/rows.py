@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from anomaly_vae.config import DataConfig, DataKind
 from anomaly_vae.data import conditions
 from anomaly_vae.data.base import Chunk, Column, Layout
 from anomaly_vae.data.columns import LABELS, matrix, profile, types_of
-from anomaly_vae.data.files import Reader, as_labels, plural
+from anomaly_vae.data.files import NULLS, Reader, as_labels, canonical, distinct, plural
 from anomaly_vae.errors import DataError
 
 
@@ -74,6 +74,16 @@ class Rows(ABC):
 
     def digest(self) -> str:
         return self.reader.digest()
+
+    def other_values(self, known: Mapping[str, Sequence[str]], most: int) -> dict[str, list[str]]:
+        """Of each column the first values, at most so many, that are neither known nor missing."""
+        found: dict[str, list[str]] = {name: [] for name in known}
+        for table in self.reader.batches({name: pa.string() for name in known}, 1 << 16):
+            for name, values in found.items():
+                spelled = dict.fromkeys(canonical(value) for value in distinct(table[name])[0])
+                new = [v for v in spelled if v not in known[name] and v not in NULLS and v not in values]
+                values += new[: most - len(values)]
+        return {name: values for name, values in found.items() if values}
 
     # --- for the kinds
 

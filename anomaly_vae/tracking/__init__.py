@@ -8,7 +8,15 @@ touched, so a program that uses MLflow itself is not disturbed. Every failure of
 """
 
 from anomaly_vae.tracking.client import require_store
-from anomaly_vae.tracking.finding import children, data_of, find_detector, full_run_id, list_runs, run_facts
+from anomaly_vae.tracking.finding import (
+    children,
+    data_of,
+    find_detector,
+    full_run_id,
+    list_runs,
+    run_facts,
+    times_logged,
+)
 from anomaly_vae.tracking.recording import NoRun, Run
 from anomaly_vae.tracking.registry import Version, champion, crown
 from anomaly_vae.tracking.runs import parent_run, start, update
@@ -30,6 +38,7 @@ __all__ = [
     "run_facts",
     "start",
     "sync",
+    "times_logged",
     "update",
     "waiting",
 ]

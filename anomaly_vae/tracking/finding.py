@@ -39,6 +39,13 @@ def run_facts(run: str, config: Config) -> tuple[str, str, str | None]:
     return record.info.run_id, experiment.name, record.data.tags.get("evaluated_on")
 
 
+def times_logged(run: str, metric: str, config: Config) -> int:
+    """How often a metric of a run was logged."""
+    client = connect(config)
+    with store_errors(f"reading {metric} of run {run}"):
+        return len(client.get_metric_history(run, metric))
+
+
 def find_detector(name: str | None, config: Config, scratch: str | None = None) -> tuple[str, Path]:
     """Id of a run and local folder of its detector; None: of the last run to finish, over all experiments.
 
