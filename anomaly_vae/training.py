@@ -100,8 +100,8 @@ def train(
     kept = distributed.from_lead(lambda: checkpoint.read(folder) if folder and checkpoint.exists(folder) else None)
     if kept is not None:
         best = kept.restore(model, optimizer)
-        if opponent is not None and folder is not None:
-            opponent.restore(folder)
+        if opponent is not None:
+            opponent.restore(kept.folder)
         history = History(**kept.state)
         for epoch, figures in enumerate(history.epochs):
             watch(epoch, schedule.epochs, figures)
