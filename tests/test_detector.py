@@ -189,7 +189,16 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-FILES = ["weights.safetensors", "validation.safetensors", "config.yaml", "layout.json", "scaler.json", "threshold.json"]
+FILES = [
+    "weights.safetensors",
+    "validation.safetensors",
+    "config.yaml",
+    "layout.json",
+    "reference.json",
+    "reference.safetensors",
+    "scaler.json",
+    "threshold.json",
+]
 
 
 def test_the_folder_holds_what_it_should(saved: Path) -> None:
