@@ -9,7 +9,7 @@ from typing import Any
 
 from anomaly_vae.errors import DetectorError
 
-FORMAT = 3  # 3: a pixel threshold beside the threshold of pictures
+FORMAT = 4  # 3: a pixel threshold beside the threshold of pictures; 4: conditions, and the reference of `monitor`
 MANIFEST = "detector.json"
 
 

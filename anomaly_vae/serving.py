@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from anomaly_vae.data import open_memory
 from anomaly_vae.data.base import Chunk
+from anomaly_vae.data.conditions import encode as encode_conditions
 from anomaly_vae.data.decoding import Encoded, decode, encode
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError, UsageError
@@ -87,7 +88,8 @@ def interface(detector: Detector) -> Interface:
     """The columns that `score_frame` takes and gives."""
     layout = detector.layout
     if layout.kind == "images":
-        inputs: tuple[Field, ...] = (Field(IMAGE, "binary"), Field(ID, "string", False))
+        conditions = (Field(column.name, "any") for column in layout.conditions)
+        inputs: tuple[Field, ...] = (Field(IMAGE, "binary"), Field(ID, "string", False), *conditions)
     else:
         # what has a name and is no input: reported as id, or what tells steps and machines apart
         named = {layout.id: False, layout.time: False, layout.group: True}
@@ -109,8 +111,6 @@ def example(detector: Detector) -> pd.DataFrame:
 
     layout = detector.layout
     rows = detector.config.data.window if layout.kind == "series" else 1
-    if layout.kind == "images":
-        return pd.DataFrame({IMAGE: [encode(np.zeros(layout.shape, np.uint8))], ID: ["black"]})
     means = {element.column: element.shift for element in reversed(detector.scaler.elements)}  # the first of a column
     cells: dict[str, Any] = dict.fromkeys(layout.pixels, 0.0)
     for index, column in enumerate(layout.columns):
@@ -119,6 +119,8 @@ def example(detector: Detector) -> pd.DataFrame:
         cells[column.name] = known.mean if column.categories is None else column.categories[0]
     if layout.group:
         cells[layout.group] = "example"
+    if layout.kind == "images":
+        cells |= {IMAGE: encode(np.zeros(layout.shape, np.uint8)), ID: "black"}
     return pd.DataFrame({name: [cell] * (rows or 1) for name, cell in cells.items()})
 
 
@@ -139,12 +141,18 @@ def _pictures(detector: Detector, frame: pd.DataFrame) -> Iterator[Chunk]:
             " image file in each row, base64 in JSON"
         )
     ids = frame[ID].astype(str).to_numpy() if ID in frame.columns else np.arange(len(frame)).astype(str)
-    channels, height, width = detector.layout.shape
-    white = detector.layout.pixel_max
+    layout, white = detector.layout, detector.layout.pixel_max
+    channels, height, width = layout.shape
+    for column in layout.conditions:
+        if column.name not in frame.columns:
+            raise DataError(f"memory: no condition column '{column.name}' beside '{IMAGE}'")
+    texts = [frame[column.name].map(lambda v: "" if v != v or v is None else str(v)) for column in layout.conditions]
+    given = encode_conditions([t.to_numpy(np.str_) for t in texts], layout.conditions, "memory")
     for first in range(0, len(frame), detector.chunk_rows):
         rows = slice(first, first + detector.chunk_rows)
         files = [_file(cell, first + i) for i, cell in enumerate(frame[IMAGE].iloc[rows])]
-        yield Chunk(ids[rows], np.stack([decode(file, channels, height, width, white) for file in files]))
+        pictures = np.stack([decode(file, channels, height, width, white) for file in files])
+        yield Chunk(ids[rows], pictures, condition=None if given is None else given[rows])
 
 
 def _file(cell: Any, row: int) -> Encoded:

@@ -179,3 +179,26 @@ def test_pictures_come_as_bytes(
         score_frame(camera, pd.DataFrame({"path": ["/etc/passwd"]}))
     with pytest.raises(UsageError, match="pictures have none"):
         score_frame(camera, frame, explain=1)
+
+
+def test_pictures_are_served_under_their_condition(
+    digits: tuple[NDArray[np.uint8], NDArray[np.bool_]], tmp_path: Path
+) -> None:
+    from anomaly_vae import config as configs
+    from anomaly_vae.data import open_source
+
+    files = [encode(picture[None]) for picture in digits[0][:60]]
+    for number, file in enumerate(files):
+        (tmp_path / f"{number}.png").write_bytes(file)
+    listed = pd.DataFrame({"path": [f"{n}.png" for n in range(60)], "lamp": ["left", "right", "right"] * 20})
+    listed.to_csv(tmp_path / "list.csv", index=False)
+    config = configs.load(base={"data": {"size": 8, "condition": ["lamp"]}, "training": {"epochs": 1}})
+    detector = Detector.fit_source(open_source(tmp_path / "list.csv", config.data), config)
+    expected = join(detector.score_source(open_source(tmp_path / "list.csv", detector.config.data))).total
+    frame = pd.DataFrame({"image": files, "lamp": listed["lamp"]})
+    np.testing.assert_array_equal(score_frame(detector, frame)["score"], expected)
+    assert (score_frame(detector, frame.assign(lamp="left"))["score"] != expected)[1]
+    assert [field.name for field in interface(detector).inputs] == ["image", "id", "lamp"]
+    assert len(score_frame(detector, example(detector))) == 1
+    with pytest.raises(DataError, match="no condition column 'lamp'"):
+        score_frame(detector, frame[["image"]])
