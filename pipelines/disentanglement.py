@@ -10,6 +10,10 @@ mig: mutual information gap (Chen 2018), the mean over factors of how much more 
 than the second best, as a share of the factor's entropy; a dimension is its posterior mean, cut into 20 bins of equal
 width. mig of x and of y alone are the factors that a dimension can follow without a break. kl and recon: nats, means
 over all pictures.
+
+Seed 0, about 40 s of one core a fit: mig 0.127 at beta 1, 0.198 at beta 4 and 0.307 under the annealed capacity, with
+kl 7.6, 4.6 and 10.0 nats and recon 11.7, 14.4 and 12.0. Under the capacity three dimensions are left in use: one moves
+the shape along x, one along y, and one is its size.
 """
 
 from __future__ import annotations

@@ -235,7 +235,8 @@ def test_pictures_under_their_class(workplace: Path) -> None:
     )
     frame.insert(0, "label", bunch.target[chosen])
     frame.to_csv("digits.csv", index=False)
-    off = ["--set", "tracking.enabled=false", "--set", "training.steps=100", "--set", "training.jitter=0"]
+    off = ["--set", "tracking.enabled=false", "--set", "training.steps=100", "--set", "training.jitter=0",
+           "--set", "model.hidden=[32]", "--set", "training.batch_size=64"]  # fmt: skip
     fitted = CliRunner().invoke(main, ["fit", "digits.csv", "--condition", "label", "-o", "det", *off])
     assert fitted.exit_code == 0, fitted.stderr
     frame["label"] = (frame["label"] + (np.arange(len(frame)) % 4 == 0)) % 3
@@ -258,7 +259,8 @@ def test_a_list_of_pictures_has_conditions_too(workplace: Path) -> None:
         Image.fromarray(rng.integers(shade - 20, shade + 20, (8, 8)).astype(np.uint8)).save(f"{i}.png")
     lines = [f"{i}.png,{'dark' if i % 2 else 'light'}" for i in range(30)]
     Path("list.csv").write_text("\n".join(["path,kind", *lines]))
-    command = ["fit", "list.csv", "--condition", "kind", "--set", "data.size=8", "--set", "training.steps=20"]
+    command = ["fit", "list.csv", "--condition", "kind", "--set", "data.size=8", "--set", "training.steps=20",
+               "--set", "model.channels=[4]", "--set", "model.hidden=[8]"]  # fmt: skip
     result = CliRunner().invoke(main, [*command, "--set", "tracking.enabled=false", "-o", "det"])
     assert result.exit_code == 0, result.stderr
     assert Detector.load("det").layout.conditions == (Column("kind", ("dark", "light")),)
