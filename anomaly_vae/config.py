@@ -48,7 +48,7 @@ class DataConfig(Section):
         " text and at most 20 whole numbers name classes (model.kind=conditional)",
     )
     shape: tuple[int, ...] | None = Field(None, description="(C, H, W) of one picture of a pixel table")
-    size: int = Field(64, ge=4, description="height and width that image files are resized to, pixels")
+    size: int | None = Field(None, ge=4, description="height and width that image files are resized to, pixels")
     tile: int | None = Field(
         None, ge=8, description="side of the tiles, pixels, that pictures of `size` are cut into; None: seen whole"
     )
@@ -82,9 +82,10 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """The network and its likelihood."""
 
-    kind: Literal["dense", "conv1d", "conv2d", "conditional", "flow", "hierarchical", "kl_autoencoder", "vq"] | None = (
-        Field(None, description="None: by the kind of data")
-    )
+    kind: (
+        Literal["dense", "conv1d", "conv2d", "conditional", "features", "flow", "hierarchical", "kl_autoencoder", "vq"]
+        | None
+    ) = Field(None, description="None: by the kind of data")
     network: Literal["dense", "conv1d", "conv2d"] | None = Field(
         None, description="what flow and conditional are built around; None: by the axes of a sample"
     )
@@ -107,6 +108,19 @@ class ModelConfig(Section):
     members: int | None = Field(None, ge=1, description="independent VAEs trained side by side (dense)")
     pretrained: str | None = Field(
         None, description="folder of a diffusers AutoencoderKL that training starts from (kl_autoencoder)"
+    )
+    backbone: str | None = Field(
+        None,
+        description="frozen network whose feature maps are modelled: efficientnet_lite0, a name of torchvision, or"
+        " timm/NAME (features)",
+    )
+    layers: tuple[str, ...] = Field((), description="layers of the backbone that are read; empty: those known for it")
+    weights: str | None = Field(
+        None,
+        description="file of the backbone's weights; None: the package that brings them, or the cache of its library",
+    )
+    carry_backbone: bool = Field(
+        True, description="a detector's folder holds the backbone's weights; false: refers to them by their hash"
     )
     codes: int | None = Field(None, ge=2, description="vectors of the codebook (vq)")
     code_prior: Literal["unigram", "causal"] | None = Field(
@@ -163,10 +177,10 @@ class TrainingConfig(Section):
 class ScoringConfig(Section):
     """What the score is the sum of. recon and kl always; each further part has a column of its own."""
 
-    recon: Literal["likelihood", "energy", "level"] | None = Field(
+    recon: Literal["likelihood", "energy", "level", "covariance"] | None = Field(
         None,
         description="reconstruction nats of the training likelihood, or of one calibrated after training: of blurred"
-        " residuals (pictures) or of each sensor and its level (series)",
+        " residuals (pictures), of each sensor and its level (series), or with all covariances (features)",
     )
     prior: Literal["normal", "mixture"] | None = Field(
         None,
@@ -175,7 +189,14 @@ class ScoringConfig(Section):
     )
     components: int = Field(10, ge=1, description="components of the mixture, if there are posteriors enough")
     neighbours: int | None = Field(
-        None, ge=0, description="training rows that the neighbours part measures distances to (dense); 0: no such part"
+        None,
+        ge=0,
+        description="training rows (dense) or positions (features) that the neighbours part measures distances to; 0: no"
+        " such part",
+    )
+    border: bool = Field(
+        True,
+        description="positions near the border count less where normal pictures score more (features)",
     )
 
 
@@ -234,7 +255,8 @@ class Config(Section):
         tree = self.model_dump()
         tree["data"]["kind"] = kind
         tree["model"]["kind"] = self._kind()
-        for defaults in (BY_MODEL.get(self.model.kind or "", {}), BY_KIND[kind]):
+        model = tree["model"]["kind"] or BY_KIND[kind]["model"]["kind"]
+        for defaults in (BY_MODEL.get(model, {}), BY_KIND[kind]):
             for section, settings in defaults.items():
                 for key, value in settings.items():
                     if tree[section][key] is None:
@@ -256,6 +278,10 @@ class Config(Section):
         if self.model.kind == "conditional" and not self.data.condition:
             raise ConfigError("model.kind=conditional needs a condition; name its column with --condition COLUMN")
         return "conditional" if self.data.condition else self.model.kind
+
+    def opening(self) -> DataConfig:
+        """How to open data whose kind is not known yet: with the size that pictures are read at."""
+        return self.data.model_copy(update={"size": self.resolve("images").data.size})
 
     def with_window(self, rows: int) -> Config:
         """This configuration with the window of a series, where it is None, chosen for so many training rows."""

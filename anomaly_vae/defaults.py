@@ -6,6 +6,7 @@ from typing import Any
 
 # The defaults that depend on the kind of data.
 _PICTURES: dict[str, dict[str, Any]] = {
+    "data": {"size": 64},
     "split": {"train": 0.6, "valid": 0.2},
     "model": {"kind": "conv2d", "latent": 64, "hidden": (256,), "blocks": 0, "likelihood": "gaussian",
               "sigma": "shared", "sigma_min": 0.02, "sigma_value": 0.37, "members": 1},
@@ -33,11 +34,18 @@ BY_KIND: dict[str, dict[str, dict[str, Any]]] = {
         "threshold": {"unlabelled": "tail=0.0001"},
     },
     "pixels": _PICTURES,
-    "images": _PICTURES,
+    "images": _PICTURES | {"model": _PICTURES["model"] | {"kind": "features"}},
 }  # fmt: skip
 
-# The defaults that depend on the kind of model, where one is asked for; they go before those of the data.
+# The defaults that depend on the kind of model; they go before those of the data.
 BY_MODEL: dict[str, dict[str, dict[str, Any]]] = {
+    "features": {
+        "data": {"size": 256},
+        "model": {"backbone": "efficientnet_lite0", "latent": 32, "hidden": (128,), "sigma": "element",
+                  "sigma_min": 0.05, "sigma_value": 1.0},
+        "training": {"steps": 400, "batch_size": 1024, "lr": 3e-3, "bf16": False, "noise": 0.0, "jitter": 0.0},
+        "scoring": {"recon": "covariance", "prior": "mixture", "neighbours": 1500},
+    },
     "flow": {"model": {"flow_steps": 4, "members": 1}},
     "hierarchical": {"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
     "kl_autoencoder": {"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
@@ -45,4 +53,4 @@ BY_MODEL: dict[str, dict[str, dict[str, Any]]] = {
         "model": {"latent": 16, "blocks": 1, "codes": 64, "code_prior": "causal", "commitment": 0.25},
         "scoring": {"prior": "normal"},
     },
-}
+}  # fmt: skip

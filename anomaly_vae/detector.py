@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from anomaly_vae import models
+from anomaly_vae import backbones, models
 from anomaly_vae.config import NO_TEST, Config
 from anomaly_vae.config import load as load_config
 from anomaly_vae.data import open_memory
@@ -24,7 +24,8 @@ from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.split import Split, split
 from anomaly_vae.data.tensors import Samples, samples, tiling_of
 from anomaly_vae.drift import Reference
-from anomaly_vae.errors import DataError, DetectorError
+from anomaly_vae.errors import ConfigError, DataError, DetectorError
+from anomaly_vae.featuremaps import FeatureMaps
 from anomaly_vae.maps import excess_maps, pixel_threshold
 from anomaly_vae.models import VAE, pretrained
 from anomaly_vae.objective import active_units
@@ -41,6 +42,7 @@ PIXELS = "pixel_threshold.json"
 ROWS, PICTURES = 65_536, 1_024  # read at a time
 PICTURE_BYTES = 1 << 26  # of pictures read at a time at most
 PICTURE_KINDS = ("pixels", "images")
+FROZEN = "positions.features.backbone."  # what the network calls weights that it did not learn
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Detector:
         Raises DataError for data that cannot train a detector, TrainingError where training fails.
         """
         config = config.resolve(source.kind)
-        config = config.model_copy(update={"model": pretrained.adapted(config.model)})
+        config = config.model_copy(update={"model": backbones.adapted(pretrained.adapted(config.model))})
+        frozen = backbones.open_weights(config.model) if config.model.kind == "features" else None
         parts = split(source, config)
         originals = source.originals()
         if originals is not None and parts.anomalous is not None:
@@ -113,11 +116,15 @@ class Detector:
         held = samples(data, normals, scaler, layout, device, config.data.window)
         _require_samples(training, held, source, config)
         config = _with_supported(config, layout, scaler, len(training), len(held))
-        net = new_net(config, layout, scaler).to(device)
+        net = new_net(config, layout, scaler)
+        if net.positions is not None and frozen is not None:
+            net.positions.features.backbone.load(*frozen)
+        net.to(device)
         if config.model.pretrained:
             pretrained.load_into(net.model, config.model.pretrained)
-        history = train(net.model, training, held, config, watch, checkpoint)
-        own = net.fit(training, held, config.seed)
+        learned, judged = net.prepare(training, held, _cache(config), config.seed)
+        history = train(net.model, learned, judged, config, watch, checkpoint)
+        own = net.fit(learned, held, config.seed)
 
         scorer = Scorer(net, scaler, layout, config.data.window, source.path)
         if net.level is not None:
@@ -129,7 +136,7 @@ class Detector:
             scores = scorer.samples(data.take(scored), explain=True, own=mine[torch.from_numpy(scored)])
         else:
             scores = join(scorer.stream([data.take(scored)], explain=True))
-        kl, active = _latent_use(net.model, held)
+        kl, active = _latent_use(net.model, judged)
         fit = Fit(
             data, parts, history, scores, scored, kl, active, (*source.notes, *_notes(config, history, active, layout))
         )
@@ -140,10 +147,12 @@ class Detector:
         normal, anomalies = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
         threshold = _choose(config, config.threshold.policy, normal, anomalies)
         usual = valid.elements[~wrong].mean(axis=0)
+        if net.positions is not None:  # its maps are scores as they stand
+            usual = np.zeros_like(usual)
         pixels = None
         if layout.kind in PICTURE_KINDS:
             maps = excess_maps(valid, usual)
-            pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, originals)
+            pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, originals, net.positions is None)
         watched = references(data.take(parts.train), valid.take(np.flatnonzero(~wrong)), layout, scaler)
         return cls(config, layout, scaler, net, threshold, normal, anomalies, usual, pixels, watched, fit)
 
@@ -234,12 +243,14 @@ class Detector:
         from anomaly_vae import __version__
 
         with new_folder(folder) as new:
-            weights = {k: v.contiguous().cpu() for k, v in self.net.state_dict().items()}
+            weights = {k: v.contiguous().cpu() for k, v in self.net.state_dict().items() if not k.startswith(FROZEN)}
             (new / "weights.safetensors").write_bytes(save(weights))  # save_file hides what the disk says
             reference = {"normal": self.normal, "anomalous": self.anomalous, "usual": self.usual}
             tensors = {k: torch.from_numpy(v) for k, v in reference.items()}
             (new / "validation.safetensors").write_bytes(save(tensors))
             (new / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
+            if self.net.positions is not None:
+                backbones.write(new, self.net.positions.features.backbone, self.config.model.carry_backbone)
             write_json(new / "layout.json", self.layout.to_json())
             write_json(new / "scaler.json", self.scaler.to_json())
             write_json(new / "threshold.json", self.threshold.to_json())
@@ -257,8 +268,12 @@ class Detector:
         layout = Layout.from_json(read_json(folder / "layout.json"))
         scaler = Scaler.from_json(read_json(folder / "scaler.json"))
         net = new_net(config, layout, scaler)
+        frozen: dict[str, torch.Tensor] = {}
+        if net.positions is not None:
+            backbones.read_into(folder, net.positions.features.backbone, config.model)
+            frozen = {name: tensor for name, tensor in net.state_dict().items() if name.startswith(FROZEN)}
         try:
-            net.load_state_dict(load_file(folder / "weights.safetensors"))
+            net.load_state_dict(load_file(folder / "weights.safetensors") | frozen)
             reference = load_file(folder / "validation.safetensors")
         except (SafetensorError, RuntimeError) as error:
             raise DetectorError(f"{folder}: its weights do not fit its configuration; fit again") from error
@@ -276,6 +291,8 @@ class Detector:
 
 def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
     """The untrained network of a resolved configuration, its weights drawn from the configuration's seed alone."""
+    if config.model.kind == "features":
+        return _feature_net(config, layout)
     shape = layout.sample if not layout.columns else (len(scaler.column),)
     if layout.kind == "series":
         assert config.data.window
@@ -288,9 +305,31 @@ def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
     return ScoreNet(model, config.scoring, shape, tiling_of(layout))
 
 
+def _feature_net(config: Config, layout: Layout) -> ScoreNet:
+    """`new_net` of a model that reads a backbone's maps of pictures."""
+    if layout.kind not in PICTURE_KINDS:
+        raise ConfigError(
+            f"model.kind=features reads pictures, and this is a {layout.kind}; model.kind=None, the default, would work"
+        )
+    assert config.model.backbone
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        features = FeatureMaps(backbones.Backbone(config.model.backbone, config.model.layers), *layout.sample[1:])
+        model = models.build(config.model, (features.channels,))
+    return ScoreNet(model, config.scoring, layout.sample, tiling_of(layout), features)
+
+
+def _cache(config: Config) -> Path | None:
+    """Where feature maps are kept: beside the runs; nowhere, if nothing is to be recorded."""
+    return Path(config.tracking.folder) / "cache" / "features" if config.tracking.enabled else None
+
+
 def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, held: int) -> Config:
     """The configuration with no more reference rows and mixture components than there is data for."""
-    if config.scoring.neighbours and not any(column.categories is None for column in layout.columns):
+    if config.model.kind == "features":
+        each = new_net(config, layout, scaler).each
+        rows, held = rows * each, 0
+    if config.model.kind != "features" and not any(column.categories is None for column in layout.columns):
         neighbours = 0  # no numbers to measure distances in
     else:
         neighbours = min(config.scoring.neighbours or 0, rows + held)

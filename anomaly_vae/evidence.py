@@ -61,6 +61,10 @@ def bound(
     progress: Progress = lambda *_: None,
 ) -> Bound:
     """The same of an open source, without a record. config: of the detector, but for how the source was opened."""
+    if detector.net.positions is not None:
+        raise DataError(
+            "this detector models features of pictures (model.kind=features), which have no density as pictures"
+        )
     layout, device = detector.layout, next(detector.net.parameters()).device
     labels = source.labels()
     anomalous = np.zeros(source.count(), bool) if labels is None else is_anomalous(labels, config, source.path)

@@ -119,13 +119,14 @@ def _of_kind(shown: Shown) -> Iterator[Drawn]:
         normal = order[~shown.wrong[order]]
         rows = np.r_[order[: PICTURES // 2], normal[len(normal) // 2 :][: PICTURES - PICTURES // 2]]
         title = "The most anomalous pictures beside typical normal ones"
-        yield "reconstructions", title, "Originals, reconstructions and maps of excess nats.", _rebuilt(shown, rows)
+        what = "reconstructions and maps" if shown.detector.net.positions is None else "maps"
+        yield "reconstructions", title, f"Originals, {what} of excess nats.", _rebuilt(shown, rows)
         for name, title, rows in (
             ("false_alarms", "The worst false alarms", shown.false_alarms()),
             ("misses", "The anomalies that look most normal", shown.misses()),
         ):
             if len(rows):
-                alt = f"{title}: {len(rows[:PICTURES])} of {len(rows)}, with reconstructions and maps of excess nats."
+                alt = f"{title}: {len(rows[:PICTURES])} of {len(rows)}, with {what} of excess nats."
                 yield name, f"{title} ({len(rows)} in all)", alt, _rebuilt(shown, rows[:PICTURES])
 
 
@@ -154,12 +155,15 @@ def _columns(shown: Shown) -> Drawn:
 
 
 def _rebuilt(shown: Shown, rows: NDArray[np.intp]) -> Any:
-    """A Figure of some test pictures with their reconstructions and maps, and the outlines of their masks."""
+    """A Figure of some test pictures with their reconstructions, where the model reads pictures, and maps, and the
+    outlines of their masks."""
     from anomaly_vae import plots
 
     detector, scores, originals = shown.detector, shown.scores, shown.originals
     chosen = shown.fitted.data.take(shown.rows[rows])
-    scorer = Scorer(detector.net, detector.scaler, detector.layout, None)
+    rebuilt = None
+    if detector.net.positions is None:
+        rebuilt = Scorer(detector.net, detector.scaler, detector.layout, None).reconstruct(chosen).clip(0, 1)
     maps, masks = detector.maps(scores.take(rows)), None
     if originals is not None and originals.masked:
         own = (originals.mask(int(row)).astype(np.float32) for row in shown.rows[rows])
@@ -170,8 +174,8 @@ def _rebuilt(shown: Shown, rows: NDArray[np.intp]) -> Any:
         for name, row in zip(names, rows, strict=True)
     ]
     assert detector.pixels is not None
-    pictures = chosen.values.astype(np.float32) / 255, scorer.reconstruct(chosen).clip(0, 1)
-    return plots.reconstructions(*pictures, maps, titles, detector.pixels.value, masks)
+    originals_read = chosen.values.astype(np.float32) / 255
+    return plots.reconstructions(originals_read, rebuilt, maps, titles, detector.pixels.value, masks)
 
 
 def tables(detector: Detector) -> list[Rows]:

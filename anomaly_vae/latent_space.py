@@ -60,7 +60,12 @@ class LatentSpace:
     """Codes of data, and data of codes. Everything is deterministic but `draw`, which is seeded."""
 
     def __init__(self, detector: Detector) -> None:
-        """Raises DetectorError for a detector that sees its pictures in tiles, which have a code each."""
+        """Raises DetectorError for a detector that sees its pictures in tiles or positions, which have a code each."""
+        if detector.net.positions is not None:
+            raise DetectorError(
+                "this detector (model.kind=features) has a code of each position of a picture and none of a whole one;"
+                " fit one with model.kind=conv2d to look at codes"
+            )
         if detector.layout.tile is not None:
             raise DetectorError(
                 f"this detector sees its pictures in tiles of {detector.layout.tile} pixels and has no code of a whole"

@@ -17,7 +17,8 @@ Map = NDArray[np.float32]  # (H, W) nats above the usual of each pixel
 
 
 def excess_maps(scores: Scores, usual: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, H, W) nats above the usual of each pixel, of scores with elements (N, C, H, W); usual (C, H, W)."""
+    """(N, H, W) nats above the usual of each pixel, of scores with elements (N, C, H, W); usual (C, H, W), of maps that
+    are scores themselves 0."""
     assert scores.elements is not None
     maps: NDArray[np.float32] = scores.elements.sum(axis=1) - usual.sum(axis=0)
     return maps
@@ -49,14 +50,17 @@ def pixel_threshold(
     rows: NDArray[np.intp],
     anomalous: NDArray[np.bool_],
     originals: Originals | None,
+    centred: bool = True,
 ) -> Threshold:
     """The pixel threshold from validation's maps (N, h, w) of the pictures in `rows`, of which some are anomalous (N,).
 
-    The maps are excesses over the mean of the n normal ones, each of which is part of that mean. A new picture is not:
-    n / (n - 1) makes the normal ones' peaks those of excesses over the mean of the others.
+    centred: the maps are excesses over the mean of the n normal ones, each of which is part of that mean. A new picture
+    is not: n / (n - 1) makes the normal ones' peaks those of excesses over the mean of the others.
     """
     normal = maps[~anomalous]
-    peaks = normal.reshape(len(normal), -1).max(axis=1).astype(np.float64) * (len(normal) / max(1, len(normal) - 1))
+    peaks = normal.reshape(len(normal), -1).max(axis=1).astype(np.float64)
+    if centred:
+        peaks *= len(normal) / max(1, len(normal) - 1)
     curve = None
     if originals is not None and originals.masked and anomalous.any():
         curve = count_pixels(PixelCounts(), maps, rows, originals).curve()

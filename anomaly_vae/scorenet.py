@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -9,10 +11,12 @@ from anomaly_vae.config import ScoringConfig
 from anomaly_vae.data.tensors import Samples
 from anomaly_vae.data.tiles import Tiling
 from anomaly_vae.errors import ConfigError
+from anomaly_vae.featuremaps import FeatureMaps
 from anomaly_vae.level import Level
 from anomaly_vae.models import VAE, Output
 from anomaly_vae.neighbours import Neighbours
 from anomaly_vae.objective import elements
+from anomaly_vae.positions import Positions
 from anomaly_vae.priors import MixturePrior
 from anomaly_vae.residuals import ResidualEnergy
 
@@ -28,14 +32,27 @@ class ScoreNet(nn.Module):
 
     Of pictures that are seen in tiles every part is that of the tile with the largest sum: one defect counts whole,
     however large the picture around it; the elements are those of all tiles, stitched.
+
+    With feature maps the model reads positions of them instead of pictures; see `positions`, which then has the parts.
     """
 
-    def __init__(self, model: VAE, config: ScoringConfig, shape: tuple[int, ...], tiling: Tiling | None = None) -> None:
-        """shape: of what the model reads, a tile of it where there is a tiling."""
+    def __init__(
+        self, model: VAE, config: ScoringConfig, shape: tuple[int, ...], tiling: Tiling | None = None,
+        features: FeatureMaps | None = None,
+    ) -> None:  # fmt: skip
+        """shape: of a sample, a tile of it where there is a tiling; features: of such samples, which are pictures."""
         super().__init__()
         self.model, self.recon, self.tiling = model, config.recon, tiling
         self.neighbours: Neighbours | None = None
         self.prior: MixturePrior | None = None
+        self.positions = None if features is None else Positions(features, config, model.latent)
+        if self.positions is not None:
+            self.energy = self.level = None
+            return
+        if self.recon == "covariance":
+            raise ConfigError(
+                "scoring.recon=covariance is of model.kind=features; likelihood, or energy of pictures, would work"
+            )
         self.energy = ResidualEnergy(shape) if self.recon == "energy" else None
         self.level = Level(shape[0]) if self.recon == "level" else None
         if config.prior == "mixture":
@@ -51,11 +68,25 @@ class ScoreNet(nn.Module):
     @property
     def part_names(self) -> tuple[str, ...]:
         """The names of the parts of the score, in their order."""
-        neighbours = ("neighbours",) if self.neighbours is not None else ()
+        remembered = self.neighbours if self.positions is None else self.positions.memory
+        neighbours = ("neighbours",) if remembered is not None else ()
         return ("recon", "kl", *neighbours, *(("level",) if self.level is not None else ()))
 
+    @property
+    def each(self) -> int:
+        """Samples of the model that one picture gives: the positions of its feature maps, else one."""
+        return 1 if self.positions is None else self.positions.features.cells
+
+    def prepare(self, train: Samples, held: Samples, cache: Path | None, seed: int) -> tuple[Samples, Samples]:
+        """What the model trains on and is stopped by: the samples, or positions of their feature maps.
+
+        cache: folder that feature maps are kept in, None for nowhere.
+        """
+        return (train, held) if self.positions is None else self.positions.prepare(train, held, cache, seed)
+
     def fit(self, train: Samples, held: Samples, seed: int) -> Tensor:
-        """Fits what comes after training; `level` is fitted where windows are folded.
+        """Fits what comes after training, to what `prepare` gave and to the held-out samples as they were; `level` is
+        fitted where windows are folded.
 
         Returns (len(held),) which reference of the neighbours part each held-out sample is, -1 for none: its own score
         must leave that reference out.
@@ -63,6 +94,9 @@ class ScoreNet(nn.Module):
         self.eval()
         generator = torch.Generator().manual_seed(seed)
         own = torch.full((len(held),), -1)
+        if self.positions is not None:
+            self.positions.fit(self.model, train, held, seed)
+            return own
         if self.prior is not None:
             outs = self._outputs(train, generator)
             log_var = torch.cat([out.log_var for _, out in outs if out.log_var is not None])
@@ -101,6 +135,9 @@ class ScoreNet(nn.Module):
 
     def _whole(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """What `forward` promises, of x as the model reads it."""
+        if self.positions is not None:
+            found: tuple[Tensor, dict[str, Tensor]] = self.positions(self.model, x)
+            return found
         out: Output = self.model(x)
         parts = {"kl": self.prior.kl(out.mu) if self.prior is not None else out.kl.sum(1)}
         if self.level is not None:

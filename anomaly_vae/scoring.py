@@ -24,6 +24,7 @@ from anomaly_vae.scorenet import ScoreNet
 # Samples of every forward pass. A matrix product's last bit depends on its size and on a row's place in it, so row i
 # is always at the same place of a padded block: its score depends neither on its neighbours nor on the chunks.
 BLOCK = 256
+FEATURE_BLOCK = {"cpu": 1, "cuda": 16}  # pictures that go through a backbone at once: a block is computed whole
 BLOCK_ELEMENTS = 3 << 20  # of a block at most: 256 pictures of 3 x 64 x 64, 16 of 3 x 256 x 256
 DECIMALS = 6  # scores are given to a millionth of a nat, so that a printed line adds up exactly
 
@@ -62,8 +63,10 @@ def workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(torch.get_num_threads(), "score", lambda: torch.set_num_threads(1))
 
 
-def block_size(shape: tuple[int, ...]) -> int:
-    """Samples of one forward pass: BLOCK, or fewer of large pictures."""
+def block_size(net: ScoreNet, shape: tuple[int, ...], device: torch.device) -> int:
+    """Samples of one forward pass: BLOCK, or fewer of large pictures and of those that a backbone sees."""
+    if net.positions is not None:
+        return FEATURE_BLOCK[device.type]
     return max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape)))
 
 
@@ -125,7 +128,8 @@ class Scorer:
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
         """Parts (N,) and, to `keep`, elements (N, *shape), of images (N, 1, H, W), of scaled samples x (N, *shape), the
         first being number `first`, in blocks of one fixed size."""
-        device, size = next(self.net.parameters()).device, block_size(x.shape[1:])
+        device = next(self.net.parameters()).device
+        size = block_size(self.net, x.shape[1:], device)
 
         @torch.inference_mode()
         def run(start: int) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -205,9 +209,9 @@ class Scorer:
 
     @torch.inference_mode()
     def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:
-        """(N, C, H, W) the expected x of pictures, in 0-1."""
+        """(N, C, H, W) the expected x of pictures, in 0-1, where the model reads pictures."""
         device = next(self.net.parameters()).device
-        size = block_size(chunk.values.shape[1:])
+        size = block_size(self.net, chunk.values.shape[1:], device)
         pieces = torch.from_numpy(self.scaler.read(chunk.values, chunk.condition)).split(size)
         mean: NDArray[np.float32] = torch.cat([self.net.mean(x.to(device)).cpu() for x in pieces]).numpy()
         return mean

@@ -302,7 +302,7 @@ def find(name: str | None, config: Config) -> Model:
 def open_data(path: str | None, config: Config) -> Source:
     """A file or folder as a source; None: the embedded digits."""
     if path is not None:
-        return open_source(path, config.data)
+        return open_source(path, config.opening())
     from anomaly_vae.data.samples import digits
 
     source = open_memory(digits(), config.data)

@@ -160,7 +160,7 @@ def fitted(folder: Path) -> dict[str, Path]:
     write(folder, pictures(20))
     found = {}
     for name, more in (("table", ["table.csv"]), ("series", ["series.csv", "--kind", "series", "--set", "data.window=8"]),
-                       ("images", ["pics", "--set", "data.size=12"])):  # fmt: skip
+                       ("images", ["pics", "--set", "data.size=12", "--set", "model.kind=conv2d"])):  # fmt: skip
         found[name] = folder / f"detector-{name}"
         data, *options = more
         result = CliRunner().invoke(main, ["fit", str(folder / data), *OFF, "-o", str(found[name]), *options])

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from anomaly_vae.config import BY_KIND, Config, DataKind, load
+from anomaly_vae.config import BY_KIND, BY_MODEL, Config, DataKind, load
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.policy import Policy
 
@@ -114,8 +114,9 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
 def test_resolve_fills_what_depends_on_the_data_and_keeps_what_was_set(kind: DataKind) -> None:
     resolved = load(overrides=["model.latent=3"]).resolve(kind)
     assert resolved.data.kind == kind
+    of_model = BY_MODEL.get(BY_KIND[kind]["model"]["kind"], {})
     for section, settings in BY_KIND[kind].items():
-        for key, value in settings.items():
+        for key, value in (settings | of_model.get(section, {})).items():
             assert getattr(getattr(resolved, section), key) == (3 if key == "latent" else value)
     assert resolved.resolve(kind) == resolved  # nothing is left to fill
 

@@ -24,8 +24,8 @@ from anomaly_vae.plots import overlays
 from pipelines import defects
 
 HEIGHT, WIDTH, SIZE = 24, 40, 16  # of the files, and as the network reads them
-SETTINGS = ["--set", f"data.size={SIZE}", "--set", "training.steps=64", "--set", "model.channels=[4,8]",
-            "--set", "tracking.enabled=false"]  # fmt: skip
+SETTINGS = ["--set", f"data.size={SIZE}", "--set", "model.kind=conv2d", "--set", "training.steps=64",
+            "--set", "model.channels=[4,8]", "--set", "tracking.enabled=false"]  # fmt: skip
 
 
 def part(seed: int, cut: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -87,7 +87,7 @@ def test_shapes_and_gradients(kind: str, shape: tuple[int, ...], likelihood: str
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_the_default_model_of_every_kind_of_data_is_built_and_learns(kind: str) -> None:
     config = Config().resolve(kind).model  # type: ignore[arg-type]
-    shape = {"dense": (5,), "conv1d": (3, 16), "conv2d": (1, 16, 16)}[config.kind or ""]
+    shape = {"dense": (5,), "conv1d": (3, 16), "conv2d": (1, 16, 16), "features": (40,)}[config.kind or ""]
     x = draw(B, *shape)
     model = model_of(config, shape)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)

@@ -150,7 +150,7 @@ def camera(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.ui
     folder = tmp_path_factory.mktemp("camera")
     for number, picture in enumerate(digits[0][:60]):
         (folder / f"{number}.png").write_bytes(encode(picture[None]))
-    config = configs.load(base={"data": {"size": 8}, "training": {"epochs": 1}})
+    config = configs.load(base={"data": {"size": 8}, "model": {"kind": "conv2d"}, "training": {"epochs": 1}})
     return Detector.fit_source(open_source(folder, config.data), config)
 
 

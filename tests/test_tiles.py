@@ -61,9 +61,8 @@ def test_training_samples_are_the_tiles() -> None:
 
 
 def test_the_score_of_a_picture_is_that_of_its_worst_tile_and_its_map_is_stitched() -> None:
-    config = load(overrides=["model.channels=[4,8]", "scoring.recon=likelihood", "scoring.prior=normal"]).resolve(
-        "images"
-    )
+    overrides = ["model.kind=conv2d", "model.channels=[4,8]", "scoring.recon=likelihood", "scoring.prior=normal"]
+    config = load(overrides=overrides).resolve("images")
     net = new_net(config, LAYOUT, Scaler([], 1.0)).eval()
     x = torch.rand(5, 1, 12, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -89,7 +88,7 @@ def test_a_detector_of_tiles_finds_a_small_defect_in_a_large_picture(tmp_path: P
         place = tmp_path / ("cut" if number >= 17 else "good") / f"{number}.png"
         place.parent.mkdir(exist_ok=True)
         Image.fromarray(picture.astype(np.uint8)).save(place)
-    settings = ["data.size=48", "data.tile=16", "training.steps=40", "model.channels=[4,8]"]
+    settings = ["data.size=48", "data.tile=16", "training.steps=40", "model.kind=conv2d", "model.channels=[4,8]"]
     good = open_source(tmp_path / "good", DataConfig(size=48, tile=16))
     detector = Detector.fit_source(good, load(overrides=settings))
     detector.save(tmp_path / "detector")
@@ -112,4 +111,4 @@ def test_tiles_are_smaller_than_pictures(tmp_path: Path) -> None:
     for name in "ab":
         Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
     with pytest.raises(ConfigError, match=r"data\.tile=64: no smaller than the pictures, .* data\.size=64"):
-        open_source(tmp_path, DataConfig(tile=64)).learn(np.arange(2))
+        open_source(tmp_path, DataConfig(size=64, tile=64)).learn(np.arange(2))

@@ -91,6 +91,7 @@ class Images:
         if len(rows) < 2:
             raise DataError(f"{self.path}: {plural(len(rows), 'image')} to train on; at least 2 are needed")
         channels, size, tile = self.config.channels, self.config.size, self.config.tile
+        assert size, "data.size is filled in before data is opened"
         if tile is not None and tile >= size:
             raise ConfigError(
                 f"data.tile={tile}: no smaller than the pictures, which are read at data.size={size}; a larger"

@@ -10,6 +10,7 @@ from anomaly_vae.models.base import VAE, Output
 from anomaly_vae.models.conditional import ConditionalVAE
 from anomaly_vae.models.conv import ConvVAE
 from anomaly_vae.models.dense import DenseVAE
+from anomaly_vae.models.features import FeatureVAE
 from anomaly_vae.models.flow import FlowVAE
 from anomaly_vae.models.hierarchical import HierarchicalVAE
 from anomaly_vae.models.kl_autoencoder import KLAutoencoder
@@ -22,6 +23,7 @@ MODELS: dict[str, tuple[Callable[..., VAE], tuple[int, ...]]] = {
     "conv1d": (ConvVAE, (2,)),
     "conv2d": (ConvVAE, (3,)),
     "conditional": (ConditionalVAE, (1, 2, 3)),
+    "features": (FeatureVAE, (1,)),
     "flow": (FlowVAE, (1, 2, 3)),
     "hierarchical": (HierarchicalVAE, (2, 3)),
     "kl_autoencoder": (KLAutoencoder, (3,)),

@@ -22,14 +22,17 @@ SMOOTH = 128  # pixels of a picture's longer side from which an outline need not
 
 @styled
 def reconstructions(
-    originals: ArrayLike, reconstructions: ArrayLike, maps: ArrayLike, titles: Sequence[str], threshold: float,
+    originals: ArrayLike, reconstructions: ArrayLike | None, maps: ArrayLike, titles: Sequence[str], threshold: float,
     masks: ArrayLike | None = None,
 ) -> Figure:  # fmt: skip
-    """Rows of originals and reconstructions (N, C, H, W), 0-1, and maps (N, H, W) in nats above the usual.
+    """Rows of originals and, where there are any, reconstructions (N, C, H, W), 0-1, and maps (N, H, W) in nats above
+    the usual.
 
     Colours run from 0 to twice the pixel threshold (nats), whose contour is white; masks (N, H, W) are outlined blue.
     """
-    pictures = [np.asarray(each, dtype=np.float32) for each in (originals, reconstructions)]
+    batches = {"original": originals} | ({} if reconstructions is None else {"reconstruction": reconstructions})
+    pictures = [np.asarray(batch, dtype=np.float32) for batch in batches.values()]
+    last = len(pictures)  # the row of the maps
     heat = np.asarray(maps, dtype=np.float32)
     count = len(heat)
     if not count:
@@ -37,16 +40,18 @@ def reconstructions(
         return say(figure, axes, "no pictures")
     height, width = heat.shape[1:]
     side = 1.3  # inches
-    figure, grid = new_figure(side * count + 1.1, side * 3 * min(height / width, 2) + 0.75, rows=3, columns=count)
+    figure, grid = new_figure(
+        side * count + 1.1, side * (last + 1) * min(height / width, 2) + 0.75, rows=last + 1, columns=count
+    )
     top = 2 * threshold if threshold > 0 else 1.0
     blue = tuple(value / 255 for value in MASK)
     for column in range(count):
         for row, batch in enumerate(pictures):
             grid[row][column].imshow(_rgb(batch[column]), vmin=0, vmax=1, interpolation="nearest")
-        shown = grid[2][column].imshow(heat[column], cmap="inferno", vmin=0, vmax=top, interpolation="nearest")
-        _contour(grid[2][column], heat[column] >= threshold, "white")
+        shown = grid[last][column].imshow(heat[column], cmap="inferno", vmin=0, vmax=top, interpolation="nearest")
+        _contour(grid[last][column], heat[column] >= threshold, "white")
         if masks is not None:
-            for row in (0, 2):
+            for row in (0, last):
                 _contour(grid[row][column], np.asarray(masks)[column], blue)
         grid[0][column].set_title(titles[column], fontsize=8, fontweight="normal", loc="center", pad=4)
     for axes in figure.axes:
@@ -54,9 +59,9 @@ def reconstructions(
         axes.grid(False)
         for spine in axes.spines.values():
             spine.set_visible(False)
-    for row, name in enumerate(("original", "reconstruction", "excess")):
+    for row, name in enumerate((*batches, "excess")):
         grid[row][0].set_ylabel(name, fontsize=LABEL_SIZE)
-    bar = figure.colorbar(shown, ax=[grid[2][column] for column in range(count)], shrink=0.9, pad=0.01, aspect=12)
+    bar = figure.colorbar(shown, ax=[grid[last][column] for column in range(count)], shrink=0.9, pad=0.01, aspect=12)
     bar.set_label("nats a pixel", fontsize=8)
     bar.outline.set_visible(False)
     return figure

@@ -1,0 +1,41 @@
+"""VAE over what a frozen backbone says of one position of a picture."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_vae.config import ModelConfig
+from anomaly_vae.distributions import Likelihood
+from anomaly_vae.models.base import Head
+from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
+
+
+class FeatureVAE(GaussianVAE):
+    """C standardised features -> hidden -> (mu, log_var), and its mirror image.
+
+    A 1x1 convolution over feature maps is this network at every position; what lies around a position is in its
+    features already, for the backbone saw it. `sigma: element` gives each channel a scale of its own.
+    """
+
+    def __init__(self, config: ModelConfig, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        assert config.latent and config.hidden is not None
+        (channels,) = shape
+        self.latent = self.groups = config.latent
+        down = (channels, *config.hidden)
+        self.down = nn.Sequential(*(m for a, b in pairwise(down) for m in (nn.Linear(a, b), nn.GELU())))
+        self.posterior = nn.Linear(down[-1], 2 * self.latent)
+        self.head = Head(config, shape)
+        up = (self.latent, *reversed(config.hidden))
+        self.up = nn.Sequential(*(m for a, b in pairwise(up) for m in (nn.Linear(a, b), nn.GELU())))
+        self.out = nn.Linear(up[-1], channels * self.head.outputs)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return posterior_head(self.posterior(self.down(torch.nan_to_num(x))))
+
+    def decode(self, z: Tensor) -> Likelihood:
+        px: Likelihood = self.head(*self.out(self.up(z)).chunk(self.head.outputs, dim=1))
+        return px

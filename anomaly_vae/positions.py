@@ -1,0 +1,182 @@
+"""The score of a picture from the positions of its feature maps: what is fitted after training, and maps in pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anomaly_vae.config import ScoringConfig
+from anomaly_vae.data.tensors import Samples
+from anomaly_vae.errors import ConfigError
+from anomaly_vae.featuremaps import Album, FeatureMaps, interpolation
+from anomaly_vae.memory import Memory
+from anomaly_vae.models import VAE, Output
+from anomaly_vae.objective import elements
+from anomaly_vae.priors import MixturePrior
+
+TRAINED, HELD, FITTED = 100_000, 20_000, 40_000  # positions at most: to train on, to stop by, to fit the parts to
+FLOOR = 0.05  # of a channel's standard deviation, as a share of their median: a channel that never moved is no alarm
+RIDGE = 1e-3  # of the residuals' covariance, in units of their mean variance
+AXES = 40  # principal axes of the memory
+SHARE = 2.0  # of the neighbours part on held-out normals, in units of recon + kl
+RINGS = 4  # cells from the border that may be suppressed
+BLUR = 4.0  # pixels, standard deviation of the blur of maps
+
+
+class Positions(nn.Module):
+    """Feature maps, and the parts of the score at each of their positions, in nats.
+
+    recon: 1/2 Mahalanobis distance of the residual under the full covariance of training residuals ("covariance"), or
+    the training likelihood's. kl: to N(0, I) or to a mixture fitted to the training posteriors. neighbours: squared
+    distance to the nearest of a memory of normal features, in units that make it SHARE times recon + kl on held-out
+    normals.
+
+    Positions near the border are divided by how much more than the inside they cost on held-out normals, where it is
+    more: what lies beyond the border is made up by padding. They are never raised: what is plain near the border of
+    one picture may not be in the next.
+    """
+
+    mean: Tensor  # (C,) of training features
+    deviation: Tensor  # (C,)
+    residual_mean: Tensor  # (C,)
+    whiten: Tensor  # (C, C): |whiten (r - mean)|^2 is the squared Mahalanobis distance of a residual
+    unit: Tensor  # () nats of a unit of squared distance
+    border: Tensor  # (h, w) what nats are divided by, at least 1
+    rows: Tensor  # (H, h) from cells to blurred pixels
+    columns: Tensor  # (W, w)
+
+    def __init__(self, features: FeatureMaps, config: ScoringConfig, latent: int) -> None:
+        super().__init__()
+        if config.recon not in ("covariance", "likelihood"):
+            raise ConfigError(
+                f"scoring.recon={config.recon} is of pictures that a model reconstructs; model.kind=features"
+                " reconstructs features: covariance or likelihood would work"
+            )
+        self.features, self.config = features, config
+        grid, channels = features.grid, features.channels
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+        self.register_buffer("residual_mean", torch.zeros(channels))
+        self.register_buffer("whiten", torch.eye(channels))
+        self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("border", torch.ones(grid.height, grid.width))
+        height, width = features.picture
+        self.register_buffer("rows", to_pixels(height, grid.height, grid.stride, grid.centre), persistent=False)
+        self.register_buffer("columns", to_pixels(width, grid.width, grid.stride, grid.centre), persistent=False)
+        self.prior = MixturePrior(config.components, latent) if config.prior == "mixture" else None
+        self.memory = Memory(channels, AXES, config.neighbours) if config.neighbours else None
+        self.cache: Path | None = None
+
+    @torch.no_grad()
+    def prepare(self, train: Samples, held: Samples, cache: Path | None, seed: int) -> tuple[Samples, Samples]:
+        """Standardised features (C,) of positions drawn from training and held-out pictures: what the loop reads.
+
+        cache: the folder that feature maps are kept in.
+        """
+        self.cache = cache
+        generator = torch.Generator().manual_seed(seed)
+        rows = Album(train, self.features, cache).sample(TRAINED, generator)
+        self.mean = rows.mean(0)
+        deviation = rows.std(0)
+        self.deviation = deviation.clamp(min=max(1e-6, FLOOR * float(deviation.median())))
+        judged = Album(held, self.features, cache).sample(HELD, generator)
+        return self._standardised(rows, train.device), self._standardised(judged, held.device)
+
+    def _standardised(self, rows: Tensor, device: torch.device) -> Samples:
+        return Samples(((rows - self.mean) / self.deviation).cpu().numpy(), device)
+
+    @torch.no_grad()
+    def fit(self, model: VAE, train: Samples, held: Samples, seed: int) -> None:
+        """To positions of training pictures (as `prepare` gives them), then to whole held-out pictures."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(train), generator=generator)[:FITTED]
+        x = train.take(chosen if train.pinned else chosen.to(train.device))
+        outs = [model(part) for part in x.split(4096)]
+        mu = torch.cat([out.mu for out in outs])
+        residual = x - torch.cat([out.px.mean for out in outs])
+        self.residual_mean = residual.mean(0)
+        covariance = torch.cov((residual - self.residual_mean).T.double())
+        covariance += RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), device=x.device)
+        self.whiten = torch.linalg.inv(torch.linalg.cholesky(covariance)).float()
+        if self.prior is not None:
+            log_var = torch.cat([out.log_var for out in outs if out.log_var is not None])
+            self.prior.fit(mu, log_var, seed)
+        if self.memory is not None:
+            self.memory.fit(x * self.deviation + self.mean, generator)
+        self._calibrate(model, held)
+
+    def _calibrate(self, model: VAE, held: Samples) -> None:
+        """The unit of the neighbours part and the border, from held-out pictures."""
+        self.unit.fill_(1.0)
+        found = [self.nats(model, maps[None]) for maps in Album(held, self.features, self.cache)]
+        parts = {name: torch.cat([nats[name] for nats in found]) for name in found[0]}  # (N, h, w)
+        if self.memory is not None:
+            elbo = (parts["recon"] + parts["kl"]).mean()
+            self.unit = (SHARE * elbo / parts["neighbours"].mean().clamp(min=1e-12)).clamp(min=0)
+            parts["neighbours"] = parts["neighbours"] * self.unit
+        if self.config.border:
+            self.border = suppression(torch.stack(list(parts.values())).sum(0).mean(0))
+
+    def nats(self, model: VAE, maps: Tensor) -> dict[str, Tensor]:
+        """name -> (B, h, w) of feature maps (B, C, h, w), before the border is suppressed."""
+        flat = maps.permute(0, 2, 3, 1).flatten(0, 2)  # (B * h * w, C)
+        x = (flat - self.mean) / self.deviation
+        out = model(x)
+        parts = {
+            "recon": self._recon(x, out),
+            "kl": out.kl.sum(1) if self.prior is None else self.prior.kl(out.mu),
+        }
+        if self.memory is not None:
+            parts["neighbours"] = self.unit * self.memory.squared(flat)
+        return {name: part.unflatten(0, (len(maps), *maps.shape[2:])) for name, part in parts.items()}
+
+    def _recon(self, x: Tensor, out: Output) -> Tensor:
+        if self.config.recon == "likelihood":
+            return elements(x, out).sum(1)
+        return 0.5 * ((x - out.px.mean - self.residual_mean) @ self.whiten.T).square().sum(1)
+
+    def forward(self, model: VAE, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(maps (B, *shape), parts name -> (B,)) in nats of pictures x (B, C, H, W) in 0-1.
+
+        A picture's parts are those at the largest pixel of its map, so that their sum is that pixel. The channels of a
+        map share its nats alike.
+        """
+        parts = self.nats(model, self.features(x))
+        pixels = {name: self.rows @ (part / self.border) @ self.columns.T for name, part in parts.items()}
+        total = torch.stack(list(pixels.values())).sum(0)  # (B, H, W)
+        largest = total.flatten(1).argmax(1, keepdim=True)
+        found = {name: part.flatten(1).gather(1, largest)[:, 0] for name, part in pixels.items()}
+        return (total[:, None] / x.shape[1]).expand_as(x), found
+
+
+def suppression(nats: Tensor) -> Tensor:
+    """(h, w) divisors of at least 1: the mean nats (h, w) of each of the outer rings of cells over the inside's.
+
+    Small grids have fewer rings, so that an inside is left.
+    """
+    height, width = nats.shape
+    down, right = (torch.minimum(torch.arange(n), n - 1 - torch.arange(n)) for n in (height, width))
+    depth = torch.minimum(down[:, None], right).to(nats.device)
+    rings = min(RINGS, min(height, width) // 4)
+    inside = nats[depth >= rings].mean().clamp(min=1e-12)
+    divisors = torch.ones_like(nats)
+    for ring in range(rings):
+        divisors[depth == ring] = (nats[depth == ring].mean() / inside).clamp(min=1)
+    return divisors
+
+
+def to_pixels(size: int, cells: int, stride: int, centre: float) -> Tensor:
+    """(size, cells): from cells, cell i at pixel stride * i + centre, to pixels, by linear interpolation and a Gaussian
+    blur that reflects at the border."""
+    reach = min(int(4 * BLUR), size - 1)
+    offsets = np.arange(-reach, reach + 1)
+    kernel = np.exp(-0.5 * (offsets / BLUR) ** 2)
+    blur = np.zeros((size, size))
+    for offset, weight in zip(offsets, kernel / kernel.sum(), strict=True):
+        at = np.abs(np.arange(size) + offset)
+        np.add.at(blur, (np.arange(size), np.where(at >= size, 2 * size - 2 - at, at)), weight)
+    linear = interpolation(size, 1, 0.0, cells, stride, centre).double()
+    return (torch.from_numpy(blur) @ linear).float()
