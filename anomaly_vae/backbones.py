@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,21 +161,16 @@ def open_weights(config: ModelConfig) -> tuple[dict[str, Tensor], str]:
     if config.backbone == LITE0:
         file = _packaged()
         return _folded(_file(file), str(file)), str(file)
+    published = _timm_weights if config.backbone.startswith(TIMM) else _torchvision_weights
     try:
-        if config.backbone.startswith(TIMM):
-            import timm
-
-            state = timm.create_model(config.backbone.removeprefix(TIMM), pretrained=True).state_dict()
-        else:
-            from torchvision.models import get_model_weights
-
-            state = get_model_weights(config.backbone)["DEFAULT"].get_state_dict(progress=False, check_hash=True)
+        with redirect_stdout(sys.stderr):  # what they download they announce on stdout, which is for data
+            state = published(config.backbone)
     except (OSError, RuntimeError, KeyError) as error:  # urllib's and huggingface_hub's are OSErrors
         raise ConfigError(
             f"model.backbone={config.backbone}: its weights are not on this machine and could not be downloaded"
             f" ({_line(error)}); model.weights=FILE names them, and model.backbone={LITE0} needs no network"
         ) from error
-    return dict(state), config.backbone
+    return state, config.backbone
 
 
 def write(folder: Path, backbone: Backbone, carry: bool) -> None:
@@ -260,6 +257,20 @@ def _timm_maps(net: Any, x: Tensor, layers: tuple[str, ...]) -> list[Tensor]:
         _imagenet(x), indices=numbers, norm=False, output_fmt="NCHW", intermediates_only=True
     )
     return found
+
+
+def _torchvision_weights(name: str) -> dict[str, Tensor]:
+    from torchvision.models import get_model_weights
+
+    _require_torchvision(name)
+    return dict(get_model_weights(name)["DEFAULT"].get_state_dict(progress=False, check_hash=True))
+
+
+def _timm_weights(name: str) -> dict[str, Tensor]:
+    _require_timm(name)
+    import timm
+
+    return dict(timm.create_model(name.removeprefix(TIMM), pretrained=True).state_dict())
 
 
 def _imagenet(x: Tensor) -> Tensor:

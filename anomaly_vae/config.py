@@ -191,8 +191,8 @@ class ScoringConfig(Section):
     neighbours: int | None = Field(
         None,
         ge=0,
-        description="training rows (dense) or positions (features) that the neighbours part measures distances to; 0: no"
-        " such part",
+        description="training rows (dense) or positions (features) that the neighbours part measures distances to; 0:"
+        " no such part",
     )
     border: bool = Field(
         True,

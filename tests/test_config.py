@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from anomaly_vae.config import BY_KIND, BY_MODEL, Config, DataKind, load
+from anomaly_vae.config import BY_KIND, Config, DataKind, load
+from anomaly_vae.defaults import BY_MODEL
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.policy import Policy
 
