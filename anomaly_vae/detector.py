@@ -122,7 +122,7 @@ class Detector:
         net.to(device)
         if config.model.pretrained:
             pretrained.load_into(net.model, config.model.pretrained)
-        learned, judged = net.prepare(training, held, _cache(config), config.seed)
+        learned, judged = net.prepare(training, held, feature_cache(config), config.seed)
         history = train(net.model, learned, judged, config, watch, checkpoint)
         own = net.fit(learned, held, config.seed)
 
@@ -319,7 +319,7 @@ def _feature_net(config: Config, layout: Layout) -> ScoreNet:
     return ScoreNet(model, config.scoring, layout.sample, tiling_of(layout), features)
 
 
-def _cache(config: Config) -> Path | None:
+def feature_cache(config: Config) -> Path | None:
     """Where feature maps are kept: beside the runs; nowhere, if nothing is to be recorded."""
     return Path(config.tracking.folder) / "cache" / "features" if config.tracking.enabled else None
 

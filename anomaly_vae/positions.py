@@ -131,7 +131,7 @@ class Positions(nn.Module):
         }
         if self.memory is not None:
             parts["neighbours"] = self.unit * self.memory.squared(flat)
-        return {name: part.unflatten(0, (len(maps), *maps.shape[2:])) for name, part in parts.items()}
+        return {name: part.unflatten(0, (-1, *maps.shape[2:])) for name, part in parts.items()}
 
     def _recon(self, x: Tensor, out: Output) -> Tensor:
         if self.config.recon == "likelihood":
@@ -144,12 +144,21 @@ class Positions(nn.Module):
         A picture's parts are those at the largest pixel of its map, so that their sum is that pixel. The channels of a
         map share its nats alike.
         """
-        parts = self.nats(model, self.features(x))
-        pixels = {name: self.rows @ (part / self.border) @ self.columns.T for name, part in parts.items()}
-        total = torch.stack(list(pixels.values())).sum(0)  # (B, H, W)
-        largest = total.flatten(1).argmax(1, keepdim=True)
-        found = {name: part.flatten(1).gather(1, largest)[:, 0] for name, part in pixels.items()}
+        total, found = self.score(model, self.features(x))
         return (total[:, None] / x.shape[1]).expand_as(x), found
+
+    def score(self, model: VAE, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(nats of pixels (B, H, W), parts name -> (B,)) of feature maps (B, C, h, w)."""
+        parts = self.nats(model, maps)
+        pixels = {name: self.pixels(part / self.border) for name, part in parts.items()}
+        total = torch.stack(list(pixels.values())).sum(0)
+        largest = total.flatten(1).argmax(1, keepdim=True)
+        return total, {name: part.flatten(1).gather(1, largest)[:, 0] for name, part in pixels.items()}
+
+    def pixels(self, cells: Tensor) -> Tensor:
+        """(B, H, W), interpolated and blurred, of (B, h, w) at the cells of the grid."""
+        found: Tensor = self.rows @ cells @ self.columns.T
+        return found
 
 
 def suppression(nats: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ The protocol of published comparisons: train/good trains, a part of it is held o
 whole of test/ is measured (`split.test_share=0`). auroc and f1 are of pictures; pixel_auroc, aupro (at 30 %) and
 pixel_f1 of pixels at the pictures' own size. score_seconds: of one picture, from the file on, with one thread a core.
 Each category is a run of its own below the study's, with its curves, figures and detector.
+
+With model.kind=features, the default, and pictures seen whole, PatchCore and PaDiM on the very same feature maps stand beside it, and our own
+score on what follows the features, so that times compare: see `patches`.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from pathlib import Path
 
 from anomaly_vae import workflow
 from anomaly_vae.config import Config
-from anomaly_vae.detector import Detector
-from pipelines import baselines
+from anomaly_vae.detector import Detector, feature_cache
+from pipelines import baselines, patches
 from pipelines.study import Figures, Study, arguments, chosen, natural, settings
 
 NAME = "defects"
@@ -57,7 +60,10 @@ def measure(category: Path, config: Config, seed: int, parent: str) -> Figures:
         fitted = Detector.load(detector, seeded.device)
         (rows, _), spent = baselines.timed(lambda: workflow.score(str(category / "test"), fitted, output=str(scores)))
     found = {name: result.metrics[name] for name in METRICS if name in result.metrics}
-    return {baselines.OURS: found | baselines.seconds(fit, spent / rows)}
+    ours = {baselines.OURS: found | baselines.seconds(fit, spent / rows)}
+    if fitted.net.positions is None or fitted.layout.tile is not None:
+        return ours
+    return ours | patches.measure(fitted, category, seed, feature_cache(config))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ SMALL = {
     "table": {"model": {"members": 2, "hidden": (8,)}, "scoring": {"neighbours": 64}},
     "series": {"model": {"channels": (8,)}, "data": {"window": 16}},
     "pixels": {"model": {"channels": (4,), "hidden": (16,), "latent": 4}},
-    "images": {"model": {"channels": (4,), "hidden": (16,), "latent": 4}, "data": {"size": 8}},
+    "images": {"model": {"kind": "conv2d", "channels": (4,), "hidden": (16,), "latent": 4}, "data": {"size": 8}},
+    "features": {"model": {"hidden": (16,), "latent": 4}, "data": {"size": 48}, "scoring": {"neighbours": 20}},
 }  # fmt: skip
 
 
@@ -81,8 +82,10 @@ def doors(
 ) -> dict[str, Callable[[], NDArray[np.float64]]]:
     """What each door says of the same new rows."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    small = SMALL[kind]
+    kind = "images" if kind == "features" else kind
     old, new, frame = rows_of(kind, folder)
-    settings = configs.load(base=SMALL[kind] | {"training": {"epochs": 2}, "split": configs.NO_TEST})
+    settings = configs.load(base=small | {"training": {"epochs": 2}, "split": configs.NO_TEST})
     config = configs.load(base=settings.model_dump(), overrides=[f"data.kind={kind}"])
     detector = Detector.fit_source(open_source(old, config.data), config)
     detector.save(folder / "detector")

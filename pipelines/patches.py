@@ -1,0 +1,119 @@
+"""What others compute of the same feature maps: PatchCore and PaDiM, beside our own positions.
+
+All read the same maps of the same pictures, are drawn to pixels and blurred by the same matrices, and a picture scores
+as its largest pixel; what differs is the method. PatchCore and PaDiM train on the pictures that we hold out too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly_vae.data import open_source
+from anomaly_vae.data.split import is_anomalous
+from anomaly_vae.data.tensors import samples
+from anomaly_vae.detector import Detector, read_whole
+from anomaly_vae.featuremaps import Album
+from anomaly_vae.maps import count_pixels
+from anomaly_vae.memory import greedy_coreset, nearest
+from anomaly_vae.pixel_metrics import PixelCounts
+from pipelines import baselines
+from pipelines.study import Figures
+
+Cells = Callable[[Tensor], Tensor]  # feature maps (C, h, w) -> anomaly of each cell (h, w)
+CORESET = 0.01  # share of the training positions that PatchCore keeps
+CHANNELS = 100  # channels, drawn at random, whose covariance PaDiM estimates (Defard 2021, for ResNet-18)
+RIDGE = 0.01  # PaDiM's, on the diagonal of every covariance
+
+
+def patchcore(train: Album, seed: int) -> Cells:
+    """Distance to the nearest of 1 % of all training positions, a greedy coreset (Roth 2022)."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.cat([maps.flatten(1).T for maps in train])  # (N * h * w, C)
+    points = rows[greedy_coreset(rows, max(1, int(CORESET * len(rows))), generator)]
+    return lambda maps: nearest(maps.flatten(1).T, points).sqrt().reshape(maps.shape[1:])
+
+
+def padim(train: Album, seed: int) -> Cells:
+    """Mahalanobis distance to the Gaussian of the training features at the same position (Defard 2021)."""
+    first = train[0]
+    kept = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))[:CHANNELS].to(first.device)
+    rows = torch.stack([maps[kept].flatten(1).T for maps in train], 1)  # (h * w, N, C)
+    mean = rows.mean(1)
+    whiten = torch.empty(len(rows), len(kept), len(kept), device=first.device)
+    for cell, found in enumerate(rows):
+        covariance = torch.cov(found.T) + RIDGE * torch.eye(len(kept), device=first.device)
+        whiten[cell] = torch.linalg.inv(torch.linalg.cholesky(covariance))
+
+    def cells(maps: Tensor) -> Tensor:
+        offset = maps[kept].flatten(1).T - mean
+        distances: Tensor = (whiten @ offset[:, :, None])[..., 0].norm(dim=1)
+        return distances.reshape(maps.shape[1:])
+
+    return cells
+
+
+RIVALS: dict[str, Callable[[Album, int], Cells]] = {"PatchCore 1 %": patchcore, "PaDiM": padim}
+
+
+@torch.inference_mode()
+def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -> Figures:
+    """The figures of every method on a category in MVTec's layout, of the maps that the detector reads.
+
+    seconds: features_seconds of one picture's maps; cells_seconds from there to the picture's map and score.
+    """
+    positions = detector.net.positions
+    assert positions is not None
+    source = open_source(category, detector.config.data)
+    data, roles, labels = read_whole(source, detector.layout), source.roles(), source.labels()
+    assert roles is not None and labels is not None
+    anomalous = is_anomalous(labels, detector.config, source.path)
+    rows = {part: np.flatnonzero(roles == part) for part in ("train", "test")}
+    device = next(detector.net.parameters()).device
+    train, test = (
+        samples(data, rows[part], detector.scaler, detector.layout, device, None) for part in ("train", "test")
+    )
+    began = time.perf_counter()
+    for number in range(len(test)):
+        positions.features(test.take(torch.tensor([number], device=device)))
+    features = (time.perf_counter() - began) / len(test)
+
+    known, seen = Album(train, positions.features, cache), list(Album(test, positions.features, cache))
+    found: Figures = {}
+    methods: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+        f"{baselines.OURS}, after features": lambda: lambda maps: positions.score(detector.net.model, maps[None])[0][0],
+        **{name: _drawn(detector, rival, known, seed) for name, rival in RIVALS.items()},
+    }
+    originals = source.originals()
+    assert originals is not None
+    for name, fit in methods.items():
+        pixels, fitting = baselines.timed(fit)
+        began = time.perf_counter()
+        maps = [pixels(one).cpu().numpy() for one in seen]
+        spent = time.perf_counter() - began
+        counts = count_pixels(PixelCounts(), maps, rows["test"].tolist(), originals)
+        tops = np.array([one.max() for one in maps], np.float64)
+        figures = {"auroc": baselines.ranking(anomalous[rows["test"]], tops)["auroc"]}
+        figures |= {key: value for key, value in counts.metrics().items() if key in ("pixel_auroc", "aupro")}
+        figures |= {"features_seconds": features, "cells_seconds": spent / len(test), "fit_seconds": fitting}
+        found[name] = figures
+    return found
+
+
+def _drawn(
+    detector: Detector, rival: Callable[[Album, int], Cells], train: Album, seed: int
+) -> Callable[[], Callable[[Tensor], Tensor]]:
+    """What fits a rival and gives its maps in pixels."""
+    positions = detector.net.positions
+    assert positions is not None
+
+    def fit() -> Callable[[Tensor], Tensor]:
+        cells = rival(train, seed)
+        return lambda maps: positions.pixels(cells(maps)[None])[0]
+
+    return fit
