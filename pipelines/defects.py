@@ -8,8 +8,8 @@ whole of test/ is measured (`split.test_share=0`). auroc and f1 are of pictures;
 pixel_f1 of pixels at the pictures' own size. score_seconds: of one picture, from the file on, with one thread a core.
 Each category is a run of its own below the study's, with its curves, figures and detector.
 
-With model.kind=features, the default, and pictures seen whole, PatchCore and PaDiM on the very same feature maps stand beside it, and our own
-score on what follows the features, so that times compare: see `patches`.
+With model.kind=features, the default, and pictures seen whole, PatchCore and PaDiM on the very same feature maps stand
+beside it, and our own score on what follows the features, so that times compare: see `patches`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.spatial.distance import mahalanobis
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +27,7 @@ from anomaly_vae.featuremaps import Album, FeatureMaps, interpolation
 from anomaly_vae.memory import greedy_coreset, nearest
 from anomaly_vae.positions import BLUR, suppression, to_pixels
 from anomaly_vae.scoring import join
+from pipelines import defects, patches
 
 SIZE = 64
 SMALL = ["data.size=64", "training.epochs=2", "training.batch_size=256", "model.hidden=[16]", "model.latent=4",
@@ -348,3 +352,46 @@ def test_images_are_read_larger_by_default_than_conv2d_reads_them() -> None:
     assert Config().opening().size == 256
     assert load(overrides=["model.kind=conv2d"]).opening().size == 64
     assert load(overrides=["data.size=100"]).opening() == DataConfig(size=100)
+
+
+# --- the study -------------------------------------------------------------------------------------------------------
+
+
+def test_rivals_measure_distances_as_others_do() -> None:
+    features = FeatureMaps(Backbone("efficientnet_lite0", ("blocks.2", "blocks.4")), 32, 32)
+    train, query = Album(pictures(30), features, None), Album(pictures(31), features, None)[30]
+    rows = torch.stack(list(train))  # (N, C, 4, 4)
+    flat = rows.permute(0, 2, 3, 1).flatten(0, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patches, "CORESET", 1.0)  # then every position is kept
+        cells = patches.patchcore(train, 0)(query)
+    near = NearestNeighbors(n_neighbors=1).fit(flat.numpy()).kneighbors(query.flatten(1).T.numpy())[0]
+    np.testing.assert_allclose(cells.flatten().numpy(), near[:, 0], rtol=1e-2, atol=1e-3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patches, "CHANNELS", 64)  # all of them, whatever the draw
+        cells = patches.padim(train, 0)(query)
+    at = rows[:, :, 1, 2].double().numpy()
+    covariance = np.cov(at.T) + patches.RIDGE * np.eye(64)
+    expected = mahalanobis(query[:, 1, 2].double().numpy(), at.mean(0), np.linalg.inv(covariance))
+    assert float(cells[1, 2]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_study_sets_rivals_beside_ours(folder: Path, workplace: Path) -> None:
+    root = workplace / "data/grating"
+    for number in range(24):
+        part = "test/cut" if number >= 20 else "test/good" if number >= 16 else "train/good"
+        (root / part).mkdir(parents=True, exist_ok=True)
+        (root / part / f"{number}.png").symlink_to(folder / ("cut" if number >= 20 else "good") / f"{number}.png")
+        if number >= 20:
+            mask = np.zeros((SIZE, SIZE), np.uint8)
+            mask[36:52, 8:24] = 255
+            (root / "ground_truth/cut").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(root / f"ground_truth/cut/{number}_mask.png")
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    defects.main([str(workplace / "data"), "--out", "out", *settings])
+    cells = {row["method"]: row for row in map(json.loads, Path("out/cells.jsonl").read_text().splitlines())}
+    assert list(cells) == ["anomaly-vae", "anomaly-vae, after features", "PatchCore 1 %", "PaDiM"]
+    ours, after = list(cells.values())[:2]
+    for metric in ("auroc", "pixel_auroc", "aupro"):  # maps are rounded to float16 in between
+        assert after[metric] == pytest.approx(ours[metric], abs=2e-3)
+        assert all(0.5 < cell[metric] <= 1 for cell in cells.values())
