@@ -68,8 +68,34 @@ def test_the_exported_graph_scores_with_onnxruntime_alone(workplace: Path) -> No
     assert names["alarm"].tolist() == detector.predict(new).tolist()
 
 
+@pytest.mark.filterwarnings("ignore")  # of ray's own code
+def test_a_ray_cluster_scores_with_the_logged_model(cluster: None, workplace: Path) -> None:
+    import mlflow
+    import ray
+
+    from anomaly_vae.tracking.model import saved_model
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"])
+    detector = Detector.fit(frame, training__epochs=1, model__members=1)
+    (workplace / "rows").mkdir()
+    for part in range(2):
+        frame[part * 30 :][:30].to_parquet(workplace / "rows" / f"{part}.parquet")
+    (code,) = (code for code in blocks("python") if "ray.data" in code)
+    with saved_model(detector) as folder:
+        names: dict[str, Any] = {"mlflow": mlflow, "ray": ray}
+        code = code.replace("models:/anomaly-vae-NAME@champion", str(folder)).replace(
+            "/data/rows", str(workplace / "rows")
+        )
+        exec(code, names)
+        scores = names["scores"].to_pandas()
+    np.testing.assert_array_equal(np.sort(scores["score"]), np.sort(detector.score(frame)))
+
+
 @pytest.mark.parametrize(
-    "code", [code for code in blocks("python") if "onnx" not in code], ids=lambda code: code.splitlines()[0]
+    "code",
+    [code for code in blocks("python") if "onnxruntime" not in code and "ray.data" not in code],
+    ids=lambda code: code.splitlines()[0],
 )
 def test_the_python_works(code: str, workplace: Path) -> None:
     rng = np.random.default_rng(0)
