@@ -27,6 +27,7 @@ from anomaly_vae.models import MODELS, build
 ROOT = Path(__file__).parent.parent
 SHAPES = {1: (5,), 2: (2, 8), 3: (1, 8, 8)}  # of a sample, by the number of axes
 KINDS = {1: "table", 2: "series", 3: "pixels"}
+GIVEN = {"conditional": ("load",)}  # columns that a kind of model is told: the last elements of a sample
 BATCH_WIDE = ("model.sigma=optimal", "objective.free_bits=0.4", "objective.schedule=constant")
 BINARY = ("model.likelihood=bernoulli", "training.binarise=true", "training.noise=0")
 OPPOSED = ("objective.adversarial=0.1", "objective.schedule=constant")
@@ -39,6 +40,7 @@ def settings(kind: str, overrides: tuple[str, ...]) -> tuple[Config, tuple[int, 
     axes = MODELS[kind][1][0]
     small = ["model.hidden=[8]", "model.channels=[8]", "training.bf16=false"]
     small += ["training.epochs=2", "training.batch_size=16"]
+    small += [f"data.condition=[{name}]" for name in GIVEN.get(kind, ())]
     return load(overrides=[*small, f"model.kind={kind}", *overrides]).resolve(KINDS[axes]), SHAPES[axes]  # type: ignore[arg-type]
 
 
@@ -56,7 +58,7 @@ def trained(kind: str, overrides: tuple[str, ...], folder: Path | None = None, l
     """
     config, shape = settings(kind, overrides)
     torch.manual_seed(0)
-    model = build(config.model, shape)
+    model = build(config.model, shape, given=len(GIVEN.get(kind, ())))
 
     def watch(epoch: int, *_: Any) -> None:
         if epoch > last:
