@@ -106,17 +106,16 @@ def test_the_embedded_data_needs_no_file(workplace: Path) -> None:
 
 
 def test_a_failed_fit_is_a_failed_run_with_its_error(fits: Fits) -> None:
-    config = configs.load(base={"data": {"label": "absent"}, "tracking": {"experiment": "failing"}})
+    config = configs.load(base={"data": {"label": "absent"}, "tracking": {"folder": "failing"}})
     with pytest.raises(DataError, match="label column 'absent' not found"):
         workflow.fit("table.csv", config, output="never")
-    experiment = client().get_experiment_by_name("failing")
-    assert experiment is not None
-    (run,) = client().search_runs([experiment.experiment_id])
-    assert run.info.status == "FAILED"
+    (row,) = tracking.list_runs(config)
+    assert row["status"] == "FAILED"
+    run = MlflowClient(store_uri(config)).get_run(row["run_id"])
     assert run.data.tags["error"].startswith("DataError: table.csv: label column 'absent' not found")
     assert not Path("never").exists()
     with pytest.raises(RunError, match=r"is FAILED, not finished .*'absent' not found"):
-        workflow.find(run.info.run_id, Config())
+        workflow.find(run.info.run_id, config)
 
 
 KILLED = """
