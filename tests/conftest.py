@@ -1,4 +1,4 @@
-"""Two threads, and small data that scikit-learn carries."""
+"""Two threads, small data that scikit-learn carries, and the commands as a user types them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,28 @@ os.environ.setdefault(
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
+from anomaly_vae.cli import main
+
 torch.set_num_threads(2)
+
+
+def run(*command: str) -> Result:
+    """What a command said and its exit code; an error that is no exit is raised."""
+    result = CliRunner().invoke(main, command)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def ok(*command: str) -> str:
+    """What a command that ends well prints."""
+    result = run(*command)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="session")
@@ -56,28 +73,14 @@ LABELS = {"digits": ["label", "--normal", "3"], "table": ["diagnosis"], "series"
 def sample_fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     """A folder with NAME.csv of each sample, a short run on it in mlruns and its detector in det-NAME; and what
     `fit --json` said of each."""
-    from anomaly_vae.cli import main
-
     folder, said = tmp_path_factory.mktemp("fits"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
         for name, label in LABELS.items():
-            assert CliRunner().invoke(main, ["sample-data", name, "-o", f"{name}.csv"]).exit_code == 0
-            command = [
-                "fit",
-                f"{name}.csv",
-                "--label",
-                *label,
-                "--set",
-                "training.epochs=3",
-                "-o",
-                f"det-{name}",
-                "--json",
-            ]
-            result = CliRunner().invoke(main, command)
-            assert result.exit_code == 0, result.stderr
-            said[name] = json.loads(result.stdout)
+            ok("sample-data", name, "-o", f"{name}.csv")
+            options = ["--label", *label, "--set", "training.epochs=3", "-o", f"det-{name}", "--json"]
+            said[name] = json.loads(ok("fit", f"{name}.csv", *options))
     return folder, said
 
 

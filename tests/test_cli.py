@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from conftest import ok, run
 from PIL import Image
 
 from anomaly_vae import store
-from anomaly_vae.cli import main
 from anomaly_vae.config import Config
 from anomaly_vae.tracking.client import connect
 
@@ -31,19 +30,6 @@ ROWS = {"digits": 1797, "table": 569, "series": 3000}
 PARTS = {"digits": ["recon", "kl"], "table": ["recon", "kl", "neighbours"], "series": ["recon", "kl", "level"]}
 
 Fits = dict[str, dict[str, Any]]
-
-
-def run(*command: str) -> Result:
-    result = CliRunner().invoke(main, command)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def ok(*command: str) -> str:
-    result = run(*command)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
 
 
 @pytest.fixture
@@ -230,14 +216,18 @@ def test_false_alarm_rate_without_labels(fits: Fits) -> None:
     assert "note: 71 held-out normals support no false-alarm rate below 0.014; asked for 0.001" in result.stderr
 
 
+@pytest.mark.usefixtures("beside")
 def test_the_latest_run_scores_where_none_is_named(fits: Fits) -> None:
-    # the series was fitted last
-    assert ok("score", "series.csv") == ok("score", "series.csv", "-m", fits["series"]["run_id"])
-    listed = json.loads(ok("runs", "--json"))
-    assert [row["run_id"] for row in listed] == [fits[name]["run_id"] for name in ("series", "table", "digits")]
-    shown = ok("runs", "-n", "1").splitlines()
+    store = ["--set", "tracking.folder=two"]
+    fit = ["table.csv", "--label", "diagnosis", "--set", "training.epochs=1", "--set", "model.members=1", *store]
+    first, latest = (json.loads(ok("fit", *fit, "--seed", seed, "--json"))["run_id"] for seed in ("0", "1"))
+    said, named, other = (ok("score", "table.csv", *store, *model) for model in ([], ["-m", latest], ["-m", first]))
+    assert said == named != other
+    listed = json.loads(ok("runs", "--json", *store))
+    assert [row["run_id"] for row in listed] == [latest, first]
+    shown = ok("runs", "-n", "1", *store).splitlines()
     assert shown[0].split() == ["run_id", "name", "status", "started", "auroc", "f1", "seconds"]
-    assert shown[1].startswith(f"{fits['series']['run_id']}  series-series-seed0  FINISHED")
+    assert shown[1].startswith(f"{latest}  table-table-seed1  FINISHED")
     assert len(shown) == 2
     result = run("score", "series.csv", "-m", "0123456789abcdef")
     assert result.exit_code == 1

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from conftest import ok
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
 from anomaly_vae import workflow
-from anomaly_vae.cli import main
 from anomaly_vae.config import Config, DataConfig, load
 from anomaly_vae.data import open_source
 from anomaly_vae.data.split import split
@@ -50,12 +49,6 @@ def write(root: Path, name: str, seed: int, cut: bool = False) -> None:
         Image.fromarray(array).save(root / file)
 
 
-def run(*command: str) -> str:
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """parts/ in MVTec's layout, and `detector`, whose thresholds saw half of its test pictures."""
@@ -65,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(24, 32):
         write(root / "parts", f"test/good/{seed}", seed)
         write(root / "parts", f"test/cut/{seed}", seed, cut=True)
-    said = run("fit", str(root / "parts"), *SETTINGS, "-o", str(root / "detector"), "--json")
+    said = ok("fit", str(root / "parts"), *SETTINGS, "-o", str(root / "detector"), "--json")
     (root / "said.json").write_text(said)
     return root
 
@@ -73,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def values(folder: Path) -> Path:
     """The maps of all test pictures, and their values."""
-    run("score", str(folder / "parts/test"), "-m", str(folder / "detector"), "--maps", str(folder / "maps"),
+    ok("score", str(folder / "parts/test"), "-m", str(folder / "detector"), "--maps", str(folder / "maps"),
         "--all-maps", "--map-values", "-o", str(folder / "scores.csv"))  # fmt: skip
     return folder / "maps"
 
@@ -91,7 +84,7 @@ def test_a_fit_reports_pixels_and_saves_their_threshold(folder: Path) -> None:
 
 
 def test_evaluate_measures_the_maps_that_score_writes(folder: Path, values: Path) -> None:
-    said = json.loads(run("evaluate", str(folder / "parts"), "-m", str(folder / "detector"), "--json"))
+    said = json.loads(ok("evaluate", str(folder / "parts"), "-m", str(folder / "detector"), "--json"))
     assert said["metrics"]["rows"] == 16  # of train and test, test
     names = sorted(path.relative_to(values).with_suffix("") for path in values.rglob("*.npy"))
     heat = np.stack([np.load(values / f"{name}.npy") for name in names])
@@ -136,7 +129,7 @@ def test_drawn_maps_show_contour_and_mask_at_the_size_of_the_file(folder: Path, 
 
 
 def test_only_alarms_are_drawn_unless_all_are_asked_for(folder: Path, tmp_path: Path) -> None:
-    out = run("score", str(folder / "parts/test"), "-m", str(folder / "detector"), "--maps", str(tmp_path / "maps"))
+    out = ok("score", str(folder / "parts/test"), "-m", str(folder / "detector"), "--maps", str(tmp_path / "maps"))
     flagged = [line.split(",")[0] for line in out.splitlines() if line.endswith("true")]
     assert 0 < len(flagged) < 16
     drawn = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.*")}

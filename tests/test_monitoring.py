@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from conftest import run
 from scipy.special import kolmogorov
 from scipy.stats import chi2_contingency, ks_2samp
 
 from anomaly_vae import monitoring, tracking
-from anomaly_vae.cli import main
 from anomaly_vae.config import Config
 from anomaly_vae.data.base import Chunk, Column, Layout
 from anomaly_vae.data.scaling import Element, Scaler
@@ -102,13 +101,6 @@ def test_a_sensor_that_wanders_is_watched_as_its_differences_within_its_machine(
     assert first[:, 0].tolist() == [0, 0, 2, 1]
     assert second[:, 0].tolist() == [3, 4, 2, 1]  # 6 - 3 and 15 - 11: from the chunk before
     assert (first[:, 1] == 7).all()
-
-
-def run(*command: str) -> Result:
-    result = CliRunner().invoke(main, command)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def draw(rows: int, shift: float = 0.0, colours: tuple[str, ...] = ("red", "green")) -> pd.DataFrame:

@@ -7,26 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from conftest import ok, run
 
-from anomaly_vae.cli import main
 from anomaly_vae.data.samples import table
 from anomaly_vae.production import registered_name
 
 CHAMPION = "models:/anomaly-vae-plant-7-é@champion"
-
-
-def run(*command: str) -> Result:
-    result = CliRunner().invoke(main, command)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def ok(*command: str) -> str:
-    result = run(*command)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
 
 
 def test_promotion(workplace: Path) -> None:
