@@ -111,7 +111,7 @@ def traverse(
         {"dimension": [f"z{d}  {axes.use[d]:.2g}" for d in shown]},
         {"sd": [f"{offset:+.3g}" for offset in offsets]},
     )
-    where = "their mean code" if around is None else around
+    where = "the mean code" if around is None else around
     return _drawing(space, grid, f"Traversal around {where}, dimensions by {axes.by}, ± 3 sd")
 
 

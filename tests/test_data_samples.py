@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from sklearn.datasets import load_breast_cancer, load_digits
 
-from anomaly_vae.data.samples import SAMPLES, SENSORS, digits, series, table
+from anomaly_vae.cli import main
+from anomaly_vae.cli.common import load_config
+from anomaly_vae.data.samples import LABELLED, SAMPLES, SENSORS, digits, series, table
+from anomaly_vae.data.split import is_anomalous
 
 
 def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
@@ -51,3 +57,22 @@ def test_a_healthy_plant_is_correlated_and_a_stuck_sensor_is_constant(seed: int)
 
 def test_every_sample_is_offered_by_name() -> None:
     assert {name: len(make()) for name, make in SAMPLES.items()} == {"digits": 1797, "table": 569, "series": 3000}
+
+
+@pytest.mark.parametrize(("name", "anomalies"), [("digits", 1797 - 183), ("table", 212), ("series", None)])
+def test_a_sample_is_said_with_the_fit_that_finds_its_anomalies(
+    name: str, anomalies: int | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "data.csv"
+    done = CliRunner().invoke(main, ["sample-data", name, "-o", str(file)])
+    assert done.stdout == ""
+    said = done.stderr.strip()
+    assert said == f"{file}: {len(SAMPLES[name]())} rows; next: anomaly-vae fit {file} {LABELLED[name]}"
+    words = iter(LABELLED[name].split())
+    options = {option.removeprefix("--"): value for option, value in zip(words, words, strict=True)}
+    normal = (options["normal"],) if "normal" in options else ()
+    config = load_config({"label": options["label"], "normal": normal})
+    frame = pd.read_csv(file, dtype=str)
+    wrong = is_anomalous(frame[options["label"]].to_numpy(object), config, str(file))
+    assert wrong.sum() == (series()["anomaly"].sum() if anomalies is None else anomalies)
+    assert "next" not in CliRunner().invoke(main, ["-q", "sample-data", name, "-o", str(file)]).stderr

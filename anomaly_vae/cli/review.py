@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 @click.command("sample-data", short_help="Write a CSV to try things on.")
 @click.argument("name", type=click.Choice(["digits", "table", "series"]))
 @click.option("-o", "--output", metavar="FILE", help="Write here; default: stdout.")
-def sample_data(name: str, output: str | None) -> None:
+@click.pass_context
+def sample_data(ctx: click.Context, /, name: str, output: str | None) -> None:
     """Write a CSV to try things on: scikit-learn's digits or breast_cancer, or a synthetic plant's sensors."""
-    from anomaly_vae.data.samples import SAMPLES
+    from anomaly_vae.console import Console
+    from anomaly_vae.data.samples import LABELLED, SAMPLES
     from anomaly_vae.output import replacing
 
     frame = SAMPLES[name]()
@@ -28,6 +30,7 @@ def sample_data(name: str, output: str | None) -> None:
         return
     with replacing(output) as beside:
         frame.to_csv(beside, index=False)
+    Console(ctx.obj["quiet"]).say(f"{output}: {len(frame)} rows; next: anomaly-vae fit {output} {LABELLED[name]}")
 
 
 @click.command()

@@ -62,6 +62,9 @@ def series(seed: int = 0) -> pd.DataFrame:
 
 SAMPLES: dict[str, Callable[[], pd.DataFrame]] = {"digits": digits, "table": table, "series": series}
 
+# What `fit` must be told of each: unlabelled, the faults would be trained on, and a label read as a column of data.
+LABELLED = {"digits": "--label label --normal 3", "table": "--label diagnosis", "series": "--label anomaly"}
+
 
 def _healthy(rng: np.random.Generator) -> NDArray[np.float64]:
     """(STEPS, 6): the load follows the rhythm and drives every sensor, each with its own delay and noise."""

@@ -37,7 +37,7 @@ def parts(recon: ArrayLike, kl: ArrayLike, anomalous: ArrayLike, threshold: floa
         at = np.linspace(low, high, 400)
         axes.plot(at, threshold - at, color=INK, linewidth=1.3, linestyle=(0, (4, 2)), label=f"sum {threshold:.4g}")
         axes.set(xlim=(low, high), ylim=(bottom, top))
-    axes.set(title="The two parts of the score on test data", xlabel="reconstruction (nats)", ylabel="KL (nats)")
+    axes.set(title="Reconstruction and KL on test data", xlabel="reconstruction (nats)", ylabel="KL (nats)")
     if len(x):
         axes.legend(loc="best")
     return figure
