@@ -238,12 +238,17 @@ def test_a_coreset_covers_what_a_random_choice_misses() -> None:
 
 def test_the_border_is_suppressed_and_never_raised() -> None:
     nats = torch.full((16, 16), 10.0)
-    nats[0] = nats[-1] = 40.0  # 32 of the 60 cells of the outer ring
+    nats[0] = nats[-1] = 40.0
     nats[1, 1:-1] = 1.0
+    nats[0, 0] = nats[0, -1] = nats[-1, 0] = nats[-1, -1] = 80.0
     divisors = suppression(nats)
-    assert float(divisors[0, 3]) == pytest.approx((32 * 40 + 28 * 10) / 60 / 10)
-    assert float(divisors[8, 0]) == float(divisors[0, 3])
-    assert (divisors[1:-1, 1:-1] == 1).all()
+    assert float(divisors[0, 8]) == pytest.approx(40 / 10)
+    assert float(divisors[15, 8]) == pytest.approx(40 / 10)
+    assert [float(divisors[row, column]) for row in (0, 15) for column in (0, 15)] == pytest.approx([80 / 10] * 4)
+    assert (divisors[1:-1] == 1).all()
+    uneven = torch.full((16, 16), 10.0)
+    uneven[0, 8], uneven[15, 8] = 90.0, 10.0  # 16 cells of top and bottom lie 4 or more from left and right
+    assert float(suppression(uneven)[15, 9]) == pytest.approx((90 + 15 * 10) / 16 / 10)
 
 
 def test_a_cell_is_drawn_at_its_centre_and_blurred() -> None:
