@@ -43,7 +43,7 @@ class Check:
     def reasons(self) -> tuple[str, ...]:
         """Why the detector should be fitted again; empty where it need not."""
         drifted = tuple(f"{finding.name} drifted" for finding in self.findings if finding.drifted)
-        many = (f"{self.share:.3g} of the rows are alarms, {self.high:.3g} at most were promised",)
+        many = (f"{100 * self.share:.3g} % of the rows are alarms, {100 * self.high:.3g} % at most were promised",)
         return (many if self.share > self.high else ()) + drifted
 
     def to_json(self) -> str:

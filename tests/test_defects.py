@@ -167,3 +167,10 @@ def test_the_study_measures_every_category_on_its_whole_test(
     assert "anomaly-vae" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no category in it"):
         defects.main([str(workplace / "remarks")])
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1394.0, 123_456.0, 3e7])
+def test_the_words_of_the_scale_are_whole(threshold: float) -> None:
+    drawn = overlays.overlay(np.zeros((256, 256, 3), np.uint8), np.zeros((256, 256)), threshold)
+    assert (drawn[:, -2:] == 255).all(), "words run into the edge"
+    assert (drawn[:, -40:] < 255).any()

@@ -100,7 +100,8 @@ def _scale(height: int, top: float, threshold: float, masked: bool) -> Image:
     size = max(11, height // 40)
     line = size + 4  # pixels of one line of words
     height = max(height, 6 * line)
-    width = STRIP * size // 11
+    alarm = f"{_number(threshold)} alarm"
+    width = max(STRIP * size // 11, BAR + 6 + int(np.ceil(_font(size).getlength(alarm))))
     bar = (height - (2 * line if masked else 0)) - 2 * line
     canvas = np.full((height, width, 3), 255, np.uint8)
     shades = np.linspace(1, 0, bar)[:, None]
@@ -110,8 +111,8 @@ def _scale(height: int, top: float, threshold: float, masked: bool) -> Image:
     drawn = pillow.fromarray(canvas)
     write = ImageDraw.Draw(drawn)
     words = [
-        (0, 0, f"{top:.3g} nats", INK),
-        (BAR + 4, middle - size // 2 - 2, f"{threshold:.3g} alarm", INK),
+        (0, 0, f"{_number(top)} nats", INK),
+        (BAR + 4, middle - size // 2 - 2, alarm, INK),
         (0, line + bar + 1, "0", INK),
     ]
     if masked:
@@ -119,6 +120,11 @@ def _scale(height: int, top: float, threshold: float, masked: bool) -> Image:
     for x, y, text, colour in words:
         write.text((x, y), text, fill=colour, font=_font(size))
     return np.asarray(drawn)
+
+
+def _number(nats: float) -> str:
+    """Three digits, and no exponent where there are more before the point."""
+    return f"{nats:.0f}" if 100 <= nats < 1e6 else f"{nats:.3g}"
 
 
 @cache
