@@ -44,7 +44,7 @@ def table(cancer: tuple[Array, Array]) -> Detector:
 
 @pytest.fixture(scope="module")
 def pictures(digits: tuple[Array, Array]) -> Detector:
-    return Detector.fit(*digits, **QUICK | {"training__steps": 300}, model__channels=[4, 8])
+    return Detector.fit(*digits, **QUICK | {"training__steps": 150}, model__channels=[4, 8])
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from scipy.stats import norm
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from anomaly_vae import training
 from anomaly_vae.config import NO_TEST
 from anomaly_vae.detector import Detector
 from anomaly_vae.threshold import choose
@@ -27,13 +28,17 @@ from pipelines import baselines, collapse, false_alarms, idx, one_class_images, 
 from pipelines.study import Study, chosen, natural, settings
 
 Main = Callable[[list[str]], None]
-STEPS = ["--set", "training.steps=40"]
+SMALL: dict[str, Any] = {"training.steps": 8, "model.channels": [4, 8], "model.hidden": [16]}
+FIT = {name.replace(".", "__"): value for name, value in SMALL.items()}  # the same to Detector.fit
+STEPS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
 QUIET = [*STEPS, "--set", "tracking.enabled=false"]
 
 
 @pytest.fixture(autouse=True)
 def place(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, and no PyOD whether it is installed or not."""
+    """An empty current folder, and no PyOD whether it is installed or not. Epochs are short: what is asserted of the
+    numbers holds of any weights."""
+    monkeypatch.setattr(training, "STEPS", 4)
     monkeypatch.setattr(baselines, "has_pyod", lambda: False)
     return workplace
 
@@ -109,7 +114,7 @@ def test_tables(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(cells.loc["1_small"].index) == ["anomaly-vae", *parts, *baselines.TABLES]
 
     train, test, anomalous = tables.draw(table_folder / "1_small.npz", 0)
-    scores = Detector.fit(train, seed=0, training__steps=40).parts(test)
+    scores = Detector.fit(train, seed=0, **FIT).parts(test)
     direct = {"anomaly-vae": scores.total, parts[0]: scores.parts["recon"]}
     mean, sd = train.mean(0), train.std(0)
     distances = np.linalg.norm(((test - mean) / sd)[:, None] - ((train - mean) / sd)[None], axis=2)
@@ -171,7 +176,7 @@ def test_series(series_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in names[1:]:
         steps = pd.read_csv(series_folder / f"{name}.csv", sep=";")
         X = np.ascontiguousarray(steps[["a", "b"]].to_numpy())
-        detector = Detector.fit(X[:120], kind="series", seed=0, training__steps=40)
+        detector = Detector.fit(X[:120], kind="series", seed=0, **FIT)
         scores = detector.score(X)[120:]
         label = steps["anomaly"][120:] == 1
         assert cells.loc[(name, "anomaly-vae"), "auroc"] == pytest.approx(roc_auc_score(label, scores))
@@ -240,7 +245,7 @@ def test_one_class_images(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     plain = {"objective__beta": 0, "objective__free_bits": 0, "objective__free_bits_total": 0,
              "training__jitter": 0, "training__noise": 0, "scoring__prior": "normal",
              "scoring__recon": "likelihood"}  # fmt: skip
-    fit = partial(Detector.fit, images.train[images.train_labels == 1], seed=0, training__steps=40)
+    fit = partial(Detector.fit, images.train[images.train_labels == 1], seed=0, **FIT)
     for method, scores in {
         "anomaly-vae": fit().score(images.test),
         "autoencoder": fit(**plain).parts(images.test).parts["recon"],
@@ -262,7 +267,7 @@ def test_out_of_distribution(image_folder: Path, place: Path, monkeypatch: pytes
     found = cells.loc["small against inverted"]
     assert found.loc["kNN nearest", "auroc"] == 1.0
     images = idx.read_set(image_folder)
-    detector = Detector.fit(images.drawn(20_000, 0), seed=0, training__steps=40)
+    detector = Detector.fit(images.drawn(20_000, 0), seed=0, **FIT)
     expected = roc_auc_score(np.repeat([0, 1], 60), detector.score(np.concatenate([images.test, 255 - images.test])))
     assert found.loc["anomaly-vae", "auroc"] == pytest.approx(expected)
 
@@ -286,7 +291,7 @@ def test_collapse(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = idx.read_set(image_folder)
     train = images.drawn(10_000, 0, np.flatnonzero(images.train_labels != 2))
     detector = Detector.fit(
-        train, seed=0, training__steps=40, model__latent=4, objective__beta=10.0, objective__schedule="constant",
+        train, seed=0, **FIT, model__latent=4, objective__beta=10.0, objective__schedule="constant",
         objective__free_bits_total=0.0, model__sigma="fixed", model__sigma_value=1.0, training__noise=0.0,
         training__jitter=0.0, scoring__prior="normal", scoring__recon="likelihood",
     )  # fmt: skip
@@ -306,7 +311,7 @@ def test_false_alarms(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     argv = [str(table_folder), "--only", "1_small", "--only", "digit-4", "--seeds", "1", *QUIET]
     cells = run_twice(false_alarms.main, argv, "out", monkeypatch)
     train, test, anomalous = tables.draw(table_folder / "1_small.npz", 0)
-    detector = Detector.fit(train, seed=0, training__steps=40)
+    detector = Detector.fit(train, seed=0, **FIT)
     alarms = detector.score(test[~anomalous]) > detector.normal.max()
     found = cells.loc[("1_small", "5% asked")]
     n = len(detector.normal)
