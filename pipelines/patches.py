@@ -65,7 +65,7 @@ RIVALS: dict[str, Callable[[Album, int], Cells]] = {"PatchCore 1 %": patchcore, 
 def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -> Figures:
     """The figures of every method on a category in MVTec's layout, of the maps that the detector reads.
 
-    seconds: features_seconds of one picture's maps; cells_seconds from there to the picture's map and score.
+    features_seconds: processor time of one picture's feature maps; cells_seconds: from there to its map and score.
     """
     positions = detector.net.positions
     assert positions is not None
@@ -78,10 +78,10 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     train, test = (
         samples(data, rows[part], detector.scaler, detector.layout, device, None) for part in ("train", "test")
     )
-    began = time.perf_counter()
+    began = time.process_time()
     for number in range(len(test)):
         positions.features(test.take(torch.tensor([number], device=device)))
-    features = (time.perf_counter() - began) / len(test)
+    features = (time.process_time() - began) / len(test)
 
     known, seen = Album(train, positions.features, cache), list(Album(test, positions.features, cache))
     found: Figures = {}
@@ -93,9 +93,9 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     assert originals is not None
     for name, fit in methods.items():
         pixels, fitting = baselines.timed(fit)
-        began = time.perf_counter()
+        began = time.process_time()
         maps = [pixels(one).cpu().numpy() for one in seen]
-        spent = time.perf_counter() - began
+        spent = time.process_time() - began
         counts = count_pixels(PixelCounts(), maps, rows["test"].tolist(), originals)
         tops = np.array([one.max() for one in maps], np.float64)
         figures = {"auroc": baselines.ranking(anomalous[rows["test"]], tops)["auroc"]}

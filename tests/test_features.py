@@ -114,6 +114,17 @@ def test_centres_of_torchvision_networks(name: str, layers: tuple[str, ...], exp
     assert [(place.stride, place.centre) for place in places] == expected
 
 
+def test_a_vision_transformer_of_timm_reads_pictures_of_other_sizes() -> None:
+    pytest.importorskip("timm", reason="the extra `timm` is not installed")
+    net = Backbone("timm/vit_tiny_patch16_224", ("0", "1"))
+    places = net.places(96, 64)
+    assert [(place.height, place.width, place.stride, place.centre) for place in places] == [(6, 4, 16, 7.5)] * 2
+    with pytest.raises(ConfigError, match="timm knows no such model"):
+        Backbone("timm/nothing", ("1",))
+    with pytest.raises(ConfigError, match="numbers of blocks or stages"):
+        Backbone("timm/resnet18", ("layer1",))
+
+
 def test_padding_is_by_reflection() -> None:
     """A constant picture stays constant; with zeros around it, its border would stand out."""
     net = Backbone("resnet18", ("layer1",))
