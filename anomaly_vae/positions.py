@@ -17,7 +17,7 @@ from anomaly_vae.models import VAE, Output
 from anomaly_vae.objective import elements
 from anomaly_vae.priors import MixturePrior
 
-TRAINED, HELD, FITTED = 100_000, 20_000, 40_000  # positions at most: to train on, to stop by, to fit the parts to
+TRAINED, HELD, FITTED = 100_000, 20_000, 100_000  # positions at most: to train on, to stop by, to fit the parts to
 FLOOR = 0.05  # of a channel's standard deviation, as a share of their median: a channel that never moved is no alarm
 RIDGE = 1e-3  # of the residuals' covariance, in units of their mean variance
 AXES = 40  # principal axes of the memory
