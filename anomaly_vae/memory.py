@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from anomaly_vae.axes import place
+
 PROJECTED = 24  # random axes that references are chosen in
 
 
@@ -35,15 +37,11 @@ class Memory(nn.Module):
 
     def place(self, x: Tensor) -> Tensor:
         """(N, A + 1) of features x (N, C)."""
-        offset = x - self.centre
-        along = offset @ self.axes
-        rest = (offset.square().sum(1, keepdim=True) - along.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
-        return torch.cat([along, rest], dim=1)
+        return place(x - self.centre, self.axes)
 
     def squared(self, x: Tensor) -> Tensor:
         """(N,) squared distance of features x (N, C) to the nearest reference."""
-        placed = self.place(x)
-        return nearest(placed, self.points)
+        return nearest(self.place(x), self.points)
 
 
 def nearest(x: Tensor, points: Tensor) -> Tensor:

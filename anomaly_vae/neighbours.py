@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from anomaly_vae import axes
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.models import VAE, Output
 from anomaly_vae.models.rows import Rows
@@ -67,8 +68,8 @@ class Neighbours(nn.Module):
         joined = self._join(model, references, model(references))  # (R, J)
         self.centre = joined.mean(0)
         if self.axes.shape[1]:
-            axes = torch.linalg.svd(joined - self.centre, full_matrices=False)[2][:AXES].T
-            self.axes = nn.functional.pad(axes, (0, AXES - axes.shape[1])).contiguous()  # fewer rows than axes
+            found = torch.linalg.svd(joined - self.centre, full_matrices=False)[2][:AXES].T
+            self.axes = nn.functional.pad(found, (0, AXES - found.shape[1])).contiguous()  # fewer rows than axes
         place = self._project(joined)
         distances = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
         near = distances.topk(min(NEAR, len(place) - 1), largest=False).values.mean(1)
@@ -116,11 +117,7 @@ class Neighbours(nn.Module):
 
     def _project(self, joined: Tensor) -> Tensor:
         offset = joined - self.centre
-        if not self.axes.shape[1]:
-            return offset
-        place = offset @ self.axes
-        rest = (offset.square().sum(1, keepdim=True) - place.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
-        return torch.cat([place, rest], dim=1)
+        return axes.place(offset, self.axes) if self.axes.shape[1] else offset
 
 
 def _rows(model: VAE) -> Rows:
