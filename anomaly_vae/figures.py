@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def pictures(detector: Detector, summary: Summary, originals: Originals | None) 
     from anomaly_vae import plots
 
     shown = Shown(detector, originals)
-    drawn = [*_quality(shown, summary), *_of_kind(shown), *_latents(shown)]
+    drawn = chain(_quality(shown, summary), _of_kind(shown), _latents(shown))  # one at a time, for their memory
     return [Picture(name, title, alt, plots.png(figure)) for name, title, alt, figure in drawn]
 
 

@@ -119,11 +119,11 @@ def fit(
         found |= meter.metrics()
         seconds = time.perf_counter() - began
         summary = summarise(source, detector, config, found, round(seconds, 2))
-        if lead:
+        if run.run_id:
             _log_model(run, detector)  # first, so that the metrics are linked to it
             log_fit(run, source, detector, summary, run_name)
-            if output:
-                detector.save(output)
+        if output and lead:
+            detector.save(output)
     if checkpoint:
         shutil.rmtree(checkpoint, ignore_errors=True)
     where = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
@@ -312,8 +312,6 @@ def open_data(path: str | None, config: Config) -> Source:
 
 def _log_model(run: Run, detector: Detector) -> None:
     """The detector as files, and within an MLflow model that can be served."""
-    if not run.run_id:
-        return
     from anomaly_vae.tracking.model import saved_model
 
     with saved_model(detector) as folder:

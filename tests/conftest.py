@@ -1,27 +1,28 @@
-"""Two threads, small data that scikit-learn carries, and the commands as a user types them."""
+"""One thread, small data that scikit-learn carries, and the commands as a user types them."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # threads that spin while they wait are 40 times slower on a busy machine
+# Tests run in processes side by side, and with a second thread networks of 8 pixels take twice as long. Threads that
+# spin while they wait are 40 times slower on a busy machine.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from anomaly_vae.cli import main
-
-torch.set_num_threads(2)
+from anomaly_vae.tracking import client
 
 
 def run(*command: str) -> Result:
@@ -37,6 +38,23 @@ def ok(*command: str) -> str:
     result = run(*command)
     assert result.exit_code == 0, result.stderr
     return result.stdout
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow's 70 migrations run once a session, not for each of some thirty stores: the schema is copied."""
+    template, migrate = tmp_path_factory.mktemp("schema") / "mlflow.db", client.create_schema
+
+    def copied(database: Path, artifacts: Path) -> None:
+        if not template.exists():
+            migrate(template, artifacts)
+        shutil.copyfile(template, database)
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("UPDATE experiments SET artifact_location = ?", [f"{artifacts.as_uri()}/0"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "create_schema", copied)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -261,8 +261,9 @@ def test_a_list_of_pictures_has_conditions_too(workplace: Path) -> None:
     Path("list.csv").write_text("\n".join(["path,kind", *lines]))
     command = ["fit", "list.csv", "--condition", "kind", "--set", "data.size=8", "--set", "training.steps=20",
                "--set", "model.channels=[4]", "--set", "model.hidden=[8]"]  # fmt: skip
-    result = CliRunner().invoke(main, [*command, "--set", "tracking.enabled=false", "-o", "det"])
+    result = CliRunner().invoke(main, [*command, "-o", "det"])
     assert result.exit_code == 0, result.stderr
+    assert list(Path("mlruns").rglob("reconstructions.png"))
     assert Detector.load("det").layout.conditions == (Column("kind", ("dark", "light")),)
     scored = CliRunner().invoke(main, ["score", "list.csv", "-m", "./det"])
     assert len(scored.stdout.splitlines()) == 31

@@ -24,7 +24,8 @@ from pipelines import defects
 
 HEIGHT, WIDTH, SIZE = 24, 40, 16  # of the files, and as the network reads them
 SETTINGS = ["--set", f"data.size={SIZE}", "--set", "model.kind=conv2d", "--set", "training.steps=64",
-            "--set", "model.channels=[4,8]", "--set", "tracking.enabled=false"]  # fmt: skip
+            "--set", "model.channels=[4,8]"]  # fmt: skip
+UNTRACKED = ["--set", "tracking.enabled=false"]
 
 
 def part(seed: int, cut: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -58,7 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(24, 32):
         write(root / "parts", f"test/good/{seed}", seed)
         write(root / "parts", f"test/cut/{seed}", seed, cut=True)
-    said = ok("fit", str(root / "parts"), *SETTINGS, "-o", str(root / "detector"), "--json")
+    store = ["--set", f"tracking.folder={root / 'runs'}"]
+    said = ok("fit", str(root / "parts"), *SETTINGS, *store, "-o", str(root / "detector"), "--json")
     (root / "said.json").write_text(said)
     return root
 
@@ -81,6 +83,7 @@ def test_a_fit_reports_pixels_and_saves_their_threshold(folder: Path) -> None:
     assert (chosen.policy, chosen.labelled) == ("f1", True)
     assert chosen.anomalies == 4 * 64  # pixels of the other half, at the size of the files
     assert chosen.normals == 8 * HEIGHT * WIDTH + 5 * HEIGHT * WIDTH - 4 * 64
+    assert [path.name for path in (folder / "runs").rglob("reconstructions.png")] == ["reconstructions.png"]
 
 
 def test_evaluate_measures_the_maps_that_score_writes(folder: Path, values: Path) -> None:
@@ -154,7 +157,7 @@ def test_the_study_measures_every_category_on_its_whole_test(
     monkeypatch.setattr(training, "STEPS", 4)  # of an epoch: the numbers are those of a direct fit, of any weights
     (workplace / "parts").symlink_to(folder / "parts")
     (workplace / "remarks").mkdir()
-    few = [*SETTINGS, "--set", "training.steps=8"]
+    few = [*SETTINGS, *UNTRACKED, "--set", "training.steps=8"]
     argv = [str(workplace), "--out", "out", *few]
     defects.main(argv)
     (cell,) = [json.loads(line) for line in Path("out/cells.jsonl").read_text().splitlines()]

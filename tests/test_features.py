@@ -403,8 +403,9 @@ def test_the_study_sets_rivals_beside_ours(folder: Path, workplace: Path) -> Non
             mask[36:52, 8:24] = 255
             (root / "ground_truth/cut").mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask).save(root / f"ground_truth/cut/{number}_mask.png")
-    settings = [word for setting in SMALL for word in ("--set", setting)]
+    settings = [word for setting in [*SMALL, "tracking.enabled=true"] for word in ("--set", setting)]
     defects.main([str(workplace / "data"), "--out", "out", *settings])
+    assert list(Path("mlruns").rglob("reconstructions.png"))
     cells = {row["method"]: row for row in map(json.loads, Path("out/cells.jsonl").read_text().splitlines())}
     assert list(cells) == ["anomaly-vae", "anomaly-vae, after features", "PatchCore 1 %", "PaDiM"]
     ours, after = list(cells.values())[:2]

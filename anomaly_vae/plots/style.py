@@ -76,10 +76,9 @@ def new_figure(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file; it is emptied, for its memory."""
+    """The figure as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
-    figure.clear()
     return file.getvalue()
 
 
