@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from anomaly_vae.defaults import BY_KIND as BY_KIND
 from anomaly_vae.defaults import BY_MODEL
@@ -57,6 +57,12 @@ class DataConfig(Section):
     skip_broken: bool = Field(False, description="leave out, and name, image files that cannot be decoded")
     channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")
     window: int | None = Field(None, ge=4, description="time steps of one window of a series; None: from the rows")
+    memory: ByteSize = Field(
+        ByteSize(1 << 28),
+        ge=0,
+        description="bytes of an array or table that fit holds in memory, e.g. 2GiB; larger ones live in files below"
+        " tracking.folder/cache that are mapped, with the same result",
+    )
     max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")
 
     @field_validator("normal", "drop", "condition", mode="before")

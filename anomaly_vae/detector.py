@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,53 +14,26 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from anomaly_vae import backbones, models
+from anomaly_vae import backbones
 from anomaly_vae.config import NO_TEST, Config
 from anomaly_vae.config import load as load_config
 from anomaly_vae.data import open_memory
 from anomaly_vae.data.base import Chunk, Layout, Source
 from anomaly_vae.data.scaling import Scaler
-from anomaly_vae.data.split import Split, split
-from anomaly_vae.data.tensors import Samples, samples, tiling_of
 from anomaly_vae.drift import Reference
-from anomaly_vae.errors import ConfigError, DataError, DetectorError
-from anomaly_vae.featuremaps import FeatureMaps
+from anomaly_vae.errors import DetectorError
+from anomaly_vae.fitting import Fit, learn
 from anomaly_vae.maps import excess_maps, pixel_threshold
-from anomaly_vae.models import VAE, pretrained
-from anomaly_vae.objective import active_units
 from anomaly_vae.output import new_folder
-from anomaly_vae.priors import MixturePrior
-from anomaly_vae.scorenet import ScoreNet
+from anomaly_vae.scorenet import PICTURE_KINDS, ScoreNet, new_net
 from anomaly_vae.scoring import Scorer, Scores, join, prefetched
 from anomaly_vae.sealed import check_seal, read_json, seal, write_json
 from anomaly_vae.threshold import Threshold, choose, p_values
-from anomaly_vae.training import History, Watch, pick_device, train
+from anomaly_vae.training import Watch, pick_device
 from anomaly_vae.watched import load_references, references, save_references
 
 PIXELS = "pixel_threshold.json"
-ROWS, PICTURES = 65_536, 1_024  # read at a time
-PICTURE_BYTES = 1 << 26  # of pictures read at a time at most
-PICTURE_KINDS = ("pixels", "images")
 FROZEN = "positions.features.backbone."  # what the network calls weights that it did not learn
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What fitting saw, for the report: the data and its split, the training, and the scores of held-out rows."""
-
-    data: Chunk
-    split: Split
-    history: History
-    scores: Scores  # of the rows in `scored`, in their order
-    scored: NDArray[np.intp]
-    kl: NDArray[np.float64]  # (G,) nats of each latent group, mean over held-out normals
-    active: NDArray[np.bool_]  # (D,) active units
-    notes: tuple[str, ...]
-
-    def part(self, rows: NDArray[np.intp]) -> tuple[Scores, NDArray[np.bool_] | None]:
-        """Scores of some of the scored rows, and which of them are anomalous (None: nothing is labelled)."""
-        chosen = np.searchsorted(self.scored, rows)
-        return self.scores.take(chosen), None if self.split.anomalous is None else self.split.anomalous[rows]
 
 
 @dataclass(frozen=True)
@@ -97,64 +69,24 @@ class Detector:
         watch: called after each epoch. checkpoint: folder to keep the state of training in, and to continue from.
         Raises DataError for data that cannot train a detector, TrainingError where training fails.
         """
-        config = config.resolve(source.kind)
-        config = config.model_copy(update={"model": backbones.adapted(pretrained.adapted(config.model))})
-        frozen = backbones.open_weights(config.model) if config.model.kind == "features" else None
-        parts = split(source, config)
-        originals = source.originals()
-        if originals is not None and parts.anomalous is not None:
-            originals.require(parts.anomalous)
-        config = config.with_window(len(parts.train))
-        device = pick_device(config.device)
-        layout = source.learn(parts.train)
-        data = read_whole(source, layout)
-        condition = None if data.condition is None else data.condition[parts.train]
-        scaler = Scaler.fit(data.values[parts.train], layout, condition)
-
-        training = samples(data, parts.train, scaler, layout, device, config.data.window)
-        normals = parts.valid if parts.anomalous is None else parts.valid[~parts.anomalous[parts.valid]]
-        held = samples(data, normals, scaler, layout, device, config.data.window)
-        _require_samples(training, held, source, config)
-        config = _with_supported(config, layout, scaler, len(training), len(held))
-        net = new_net(config, layout, scaler)
-        if net.positions is not None and frozen is not None:
-            net.positions.features.backbone.load(*frozen)
-        net.to(device)
-        if config.model.pretrained:
-            pretrained.load_into(net.model, config.model.pretrained)
-        learned, judged = net.prepare(training, held, feature_cache(config), config.seed)
-        history = train(net.model, learned, judged, config, watch, checkpoint)
-        own = net.fit(learned, held, config.seed)
-
-        scorer = Scorer(net, scaler, layout, config.data.window, source.path)
-        if net.level is not None:
-            net.level.fit(*_known_normal(scorer, data, np.r_[parts.train, normals]))
-        scored = np.arange(len(data)) if source.kind == "series" else np.sort(np.r_[parts.valid, parts.test])
-        if net.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
-            mine = torch.full((len(data),), -1)
-            mine[torch.from_numpy(normals)] = own
-            scores = scorer.samples(data.take(scored), explain=True, own=mine[torch.from_numpy(scored)])
-        else:
-            scores = join(scorer.stream([data.take(scored)], explain=True))
-        kl, active = _latent_use(net.model, judged)
-        fit = Fit(
-            data, parts, history, scores, scored, kl, active, (*source.notes, *_notes(config, history, active, layout))
-        )
-
-        valid, anomalous = fit.part(parts.valid)
+        found = learn(source, config, watch, checkpoint)
+        config, layout, fit, positions = found.config, found.layout, found.fit, found.net.positions
+        valid, anomalous = fit.part(fit.split.valid)
         wrong = np.zeros(len(valid), bool) if anomalous is None else anomalous
-        assert valid.elements is not None
         normal, anomalies = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
         threshold = _choose(config, config.threshold.policy, normal, anomalies)
-        usual = valid.elements[~wrong].mean(axis=0)
-        if net.positions is not None:  # its maps are scores as they stand
+        usual = fit.usual(fit.split.valid[~wrong])
+        if positions is not None:  # its maps are scores as they stand
             usual = np.zeros_like(usual)
         pixels = None
         if layout.kind in PICTURE_KINDS:
-            maps = excess_maps(valid, usual)
-            pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, originals, net.positions is None)
-        watched = references(data.take(parts.train), valid.take(np.flatnonzero(~wrong)), layout, scaler)
-        return cls(config, layout, scaler, net, threshold, normal, anomalies, usual, pixels, watched, fit)
+            maps = (heat for piece in fit.pieces(fit.split.valid) for heat in excess_maps(piece, usual))
+            rows, centred = fit.split.valid, positions is None
+            pixels = pixel_threshold(config.threshold, maps, rows, wrong, found.originals, centred)
+        watched = references(fit.data, fit.split.train, valid.take(np.flatnonzero(~wrong)), found.scaler)
+        return cls(
+            config, layout, found.scaler, found.net, threshold, normal, anomalies, usual, pixels, watched, fit
+        )  # fmt: skip
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
@@ -192,7 +124,7 @@ class Detector:
     @property
     def chunk_rows(self) -> int:
         """How many samples are read at a time."""
-        return _chunk_rows(self.layout)
+        return self.layout.chunk_rows
 
     def parts(self, X: Any, explain: bool = False) -> Scores:
         """Scores of a DataFrame or array with the columns or shape of the training data, split into their parts."""
@@ -289,116 +221,7 @@ class Detector:
         )
 
 
-def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
-    """The untrained network of a resolved configuration, its weights drawn from the configuration's seed alone."""
-    if config.model.kind == "features":
-        return _feature_net(config, layout)
-    shape = layout.sample if not layout.columns else (len(scaler.column),)
-    if layout.kind == "series":
-        assert config.data.window
-        shape = (*shape, config.data.window)  # (C, T)
-    categories = scaler.categories(layout)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        read = (shape[0] + scaler.given, *shape[1:])
-        model = models.build(config.model, read, categories if any(categories) else (), scaler.given)
-    return ScoreNet(model, config.scoring, shape, tiling_of(layout))
-
-
-def _feature_net(config: Config, layout: Layout) -> ScoreNet:
-    """`new_net` of a model that reads a backbone's maps of pictures."""
-    if layout.kind not in PICTURE_KINDS:
-        raise ConfigError(
-            f"model.kind=features reads pictures, and this is a {layout.kind}; model.kind=None, the default, would work"
-        )
-    assert config.model.backbone
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        features = FeatureMaps(backbones.Backbone(config.model.backbone, config.model.layers), *layout.sample[1:])
-        model = models.build(config.model, (features.channels,))
-    return ScoreNet(model, config.scoring, layout.sample, tiling_of(layout), features)
-
-
-def feature_cache(config: Config) -> Path | None:
-    """Where feature maps are kept: beside the runs; nowhere, if nothing is to be recorded."""
-    return Path(config.tracking.folder) / "cache" / "features" if config.tracking.enabled else None
-
-
-def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, held: int) -> Config:
-    """The configuration with no more reference rows and mixture components than there is data for."""
-    if config.model.kind == "features":
-        each = new_net(config, layout, scaler).each
-        rows, held = rows * each, 0
-    if config.model.kind != "features" and not any(column.categories is None for column in layout.columns):
-        neighbours = 0  # no numbers to measure distances in
-    else:
-        neighbours = min(config.scoring.neighbours or 0, rows + held)
-    changes = {"neighbours": neighbours}
-    if config.scoring.prior == "mixture":
-        model = new_net(config, layout, scaler).model
-        changes["components"] = MixturePrior.supported(config.scoring.components, rows, model.latent)
-    return config.model_copy(update={"scoring": config.scoring.model_copy(update=changes)})
-
-
-def _known_normal(scorer: Scorer, data: Chunk, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(residuals (N, C), usable (N,)) of a series, group after group, a break between groups; `rows` are normal."""
-    usable = np.zeros(len(data), bool)
-    usable[rows] = True
-    residuals = scorer.residuals([data])
-    if data.groups is None:
-        return residuals, usable
-    order = np.argsort(data.groups, kind="stable")
-    first = np.r_[True, data.groups[order][1:] != data.groups[order][:-1]]
-    return residuals[order], usable[order] & ~first
-
-
 def _choose(config: Config, policy: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:
     """The threshold of a policy; what `auto` is without anomalies stands in the resolved configuration alone."""
     assert config.threshold.unlabelled
     return choose(policy, normal, anomalous, config.threshold.unlabelled)
-
-
-def _chunk_rows(layout: Layout) -> int:
-    if len(layout.shape) == 1:
-        return ROWS
-    return max(1, min(PICTURES, PICTURE_BYTES // math.prod(layout.shape)))
-
-
-def read_whole(source: Source, layout: Layout) -> Chunk:
-    """The whole source in one chunk."""
-    return Chunk.join(source.chunks(layout, _chunk_rows(layout)))
-
-
-def _require_samples(training: Samples, held: Samples, source: Source, config: Config) -> None:
-    for name, part in (("training", training), ("validation", held)):
-        if len(part) < 2:
-            raise DataError(
-                f"{source.path}: the {name} rows hold {len(part)} windows of {config.data.window} normal time steps;"
-                " more rows, another split or a smaller data.window would work"
-            )
-
-
-@torch.no_grad()
-def _latent_use(model: VAE, held: Samples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(G,) mean KL of each latent group in nats and (D,) active units, over held-out normals."""
-    index = torch.arange(len(held), device="cpu" if held.pinned else held.device)
-    outs = [model(held.take(part)) for part in index.split(1024)]
-    kl = torch.cat([out.kl for out in outs]).double().mean(0)
-    return kl.cpu().numpy(), active_units(torch.cat([out.mu for out in outs])).cpu().numpy()
-
-
-def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: Layout) -> tuple[str, ...]:
-    """What the user should know of the fit and could do about it."""
-    asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop, *config.data.condition}
-    notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
-    if not active.any():
-        notes.append(
-            "posterior collapse: no latent unit is active, so the score is reconstruction alone; a larger"
-            f" objective.free_bits (now {config.objective.free_bits:g}), a longer objective.warmup or a smaller"
-            f" objective.beta (now {config.objective.beta:g}) would work"
-        )
-    if history.skipped:
-        notes.append(f"{history.skipped} training steps without a finite gradient were skipped")
-    if history.halved:
-        notes.append(f"memory did not hold a larger batch than {history.batch_size} samples, which was used")
-    return tuple(notes)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.data.originals import Originals
-from anomaly_vae.detector import Detector, Fit
+from anomaly_vae.detector import Detector
+from anomaly_vae.fitting import Fit
 from anomaly_vae.maps import resized
 from anomaly_vae.page import Picture, Rows
 from anomaly_vae.scoring import Scorer, Scores
@@ -32,13 +33,17 @@ class Shown:
         self.detector: Detector = detector
         self.fitted: Fit = detector.fitted
         self.rows = self.fitted.split.test
-        self.scores, anomalous = self.fitted.part(self.rows)
+        self.scores, anomalous = self.fitted.part(self.rows)  # without elements
         self.labelled = anomalous is not None
         self.wrong = np.zeros(len(self.scores), bool) if anomalous is None else anomalous
         self.total = self.scores.total
         self.alarm = self.total >= detector.threshold.value
         self.originals = originals
         self.names = [column.name for column in detector.layout.columns]
+
+    def at(self, rows: NDArray[np.intp]) -> Scores:
+        """A few of the test rows, with their elements and the ids that a person knows them by."""
+        return self.fitted.shown(self.rows[rows])
 
     @property
     def pictures(self) -> bool:
@@ -135,8 +140,9 @@ def _series(shown: Shown) -> Drawn:
     from anomaly_vae import plots
 
     rows = shown.rows[-STEPS:]
-    scores, anomalous = shown.fitted.part(rows)
-    values, cut = shown.fitted.data.values[rows], shown.detector.threshold.value
+    scores, cut = shown.fitted.shown(rows), shown.detector.threshold.value
+    _, anomalous = shown.fitted.part(rows)
+    values = shown.fitted.data.take(rows).values
     figure = plots.series(scores.ids, values, shown.names, scores.total, cut, anomalous)
     return "series", "Sensors and score over the test's time steps", "Sensors above, score and threshold below.", figure
 
@@ -145,10 +151,11 @@ def _columns(shown: Shown) -> Drawn:
     """The columns behind the most anomalous tenth of the test rows."""
     from anomaly_vae import plots
 
-    top = shown.scores.take(shown.worst_first()[: max(1, len(shown.scores) // 10)])
-    order, shares = shown.detector.contributions(top, len(shown.names))
+    top = np.sort(shown.worst_first()[: max(1, len(shown.scores) // 10)])
     mean = np.zeros(len(shown.names))
-    np.add.at(mean, order.ravel(), shares.ravel() / len(top))
+    for piece in shown.fitted.pieces(shown.rows[top]):
+        order, shares = shown.detector.contributions(piece, len(shown.names))
+        np.add.at(mean, order.ravel(), shares.ravel() / len(top))
     best = np.argsort(-mean)[:15]
     figure = plots.table_parts([shown.names[i] for i in best], mean[best])
     alt = f"Bars; {shown.names[best[0]]} comes first with {mean[best[0]]:.0%}."
@@ -160,16 +167,16 @@ def _rebuilt(shown: Shown, rows: NDArray[np.intp]) -> Any:
     outlines of their masks."""
     from anomaly_vae import plots
 
-    detector, scores, originals = shown.detector, shown.scores, shown.originals
+    detector, scores, originals = shown.detector, shown.at(rows), shown.originals
     chosen = shown.fitted.data.take(shown.rows[rows])
     rebuilt = None
     if detector.net.positions is None:
         rebuilt = Scorer(detector.net, detector.scaler, detector.layout, None).reconstruct(chosen).clip(0, 1)
-    maps, masks = detector.maps(scores.take(rows)), None
+    maps, masks = detector.maps(scores), None
     if originals is not None and originals.masked:
         own = (originals.mask(int(row)).astype(np.float32) for row in shown.rows[rows])
         masks = np.stack([resized(mask, maps.shape[1:]) > 0.5 for mask in own])
-    names = ["/".join(str(scores.ids[row]).split("/")[-2:])[-20:] for row in rows]
+    names = ["/".join(str(id_).split("/")[-2:])[-20:] for id_ in scores.ids]
     titles = [
         f"{name}\n{shown.total[row]:.0f} nats{', anomaly' if shown.wrong[row] else ''}"
         for name, row in zip(names, rows, strict=True)
@@ -205,7 +212,7 @@ def tables(detector: Detector) -> list[Rows]:
 
 def _cells(shown: Shown, rows: NDArray[np.intp]) -> tuple[list[str], list[list[Any]]]:
     """Heads and cells of some test rows."""
-    scores = shown.scores.take(rows)
+    scores = shown.at(rows)
     columns = score_columns(scores, shown.detector, shown.alarm[rows], [], 0)
     if shown.labelled:
         columns["labelled"] = np.where(shown.wrong[rows], "anomalous", "normal")

@@ -17,7 +17,7 @@ from torch import Tensor
 from anomaly_vae.data.base import Chunk, Source
 from anomaly_vae.data.conditions import encode
 from anomaly_vae.data.tensors import samples, window_starts
-from anomaly_vae.detector import Detector, read_whole
+from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError, DetectorError, UsageError
 
 BATCH = 512  # samples of one forward pass
@@ -266,7 +266,8 @@ class _Series:
     def __init__(self, space: LatentSpace, source: Source) -> None:
         detector, self.path = space.detector, source.path
         assert detector.config.data.window
-        self.window, self.data = detector.config.data.window, read_whole(source, detector.layout)
+        self.window = detector.config.data.window
+        self.data = Chunk.join(source.chunks(detector.layout, detector.chunk_rows))
         everything = np.arange(len(self.data))
         self.order, self.starts = window_starts(everything, self.data.groups, len(self.data), self.window)
         if not len(self.starts):

@@ -18,6 +18,7 @@ LEVEL = 32  # trailing steps over which a sensor's mean residual is judged
 SMOOTH = 8  # steps over which the reconstruction nats are averaged, t - 4 .. t + 3
 AHEAD = SMOOTH - SMOOTH // 2 - 1  # later steps that a step's nats depend on
 LEAST = 1e-3  # added to every residual variance, in units of the sensor's variance
+PIECE = 65_536  # steps looked at together when the variances are fitted
 SHARE = 0.05  # a level's variance is at least this share of the step variance
 TEMPER = 0.25  # of the level: its steps are not independent, and their mean is worth a quarter of its Gaussian nats
 
@@ -34,15 +35,37 @@ class Level(nn.Module):
         self.register_buffer("level", torch.ones(sensors))
 
     def fit(self, residual: NDArray[np.float64], usable: NDArray[np.bool_]) -> None:
-        """To residuals (N, C) of consecutive steps, of which `usable` (N,) are known as normal."""
-        step = (residual[usable] ** 2).mean(axis=0) + LEAST
-        whole = trailing_mean(usable[:, None].astype(float), LEVEL)[:, 0] > 1 - 0.5 / LEVEL  # no gap in the last steps
-        means = trailing_mean(residual, LEVEL)[whole if whole.any() else usable]
-        level = (means**2).mean(axis=0) + SHARE * step + LEAST
+        """To residuals (N, C) of consecutive steps, of which `usable` (N,) are known as normal; read piece by piece,
+        so that they may be mapped."""
+        alone, gapless, any_ = _Squares(), _Squares(), _Squares()
+        for first in range(0, len(residual), PIECE):
+            early = max(0, first - LEVEL)  # what the means of the first steps look back on
+            now = slice(first - early, None)
+            steps, known = residual[early : first + PIECE], usable[early : first + PIECE]
+            means = trailing_mean(steps, LEVEL)[now]
+            whole = trailing_mean(known[:, None].astype(float), LEVEL)[now, 0] > 1 - 0.5 / LEVEL
+            alone.add(steps[now][known[now]])
+            gapless.add(means[whole])  # no gap in the last steps
+            any_.add(means[known[now]])
+        step = alone.mean() + LEAST
+        level = (gapless if gapless.rows else any_).mean() + SHARE * step + LEAST
         self.step, self.level = torch.from_numpy(step).float(), torch.from_numpy(level).float()
 
     def variances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return self.step.double().cpu().numpy(), self.level.double().cpu().numpy()
+
+
+class _Squares:
+    """The mean of squares of rows (n, C) that come in pieces."""
+
+    def __init__(self) -> None:
+        self.rows, self.sum = 0, np.zeros(())
+
+    def add(self, x: NDArray[np.float64]) -> None:
+        self.rows, self.sum = self.rows + len(x), self.sum + (x**2).sum(axis=0)
+
+    def mean(self) -> NDArray[np.float64]:
+        return self.sum / self.rows
 
 
 @dataclass

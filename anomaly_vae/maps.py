@@ -46,23 +46,27 @@ def count_pixels(counts: PixelCounts, maps: Iterable[Map], rows: Iterable[int], 
 
 def pixel_threshold(
     config: ThresholdConfig,
-    maps: NDArray[np.float32],
+    maps: Iterable[Map],
     rows: NDArray[np.intp],
     anomalous: NDArray[np.bool_],
     originals: Originals | None,
     centred: bool = True,
 ) -> Threshold:
-    """The pixel threshold from validation's maps (N, h, w) of the pictures in `rows`, of which some are anomalous (N,).
+    """The pixel threshold from validation's maps, N of (h, w), of the pictures in `rows`, of which some are anomalous
+    (N,). The maps are gone through once.
 
     centred: the maps are excesses over the mean of the n normal ones, each of which is part of that mean. A new picture
     is not: n / (n - 1) makes the normal ones' peaks those of excesses over the mean of the others.
     """
-    normal = maps[~anomalous]
-    peaks = normal.reshape(len(normal), -1).max(axis=1).astype(np.float64)
+    highest, counts = [], PixelCounts()
+    masked = originals is not None and originals.masked and anomalous.any()
+    for heat, row in zip(maps, rows, strict=True):
+        highest.append(heat.max())
+        if masked and originals is not None:
+            count_pixels(counts, [heat], [int(row)], originals)
+    peaks = np.array(highest, np.float64)[~anomalous]
     if centred:
-        peaks *= len(normal) / max(1, len(normal) - 1)
-    curve = None
-    if originals is not None and originals.masked and anomalous.any():
-        curve = count_pixels(PixelCounts(), maps, rows, originals).curve()
+        peaks *= len(peaks) / max(1, len(peaks) - 1)
+    curve = counts.curve() if masked else None
     assert config.unlabelled
     return choose_pixels(config.pixels, np.sort(peaks), curve, config.unlabelled)

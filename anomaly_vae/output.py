@@ -23,7 +23,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise AnomalyVAEError(f"{path}: is a folder; name a file to write to")
-    with _explained(path):
+    with explained(path):
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix, delete=False
         ) as f:
@@ -41,7 +41,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `path` on success. `path` must not exist yet, or be empty."""
     path = Path(path)
     require_free(path)
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
@@ -56,7 +56,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """A free path beside the folder `path`, to be made and filled; it takes the folder's place on success."""
     path = Path(path)
-    with _explained(path):
+    with explained(path):
         work = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
         try:
             yield work / "new"
@@ -75,7 +75,7 @@ def make_folder(path: str | Path) -> None:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise AnomalyVAEError(f"{path}: is a file; name a folder")
-    with _explained(path):
+    with explained(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -96,7 +96,8 @@ def _umask() -> int:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """What the system says of `path` in an OSError, as an AnomalyVAEError in one line that says what would work."""
     try:
         yield
     except OSError as error:

@@ -114,14 +114,16 @@ class Positions(nn.Module):
     def _calibrate(self, model: VAE, held: Samples) -> None:
         """The unit of the neighbours part and the border, from held-out pictures."""
         self.unit.fill_(1.0)
-        found = [self.nats(model, maps[None]) for maps in Album(held, self.features, self.cache)]
-        parts = {name: torch.cat([nats[name] for nats in found]) for name in found[0]}  # (N, h, w)
+        usual: dict[str, Tensor] = {}  # name -> (h, w), the mean over pictures
+        for maps in Album(held, self.features, self.cache):
+            for name, nats in self.nats(model, maps[None]).items():
+                usual[name] = usual.get(name, torch.zeros(())) + nats[0].double() / len(held)
         if self.memory is not None:
-            elbo = (parts["recon"] + parts["kl"]).mean()
-            self.unit = (SHARE * elbo / parts["neighbours"].mean().clamp(min=1e-12)).clamp(min=0)
-            parts["neighbours"] = parts["neighbours"] * self.unit
+            elbo = (usual["recon"] + usual["kl"]).mean()
+            self.unit = (SHARE * elbo / usual["neighbours"].mean().clamp(min=1e-12)).clamp(min=0).float()
+            usual["neighbours"] = usual["neighbours"] * self.unit
         if self.config.border:
-            self.border = suppression(torch.stack(list(parts.values())).sum(0).mean(0))
+            self.border = suppression(torch.stack(list(usual.values())).sum(0)).float()
 
     def nats(self, model: VAE, maps: Tensor) -> dict[str, Tensor]:
         """name -> (B, h, w) of feature maps (B, C, h, w), before the border is suppressed."""

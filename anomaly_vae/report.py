@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from anomaly_vae import figures, page
 from anomaly_vae.data.base import Layout, Source
-from anomaly_vae.detector import Detector, Fit
+from anomaly_vae.detector import Detector
+from anomaly_vae.fitting import Fit
 from anomaly_vae.summary import Summary
 
 if TYPE_CHECKING:

@@ -7,8 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from anomaly_vae.config import ScoringConfig
-from anomaly_vae.data.tensors import Samples
+from anomaly_vae import backbones, models
+from anomaly_vae.config import Config, ScoringConfig
+from anomaly_vae.data.base import Layout
+from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.tensors import Samples, tiling_of
 from anomaly_vae.data.tiles import Tiling
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.featuremaps import FeatureMaps
@@ -20,6 +23,7 @@ from anomaly_vae.positions import Positions
 from anomaly_vae.priors import MixturePrior
 from anomaly_vae.residuals import ResidualEnergy
 
+PICTURE_KINDS = ("pixels", "images")
 FITTED_ON = 20_000  # training samples at most that are looked at for what is fitted after training
 
 
@@ -151,6 +155,36 @@ class ScoreNet(nn.Module):
     @torch.inference_mode()
     def _outputs(self, samples: Samples, generator: torch.Generator) -> list[tuple[Tensor, Output]]:
         return [(x, self.model(x)) for x in _some(samples, generator).split(512)]
+
+
+def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
+    """The untrained network of a resolved configuration, its weights drawn from the configuration's seed alone."""
+    if config.model.kind == "features":
+        return _feature_net(config, layout)
+    shape = layout.sample if not layout.columns else (len(scaler.column),)
+    if layout.kind == "series":
+        assert config.data.window
+        shape = (*shape, config.data.window)  # (C, T)
+    categories = scaler.categories(layout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        read = (shape[0] + scaler.given, *shape[1:])
+        model = models.build(config.model, read, categories if any(categories) else (), scaler.given)
+    return ScoreNet(model, config.scoring, shape, tiling_of(layout))
+
+
+def _feature_net(config: Config, layout: Layout) -> ScoreNet:
+    """`new_net` of a model that reads a backbone's maps of pictures."""
+    if layout.kind not in PICTURE_KINDS:
+        raise ConfigError(
+            f"model.kind=features reads pictures, and this is a {layout.kind}; model.kind=None, the default, would work"
+        )
+    assert config.model.backbone
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        features = FeatureMaps(backbones.Backbone(config.model.backbone, config.model.layers), *layout.sample[1:])
+        model = models.build(config.model, (features.channels,))
+    return ScoreNet(model, config.scoring, layout.sample, tiling_of(layout), features)
 
 
 def _some(samples: Samples, generator: torch.Generator) -> Tensor:

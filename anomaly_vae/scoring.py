@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_vae.data.base import Chunk, Layout
+from anomaly_vae.data.room import Room, release
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.errors import DataError
 from anomaly_vae.folding import Arrays, Folder, Residuals, Stage
@@ -98,6 +99,23 @@ def join(pieces: Iterable[Scores]) -> Scores:
     return Scores(np.concatenate([p.ids for p in pieces]), parts, np.concatenate(found) if found else None)
 
 
+def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], room: Room) -> Scores:
+    """One Scores of several, in their order, of the rows with these numbers (N,), which are its ids; its elements live
+    in the room."""
+    parts: dict[str, list[NDArray[np.float64]]] = {}
+    elements, first = None, 0
+    for piece in pieces:
+        for name, part in piece.parts.items():
+            parts.setdefault(name, []).append(part)
+        if piece.elements is not None:
+            if elements is None:
+                elements = room.empty((len(rows), *piece.elements.shape[1:]), np.float32)
+            elements[first : first + len(piece)] = piece.elements
+            release(elements)
+        first += len(piece)
+    return Scores(rows, {name: np.concatenate(found) for name, found in parts.items()}, elements)
+
+
 class Scorer:
     """A ScoreNet with what it needs to read raw values."""
 
@@ -157,9 +175,9 @@ class Scorer:
 
     # --- series ----------------------------------------------------------------------------------------------------
 
-    def residuals(self, chunks: Iterable[Chunk]) -> NDArray[np.float64]:
-        """(N, C) mean residual of each time step over the windows that cover it, in scaled units."""
-        return np.concatenate([arrays[0] for _, arrays, _ in self._fold(chunks, Residuals) if arrays])
+    def residuals(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.float64]]:
+        """(n, C) mean residual of each time step over the windows that cover it, in scaled units, piece after piece."""
+        return (arrays[0] for _, arrays, _ in self._fold(chunks, Residuals) if arrays)
 
     def _steps(self, chunks: Iterable[Chunk], explain: bool) -> Iterator[Scores]:
         level = self.net.level

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
 from anomaly_vae.data.base import Chunk, Layout
+from anomaly_vae.data.room import release
 from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.whole import Whole
 from anomaly_vae.drift import Reference
 from anomaly_vae.scoring import Scores
 from anomaly_vae.sealed import read_json, write_json
@@ -45,12 +47,19 @@ class Readings:
         return read
 
 
-def references(train: Chunk, normal: Scores, layout: Layout, scaler: Scaler) -> tuple[Reference, ...]:
+def references(data: Whole, train: NDArray[np.intp], normal: Scores, scaler: Scaler) -> tuple[Reference, ...]:
     """The quantities of the training rows, in order, and of the scores of held-out normals."""
+    layout = data.layout
     readings, ordered = Readings(layout, scaler), layout.kind == "series"
-    read = readings.of(train)
+    read = data.room.empty((len(train), len(readings.names)), np.float64, "F")
+    for here, chunk in data.pieces(train):
+        read[here] = readings.of(chunk)
+        release(read)
     categories = [column.categories or () for column in layout.columns] or [()] * len(readings.names)
-    columns = [Reference.of(n, read[:, i], categories[i], ordered) for i, n in enumerate(readings.names)]
+    columns = []
+    for i, name in enumerate(readings.names):
+        columns.append(Reference.of(name, read[:, i], categories[i], ordered))
+        release(read)
     parts = [Reference.of(f"score: {name}", part, ordered=ordered) for name, part in normal.parts.items()]
     return (*columns, *parts)
 

@@ -91,13 +91,12 @@ def fit(
         require_free(output)
     if resume:
         resume, path, config = distributed.from_lead(partial(_remembered, resume, config))
-    if not lead:
-        config = _untracked(config)
     source = open_data(path, config)
     say(f"{source.path} is {source.why}")
     run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
+    recorded = config if lead else _untracked(config)
     with tracking.start(
-        config, data_name=source.name, run_name=run_name, resume=resume, parent=parent, model=MODEL
+        recorded, data_name=source.name, run_name=run_name, resume=resume, parent=parent, model=MODEL
     ) as run:
         checkpoint = store.checkpoint_folder(run.run_id, config) if run.run_id else None
         _remember(checkpoint, path, config)
@@ -115,7 +114,8 @@ def fit(
         found = metrics(anomalous, scores.total, threshold.value)
         found["active_units"] = float(fitted.active.sum())
         meter = PixelMeter(detector, source)
-        meter.add(scores, fitted.split.test)
+        for piece in fitted.pieces(fitted.split.test) if meter.wanted else ():
+            meter.add(piece, np.asarray(piece.ids, np.intp))
         found |= meter.metrics()
         seconds = time.perf_counter() - began
         summary = summarise(source, detector, config, found, round(seconds, 2))

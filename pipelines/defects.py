@@ -21,7 +21,8 @@ from pathlib import Path
 
 from anomaly_vae import workflow
 from anomaly_vae.config import Config
-from anomaly_vae.detector import Detector, feature_cache
+from anomaly_vae.detector import Detector
+from anomaly_vae.fitting import feature_cache
 from pipelines import baselines, patches
 from pipelines.study import Figures, Study, arguments, chosen, natural, settings
 

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from anomaly_vae.data import open_source
+from anomaly_vae.data.room import MEMORY
 from anomaly_vae.data.split import is_anomalous
 from anomaly_vae.data.tensors import samples
-from anomaly_vae.detector import Detector, read_whole
+from anomaly_vae.data.whole import read_whole
+from anomaly_vae.detector import Detector
 from anomaly_vae.featuremaps import Album
 from anomaly_vae.maps import count_pixels
 from anomaly_vae.memory import greedy_coreset, nearest
@@ -70,7 +72,7 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     positions = detector.net.positions
     assert positions is not None
     source = open_source(category, detector.config.data)
-    data, roles, labels = read_whole(source, detector.layout), source.roles(), source.labels()
+    data, roles, labels = read_whole(source, detector.layout, MEMORY), source.roles(), source.labels()
     assert roles is not None and labels is not None
     anomalous = is_anomalous(labels, detector.config, source.path)
     rows = {part: np.flatnonzero(roles == part) for part in ("train", "test")}

@@ -34,9 +34,10 @@ from anomaly_vae.config import load as load_config
 from anomaly_vae.data.base import Layout
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.tensors import Samples
-from anomaly_vae.detector import Detector, new_net
+from anomaly_vae.detector import Detector
 from anomaly_vae.models import VAE
 from anomaly_vae.objective import loss
+from anomaly_vae.scorenet import new_net
 from anomaly_vae.training import pick_device, train
 
 IMAGES, SIDE, BATCH, ROUNDS = 6_400, 28, 128, 5

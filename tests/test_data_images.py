@@ -29,7 +29,7 @@ def whole(source: Source) -> Chunk:
 
 
 def texts(values: np.ndarray | None) -> list[str] | None:
-    return None if values is None else values.tolist()
+    return None if values is None else values[:].tolist()
 
 
 def test_mvtec_layout(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_machines_have_their_own_time(tmp_path: Path) -> None:
     assert run(source)[0] == DAYS[:5] * 2
     groups = source.groups()
     assert groups is not None
-    assert groups.tolist() == columns["machine"]
+    assert groups[:].tolist() == columns["machine"]
     chunks = list(source.chunks(source.learn(np.arange(10)), 4))
     assert [chunk.groups.tolist() for chunk in chunks if chunk.groups is not None] == [
         ["m1"] * 4, ["m1", *["m2"] * 3], ["m2"] * 2,

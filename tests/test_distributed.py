@@ -145,7 +145,7 @@ main()
 def test_a_process_that_fails_ends_the_job_with_its_reason(workplace: Path) -> None:
     (workplace / "dying.py").write_text(DYING)
     np.savetxt("rows.csv", np.random.default_rng(0).normal(size=(60, 3)), delimiter=",", header="a,b,c", comments="")
-    small = ["training.epochs=4", "model.members=1", "model.hidden=[8]", "scoring.neighbours=0"]
+    small = ["training.epochs=4", "model.members=1", "model.hidden=[8]", "scoring.neighbours=0", "data.memory=0"]
     fit = ["dying.py", "fit", "rows.csv", *(word for setting in small for word in ("--set", setting))]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *fit]
     done = subprocess.run(torchrun, env=own_environment(), capture_output=True, text=True, timeout=300)
@@ -156,6 +156,7 @@ def test_a_process_that_fails_ends_the_job_with_its_reason(workplace: Path) -> N
     runs = tracking.list_runs(load(), 9)
     assert [run["status"] for run in runs] == ["FAILED"]  # one: the lead's alone
     assert checkpoint.exists(store.checkpoint_folder(runs[0]["run_id"], load()))
+    assert len(list(workplace.glob("mlruns/cache/tables/*.arrow"))) == 1  # which one process wrote for both
 
 
 def test_only_fit_is_for_torchrun(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

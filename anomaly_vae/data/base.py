@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +14,11 @@ from anomaly_vae.config import DataKind
 
 if TYPE_CHECKING:
     from anomaly_vae.data.originals import Originals
+    from anomaly_vae.data.room import Room
+
+
+ROWS, PICTURES = 65_536, 1_024  # read at a time
+PICTURE_BYTES = 1 << 26  # of pictures read at a time at most
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,13 @@ class Layout:
         """Shape of what the network reads at once: a row, or a picture or a tile of it."""
         return self.shape if self.tile is None else (self.shape[0], self.tile, self.tile)
 
+    @property
+    def chunk_rows(self) -> int:
+        """How many rows, time steps or pictures are read at a time."""
+        if len(self.shape) == 1:
+            return ROWS
+        return max(1, min(PICTURES, PICTURE_BYTES // math.prod(self.shape)))
+
     def to_json(self) -> dict[str, Any]:
         from dataclasses import asdict
 
@@ -70,6 +83,42 @@ class Layout:
             for key in ("columns", "conditions")
         }
         return cls(**{**tree, **columns, "shape": tuple(tree["shape"]), "pixels": tuple(tree["pixels"])})
+
+
+@dataclass(frozen=True)
+class Coded:
+    """N texts of which few are distinct, in 4 bytes each; NumPy's functions read it as an array of them.
+
+    values: (V,) the distinct ones, sorted. codes: (N,) places in `values`.
+    """
+
+    values: NDArray[np.str_]
+    codes: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.str_]:
+        texts: NDArray[np.str_] = self.values[self.codes[rows]]
+        return texts
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.values[self.codes], dtype)
+
+    @classmethod
+    def of(cls, pieces: Iterable[NDArray[np.str_]]) -> Coded:
+        """Of consecutive pieces (n,) of the texts."""
+        known: dict[str, int] = {}
+        codes = []
+        for piece in pieces:
+            values, places = np.unique(piece, return_inverse=True)
+            here = [known.setdefault(value, len(known)) for value in values.tolist()]
+            codes.append(np.array(here, np.int32)[places])
+        values = np.array(list(known), np.str_)
+        order = np.argsort(values)
+        rank = np.empty(len(order), np.int32)
+        rank[order] = np.arange(len(order), dtype=np.int32)
+        return cls(values[order], rank[np.concatenate(codes)])
 
 
 @dataclass(frozen=True)
@@ -107,8 +156,6 @@ class Chunk:
 
     def take(self, rows: NDArray[np.intp]) -> Chunk:
         """Some of the rows, without their labels."""
-        if np.array_equal(rows, np.arange(len(self))):
-            return self
         groups = None if self.groups is None else self.groups[rows]
         condition = None if self.condition is None else self.condition[rows]
         return Chunk(self.ids[rows], self.values[rows], None, groups, condition)
@@ -126,7 +173,7 @@ class Source(Protocol):
     def why(self) -> str:
         """What the data was taken for, and by which sign, e.g. "a table: 12 columns, no time column"."""
 
-    def labels(self) -> NDArray[np.str_] | None:
+    def labels(self) -> Coded | None:
         """(N,) the label of every row as text, None without a label column."""
 
     def column(self, name: str) -> NDArray[np.str_]:
@@ -135,8 +182,17 @@ class Source(Protocol):
     def roles(self) -> NDArray[np.str_] | None:
         """(N,) 'train', 'valid' or 'test' where the data itself says who is who; else None."""
 
-    def groups(self) -> NDArray[np.str_] | None:
+    def groups(self) -> Coded | None:
         """(N,) the group of every row of a series; else None."""
+
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """(R,) what scores of some rows are reported against, as `Chunk.ids` has it."""
+
+    def settle(self, room: Room) -> None:
+        """Reads into the room, once, what the methods below and above would else read again and again from a file.
+
+        Raises DataError for what cannot be read, AnomalyVAEError where the disk has no place for it.
+        """
 
     def originals(self) -> Originals | None:
         """The files behind the rows, for data that is image files; else None."""

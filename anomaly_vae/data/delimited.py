@@ -16,12 +16,20 @@ from typing import IO, NoReturn
 import pyarrow as pa
 import pyarrow.csv as pc_csv
 
+from anomaly_vae.data import arrowfile
 from anomaly_vae.data.files import NULLS, PEEK, Reader, check_names, file_digest, plural, stem
 from anomaly_vae.errors import DataError
 
 SEPARATORS = {",": "','", ";": "';'", "\t": "a tab"}
 HEAD = 1 << 18  # bytes that the separator, the encoding and the header are found in
 BLOCK = 1 << 22  # bytes parsed at a time while streaming: with pyarrow's read-ahead this bounds the memory
+PACKED = 6  # times larger, about, is text than its gzip
+# The types that pyarrow finds in a column of text, each tried where the one before does not hold all of its cells.
+TYPES = (
+    pa.null(), pa.int64(), pa.bool_(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns"), pa.float64(),
+    pa.string(),
+)  # fmt: skip
+NOT_OF_TYPE = re.compile(r"In CSV column #(\d+):.*CSV conversion error to .*: invalid value '(.*)'", re.DOTALL)
 GZIP = b"\x1f\x8b"
 BINARY = (b"PK\3\4", b"%PDF", b"BZh", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")  # zip (xlsx, npz), PDF, bzip2, zstd, xz
 
@@ -49,8 +57,6 @@ class Delimited(Reader):
         names = next(csv.reader(lines[header:], delimiter=self._separator))
         self.columns = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(names)]
         self._check_header(lines[header + 1 :])
-        self._table: pa.Table | None = None
-        self._rows: int | None = None
 
     # --- reading
 
@@ -68,23 +74,48 @@ class Delimited(Reader):
         except pa.ArrowInvalid as error:
             self._explain(error, {})
 
-    def table(self, text: Collection[str] = ()) -> pa.Table:
-        if self._table is None:
-            types = {name: pa.string() for name in text}
-            try:
-                with self._bytes() as stream:
-                    self._table = pc_csv.read_csv(stream, **self._options(types, 1 << 24))
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                self._explain(error, types)
-            if any(pa.types.is_binary(field.type) for field in self._table.schema):
-                raise self._encoding()
-        return self._table
+    def size(self) -> int:
+        return Path(self.path).stat().st_size * (PACKED if self._gzip else 1)
 
-    def batches(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
-        if self._table is not None:
-            for first in range(0, self._table.num_rows, rows):
-                yield self._cast_all(self._table.slice(first, rows), types, first)
-            return
+    def read(self, text: Collection[str]) -> pa.Table:
+        types = dict.fromkeys(text, pa.string())
+        try:
+            with self._bytes() as stream:
+                table = pc_csv.read_csv(stream, **self._options(types, 1 << 24))
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            self._explain(error, types)
+        if any(pa.types.is_binary(field.type) for field in table.schema):
+            raise self._encoding()
+        return table
+
+    def write(self, sink: IO[bytes], text: Collection[str]) -> None:
+        types: dict[str, pa.DataType] = dict.fromkeys(text, pa.string())
+        while True:  # once more for each column of which a later block holds what its first one does not let expect
+            try:
+                arrowfile.write(sink, self._typed(types))
+                return
+            except _OtherTypeError as found:
+                types[found.column] = found.type
+                sink.seek(0)
+                sink.truncate()
+
+    def _typed(self, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+        """Every row; columns that `types` does not name have the type of their first block."""
+        known: dict[str, pa.DataType] = {}
+        try:
+            with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types)) as batches:
+                known = {field.name: field.type for field in batches.schema}
+                yield from batches
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            cell = NOT_OF_TYPE.search(str(error))
+            name = self.columns[int(cell[1])] if cell else ""
+            if cell and known.get(name) in TYPES[:-1]:
+                raise _OtherTypeError(name, looser(known[name], cell[2])) from error
+            self._explain(error, {name: type_ for name, type_ in types.items() if type_ == pa.string()})
+        if any(pa.types.is_binary(type_) for type_ in known.values()):
+            raise self._encoding()
+
+    def stream(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
         held: list[pa.RecordBatch] = []
         size = 0
         try:
@@ -103,19 +134,17 @@ class Delimited(Reader):
         if size:
             yield pa.Table.from_batches(held)
 
-    def count(self) -> int:
-        if self._table is not None:
-            return int(self._table.num_rows)
-        if self._rows is None:
-            types = {self.columns[0]: pa.string()}
-            try:
-                with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, only=True)) as batches:
-                    self._rows = sum(batch.num_rows for batch in batches)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                self._explain(error, types)
-        return self._rows
+    @cached_property
+    def rows(self) -> int:
+        types = {self.columns[0]: pa.string()}
+        try:
+            with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, only=True)) as batches:
+                return sum(batch.num_rows for batch in batches)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            self._explain(error, types)
 
-    def digest(self) -> str:
+    @cached_property
+    def _digest(self) -> str:
         return file_digest(self.path)
 
     def place(self, row: int) -> str:
@@ -129,10 +158,10 @@ class Delimited(Reader):
                     return f"row {row + 1} (line {reader.line_num})"
         return f"row {row + 1}"
 
-    def _options(self, types: Mapping[str, pa.DataType], block: int = BLOCK, only: bool = False) -> dict[str, object]:
+    def _options(self, types: Mapping[str, pa.DataType], block: int = 0, only: bool = False) -> dict[str, object]:
         return {
             "read_options": pc_csv.ReadOptions(
-                column_names=self.columns, skip_rows=self._skip, block_size=block, use_threads=True
+                column_names=self.columns, skip_rows=self._skip, block_size=block or BLOCK, use_threads=True
             ),
             "parse_options": pc_csv.ParseOptions(delimiter=self._separator, newlines_in_values=self._quoted),
             "convert_options": pc_csv.ConvertOptions(
@@ -244,6 +273,27 @@ class Delimited(Reader):
 
     def _broken(self) -> DataError:
         return DataError(f"{self.path}: broken gzip file, its end is missing or damaged; copy or compress it again")
+
+
+class _OtherTypeError(Exception):
+    """A cell is not of the type that its column has had so far, and is one of `type`."""
+
+    def __init__(self, column: str, type_: pa.DataType) -> None:
+        super().__init__(column)
+        self.column, self.type = column, type_
+
+
+def looser(type_: pa.DataType, cell: str) -> pa.DataType:
+    """The first type after `type_` that may hold a cell that it does not hold."""
+    try:
+        read = pc_csv.read_csv(
+            io.BytesIO(f"{cell}\n".encode()), pc_csv.ReadOptions(column_names=["cell"]),
+            pc_csv.ParseOptions(delimiter="\1", quote_char=False),
+        )  # fmt: skip
+    except pa.ArrowInvalid:  # of several lines
+        return TYPES[-1]
+    own = read["cell"].type
+    return TYPES[max(TYPES.index(own) if own in TYPES else -1, TYPES.index(type_) + 1)]
 
 
 def _kept(file: IO[str], lines: list[str]) -> Iterator[str]:

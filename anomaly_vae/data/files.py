@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from anomaly_vae.data import arrowfile
+from anomaly_vae.data.room import MEMORY, Room, release
 from anomaly_vae.errors import DataError
 
 # What people and programs write for a missing cell. "none" in lower case is missing from this list on purpose: in
@@ -36,30 +38,84 @@ class Reader(ABC):
     path: str
     name: str
     columns: list[str]
+    _table: pa.Table | None = None  # every row, once it was asked for
+    _mapped: mmap.mmap | None = None  # what that table is a view of, if it is one
 
     @cached_property
     @abstractmethod
     def peek(self) -> pa.Table:
         """The first rows, at most PEEK, with the types they seem to have."""
 
-    @abstractmethod
-    def table(self, text: Collection[str] = ()) -> pa.Table:
-        """Every row, kept in memory for the next call; the columns in `text` exactly as they are written."""
+    def table(self, text: Collection[str] = (), room: Room = MEMORY) -> pa.Table:
+        """Every row, in the room, kept for the next call; the columns in `text` exactly as they are written.
 
-    @abstractmethod
+        A file above the room's limit is written as Arrow piece by piece, once, and its table is a view of that. Raises
+        AnomalyVAEError where the disk has no place for it.
+        """
+        if self._table is None and self.size() <= room.limit:
+            self._table = self.read(text)
+        if self._table is None:
+            what = f"{arrowfile.VERSION} {type(self).__name__} {sorted(text)} {self.digest()}"
+            name = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
+            write = partial(self.write, text=text)
+            self._mapped = room.kept(f"tables/{name}.arrow", write, arrowfile.is_complete)
+            self._table = arrowfile.table(self._mapped)
+        return self._table
+
+    def release(self) -> None:
+        """Lets go of the pages of a mapped table that were read."""
+        release(self._mapped)
+
     def batches(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
-        """The named columns as the given types (float64, string), `rows` rows at a time, in constant memory.
+        """The named columns as the given types (float64, string), `rows` rows at a time, in constant memory: of the
+        table where it was read, else from the file.
 
         Raises DataError with the row and the column of a cell that is not of its type.
         """
+        if self._table is None:
+            yield from self.stream(types, rows)
+            return
+        for first in range(0, self._table.num_rows, rows):
+            yield self._cast_all(self._table.slice(first, rows), types, first)
+            self.release()
 
-    @abstractmethod
     def count(self) -> int:
         """The number of rows."""
+        return self.rows if self._table is None else int(self._table.num_rows)
 
-    @abstractmethod
     def digest(self) -> str:
         """16 hex digits that change with the content."""
+        return self._digest
+
+    # --- for the kinds of file
+
+    @abstractmethod
+    def size(self) -> int:
+        """About how many bytes the table takes in memory."""
+
+    @abstractmethod
+    def read(self, text: Collection[str]) -> pa.Table:
+        """Every row in memory; the columns in `text` exactly as they are written."""
+
+    @abstractmethod
+    def write(self, sink: IO[bytes], text: Collection[str]) -> None:
+        """The same table into an empty file, as `arrowfile` reads it, in constant memory."""
+
+    @abstractmethod
+    def stream(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
+        """What `batches` promises, from the file."""
+
+    @cached_property
+    @abstractmethod
+    def rows(self) -> int:
+        """The number of rows, from the file."""
+
+    @cached_property
+    @abstractmethod
+    def _digest(self) -> str:
+        """Of the content."""
+
+    # --- for all of them
 
     def place(self, row: int) -> str:
         """How a person finds the row with this index from 0."""
@@ -110,56 +166,6 @@ class Reader(ABC):
         )
 
 
-class Parquet(Reader):
-    """A Parquet file."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
-        self.name = stem(path)
-        try:
-            self._file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: not a readable Parquet file; write it again, or use CSV") from error
-        self.columns = list(self._file.schema_arrow.names)
-        check_names(self.path, self.columns)
-        if self.count() == 0:
-            raise DataError(f"{path}: no rows; expected at least one")
-        self._table: pa.Table | None = None
-
-    @cached_property
-    def peek(self) -> pa.Table:
-        return self.table_of(self._read(self.columns, PEEK, stop=True))
-
-    def table_of(self, batches: Iterable[pa.RecordBatch]) -> pa.Table:
-        return pa.Table.from_batches(batches, schema=self._file.schema_arrow)
-
-    def table(self, text: Collection[str] = ()) -> pa.Table:
-        if self._table is None:
-            self._table = self.table_of(self._read(self.columns, 1 << 16))
-        return self._table
-
-    def batches(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
-        first = 0
-        for batch in self._read(list(types), rows):
-            yield self._cast_all(pa.table(batch), types, first)
-            first += batch.num_rows
-
-    def _read(self, columns: list[str], rows: int, stop: bool = False) -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in self._file.iter_batches(rows, columns=columns):
-                yield batch
-                if stop:
-                    return
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: this Parquet file is damaged; write it again") from error
-
-    def count(self) -> int:
-        return int(self._file.metadata.num_rows)
-
-    def digest(self) -> str:
-        return file_digest(self.path)
-
-
 class Memory(Reader):
     """Columns that are in memory already."""
 
@@ -168,25 +174,33 @@ class Memory(Reader):
         self.name = name
         self.columns = list(table.column_names)
         check_names(self.path, self.columns)
-        self._table = table
+        self._held = table
 
     @cached_property
     def peek(self) -> pa.Table:
-        return self._table.slice(0, PEEK)
+        return self._held.slice(0, PEEK)
 
-    def table(self, text: Collection[str] = ()) -> pa.Table:
-        return self._table
+    def size(self) -> int:
+        return 0  # that a room would have to find a place for
 
-    def batches(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
-        for first in range(0, self.count(), rows):
-            yield self._cast_all(self._table.slice(first, rows), types, first)
+    def read(self, text: Collection[str]) -> pa.Table:
+        return self._held
 
-    def count(self) -> int:
-        return int(self._table.num_rows)
+    def write(self, sink: IO[bytes], text: Collection[str]) -> None:
+        arrowfile.write(sink, self._held.to_batches())
 
-    def digest(self) -> str:
-        digest = hashlib.blake2b(str(self._table.schema.remove_metadata()).encode(), digest_size=8)
-        for column in self._table.columns:
+    def stream(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
+        for first in range(0, self.rows, rows):
+            yield self._cast_all(self._held.slice(first, rows), types, first)
+
+    @cached_property
+    def rows(self) -> int:
+        return int(self._held.num_rows)
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.blake2b(str(self._held.schema.remove_metadata()).encode(), digest_size=8)
+        for column in self._held.columns:
             # By value, not by buffer: a slice shares its buffers with the rows around it.
             digest.update(_bytes(column))
         return digest.hexdigest()

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from anomaly_vae.config import DataConfig, DataKind
 from anomaly_vae.data import conditions
-from anomaly_vae.data.base import Chunk, Layout
+from anomaly_vae.data.base import Chunk, Coded, Layout
 from anomaly_vae.data.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
 from anomaly_vae.data.files import Reader, as_labels, plural
 from anomaly_vae.data.listing import list_folder, list_manifest
 from anomaly_vae.data.originals import Originals
+from anomaly_vae.data.room import Room
 from anomaly_vae.errors import ConfigError, DataError
 
 LOOKED_AT = 16  # training pictures that tell grey from colour, and what is white of 16 bits a pixel
@@ -52,11 +53,11 @@ class Images:
         self.name = listing.name or (Path(path).resolve().name if manifest is None else manifest.name)
         self.why, self.notes = listing.why, listing.notes
 
-    def labels(self) -> NDArray[np.str_] | None:
+    def labels(self) -> Coded | None:
         """(N,) names of the folders, or labels of the manifest. Raises DataError where its column does not exist."""
         if self._manifest is not None and self.config.label is not None:
             self._manifest.require([self.config.label], "label column")
-        return self._listing.labels
+        return None if self._listing.labels is None else Coded.of([self._listing.labels])
 
     def column(self, name: str) -> NDArray[np.str_]:
         """(N,) a column of the manifest; of a folder `label`, the names of its folders."""
@@ -74,8 +75,14 @@ class Images:
     def roles(self) -> NDArray[np.str_] | None:
         return self._listing.roles
 
-    def groups(self) -> NDArray[np.str_] | None:
+    def groups(self) -> None:
         return None
+
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[np.str_]:
+        return self._listing.ids[rows]
+
+    def settle(self, room: Room) -> None:
+        """Nothing: a fit decodes every file once, when it reads all of them."""
 
     def originals(self) -> Originals:
         return Originals(self.path, self._listing.files, self._listing.masks)

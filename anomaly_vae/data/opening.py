@@ -71,7 +71,7 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
 def open_reader(path: Path) -> Reader:
     """A CSV or Parquet file by its content, whatever its ending. Raises DataError where it is neither."""
     from anomaly_vae.data.delimited import Delimited
-    from anomaly_vae.data.files import Parquet
+    from anomaly_vae.data.parquet import Parquet
 
     try:
         with open(path, "rb") as file:

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from anomaly_vae.config import DataConfig, DataKind
-from anomaly_vae.data.base import Chunk, Layout
+from anomaly_vae.data.base import Chunk, Coded, Layout
 from anomaly_vae.data.columns import LABELS, is_identifier
 from anomaly_vae.data.files import Reader, is_number, plural
+from anomaly_vae.data.room import Room
 from anomaly_vae.data.rows import Rows
 from anomaly_vae.errors import DataError
 
@@ -61,6 +62,12 @@ class Pixels(Rows):
             return f"a pixel table: {self.count()} pictures, no column of numbers"
         low, high = _range(self.reader, names)
         return f"a pixel table: {plural(self.count(), 'picture')} of {len(names)} pixels, values {low:g} to {high:g}"
+
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
+        return self.cells(self.id_of(layout), rows)
+
+    def settle(self, room: Room) -> None:
+        """Nothing: a fit keeps one byte a pixel, and the file is read in a stream."""
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
         """The pixel columns in the order of the file, the shape, and whether white is 1 or 255.
@@ -155,18 +162,18 @@ class Pictures:
                 row = int(np.argwhere(~good)[0][0])
                 raise DataError(f"memory: picture {row} has a pixel that is missing or outside 0-255")
         self._values = values
-        self._labels = labels
+        self._labels = None if labels is None else Coded.of([labels])
         # Whole-number types hold 0-255 even where a few dark pictures have no pixel above 1.
         self._white = 1.0 if values.dtype.kind == "f" and values.max() <= 1 else 255.0
         self.why = f"{len(values)} pictures of {_picture(values.shape[1:])}"
 
-    def labels(self) -> NDArray[np.str_] | None:
+    def labels(self) -> Coded | None:
         return self._labels
 
     def column(self, name: str) -> NDArray[np.str_]:
         if name != "label" or self._labels is None:
             raise DataError(f"memory: pictures have no column '{name}'")
-        return self._labels
+        return self._labels[:]
 
     def roles(self) -> NDArray[np.str_] | None:
         return None
@@ -174,8 +181,14 @@ class Pictures:
     def originals(self) -> None:
         return None
 
-    def groups(self) -> NDArray[np.str_] | None:
+    def groups(self) -> None:
         return None
+
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        return rows
+
+    def settle(self, room: Room) -> None:
+        """They are in memory."""
 
     def count(self) -> int:
         return len(self._values)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from anomaly_vae.config import DataConfig, DataKind
 from anomaly_vae.data import conditions
-from anomaly_vae.data.base import Chunk, Column, Layout
+from anomaly_vae.data.base import ROWS, Chunk, Coded, Column, Layout
 from anomaly_vae.data.columns import LABELS, matrix, profile, types_of
 from anomaly_vae.data.files import NULLS, Reader, as_labels, canonical, distinct, plural
+from anomaly_vae.data.room import Room
 from anomaly_vae.errors import DataError
 
 
@@ -32,7 +34,7 @@ class Rows(ABC):
         self.config = config
         self.name = reader.name
         self.path = reader.path
-        self._labels = labels
+        self._labels = None if labels is None else Coded.of([labels])
         reader.require([name for name in (config.id, config.group) if name], "column")
 
     @cached_property
@@ -48,16 +50,24 @@ class Rows(ABC):
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         """The data from its beginning, at most `rows` samples at a time."""
 
-    def labels(self) -> NDArray[np.str_] | None:
+    @abstractmethod
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """(R,) what scores of some rows are reported against."""
+
+    @abstractmethod
+    def settle(self, room: Room) -> None:
+        """Reads into the room what would else be read several times."""
+
+    def labels(self) -> Coded | None:
         """(N,) the labels as text. Raises DataError where the label column does not exist."""
         if self._labels is None and self.config.label is not None:
             self.reader.require([self.config.label], "label column")
-            self._labels = self._text(self.config.label)
+            self._labels = Coded.of(self._text(self.config.label))
         return self._labels
 
     def column(self, name: str) -> NDArray[np.str_]:
         self.reader.require([name], "column")
-        return self._text(name)
+        return np.concatenate(list(self._text(name)))
 
     def roles(self) -> NDArray[np.str_] | None:
         return None
@@ -65,9 +75,22 @@ class Rows(ABC):
     def originals(self) -> None:
         return None
 
-    def groups(self) -> NDArray[np.str_] | None:
+    def groups(self) -> Coded | None:
         """(N,) the group of every row, None where the configuration names no group column."""
-        return None if self.config.group is None else self._text(self.config.group)
+        return None if self.config.group is None else Coded.of(self._text(self.config.group))
+
+    def cells(self, name: str | None, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """(R,) cells of some rows as they are written; without a column the numbers of the rows."""
+        if name is None:
+            return rows
+        wanted = np.zeros(self.count(), bool)
+        wanted[rows] = True
+        found, first = [np.empty(0, np.str_)], 0
+        for table in self.reader.batches({name: pa.string()}, ROWS):
+            here = pa.array(wanted[first : first + table.num_rows])
+            found.append(as_text(pc.filter(table[name], here)))
+            first += table.num_rows
+        return np.concatenate(found)[np.searchsorted(np.flatnonzero(wanted), rows)]
 
     def count(self) -> int:
         return self.reader.count()
@@ -99,9 +122,18 @@ class Rows(ABC):
     def _labelled(self) -> list[str]:
         return [name for name in self.reader.columns if name.lower() in LABELS]
 
-    def _text(self, name: str) -> NDArray[np.str_]:
-        batches = [as_labels(batch[name]) for batch in self.reader.batches({name: pa.string()}, 1 << 20)]
-        return np.concatenate(batches)
+    def _text(self, name: str) -> Iterator[NDArray[np.str_]]:
+        return (as_labels(batch[name]) for batch in self.reader.batches({name: pa.string()}, ROWS))
+
+    def load(self, special: Iterable[str], room: Room) -> None:
+        """Reads every column into the room, those in `special` as they are written: labels, ids and times.
+
+        Raises DataError for a column of the configuration that does not exist, before hours of reading.
+        """
+        self.reader.require([name for name in (self.config.label,) if name], "label column")
+        self.reader.require(self.config.condition, "condition column")
+        self.reader.require(self.config.drop, "data.drop:")
+        self.reader.table([name for name in special if name in self.reader.columns], room)
 
     def inputs(self, rows: NDArray[np.intp], special: Mapping[str, str]) -> tuple[list[Column], dict[str, str]]:
         """The columns that are inputs, and the others with the reason, from the training rows.
@@ -124,6 +156,7 @@ class Rows(ABC):
                 left_out[name] = reason
             else:
                 columns.append(column)
+            self.reader.release()
         return columns, left_out
 
     def conditions(self, rows: NDArray[np.intp]) -> tuple[Column, ...]:

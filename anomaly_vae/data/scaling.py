@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -70,11 +70,18 @@ class Scaler:
     def fit(cls, values: NDArray[Any], layout: Layout, condition: NDArray[np.float64] | None = None) -> Scaler:
         """From training values (N, *shape), in order of time for a series, and condition (N, K); missing cells are
         ignored."""
+        return cls.of(values.T if layout.columns else (), layout, condition)
+
+    @classmethod
+    def of(
+        cls, columns: Iterable[NDArray[Any]], layout: Layout, condition: NDArray[np.float64] | None = None
+    ) -> Scaler:
+        """The same of columns (N,), one after the other, so that they need not be in memory together."""
         found = [] if condition is None else list(map(_condition, layout.conditions, condition.T))
         if layout.kind == "table":
-            return cls(_table_elements(values, layout), LIMITS["table"], found)
+            return cls(_table_elements(columns, layout), LIMITS["table"], found)
         if layout.kind == "series":
-            return cls([_sensor(values[:, i], i) for i in range(values.shape[1])], LIMITS["series"], found)
+            return cls([_sensor(x, i) for i, x in enumerate(columns)], LIMITS["series"], found)
         return cls([], 1.0, found)
 
     def read(
@@ -186,14 +193,14 @@ class Scaler:
         return cls(elements, tree["limit"], [Condition(**condition) for condition in tree["conditions"]])
 
 
-def _table_elements(values: NDArray[Any], layout: Layout) -> list[Element]:
+def _table_elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
     plain: list[Element] = []
     tails: list[Element] = []
-    for index, column in enumerate(layout.columns):
+    for index, (column, cells) in enumerate(zip(layout.columns, columns, strict=True)):
         if column.categories is not None:
             plain.append(Element(index, "code"))
             continue
-        x = values[~np.isnan(values[:, index]), index]
+        x = cells[~np.isnan(cells)]
         mean, deviation = _moments(x)
         plain.append(Element(index, "linear", mean, deviation))
         low, median, high = np.percentile(x, [25, 50, 75])

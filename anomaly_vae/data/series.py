@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from anomaly_vae.data import times
 from anomaly_vae.data.base import Chunk, Column, Layout
 from anomaly_vae.data.columns import BOOLEAN
 from anomaly_vae.data.files import Reader, is_number, plural
+from anomaly_vae.data.room import Room
 from anomaly_vae.data.rows import Rows
 from anomaly_vae.errors import DataError
 
@@ -51,14 +53,16 @@ class Series(Rows):
         machines = f", group column '{self.config.group}'" if self.config.group else ""
         return f"a series: {plural(self.count(), 'time step')} of {plural(len(sensors), 'sensor')}, {clock}{machines}"
 
+    def settle(self, room: Room) -> None:
+        self.load(self._no_sensors, room)
+
     def learn(self, rows: NDArray[np.intp]) -> Layout:
         """Numbers and truth values (0, 1) become sensors; text and constant columns are left out.
 
         Raises DataError for fewer than two rows, infinite values, text in a column of numbers, or where no sensor is
         left.
         """
-        special = self.special | ({self.time: "the time column"} if self.time else {})
-        found, left_out = self.inputs(rows, special)
+        found, left_out = self.inputs(rows, self._no_sensors)
         columns: list[Column] = []
         for column in found:
             if column.categories in (None, BOOLEAN):
@@ -71,6 +75,13 @@ class Series(Rows):
             "series", (len(columns),), tuple(columns), label=config.label, id=config.id, time=self.time,
             group=config.group, left_out=left_out, conditions=self.conditions(rows),
         )  # fmt: skip
+
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
+        return self.cells(self.id_of(layout) or self.time, rows)
+
+    @property
+    def _no_sensors(self) -> dict[str, str]:
+        return self.special | ({self.time: "the time column"} if self.time else {})
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         """Time steps (N, C). Raises DataError where time runs backwards within a group."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.config import Config
-from anomaly_vae.data.base import Source
+from anomaly_vae.data.base import Coded, Source
 from anomaly_vae.data.files import plural
 from anomaly_vae.errors import DataError
 
@@ -59,13 +59,13 @@ def split(source: Source, config: Config) -> Split:
     return found
 
 
-def is_anomalous(labels: NDArray[np.str_], config: Config, path: str) -> NDArray[np.bool_]:
+def is_anomalous(labels: Coded, config: Config, path: str) -> NDArray[np.bool_]:
     """(N,) which rows are anomalies, by the values that count as normal.
 
     Raises DataError where the label column cannot tell: one value, or several with none known as normal.
     """
     column, wanted = config.data.label or "label", config.data.normal
-    values, counts = np.unique(labels, return_counts=True)
+    values, counts = labels.values, np.bincount(labels.codes)
     listed = ", ".join(f"'{value}'" for value in values[:12]) + (", ..." if len(values) > 12 else "")
     if wanted:
         absent = [value for value in wanted if value not in values]
@@ -91,7 +91,7 @@ def is_anomalous(labels: NDArray[np.str_], config: Config, path: str) -> NDArray
             f"{path}: column '{column}' holds only {listed}, so it separates nothing; leave --label out (with"
             f" --set data.drop=[{column}]) for a threshold without labels"
         )
-    return ~np.isin(labels, normal)
+    return ~np.isin(values, normal)[labels.codes]
 
 
 def _at_random(normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
@@ -124,14 +124,12 @@ def _by_role(roles: NDArray[np.str_], normal: NDArray[np.bool_], config: Config)
     return train, valid, test
 
 
-def _by_time(
-    groups: NDArray[np.str_] | None, normal: NDArray[np.bool_], config: Config
-) -> tuple[NDArray[np.intp], ...]:
+def _by_time(groups: Coded | None, normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
     """In each group the first rows train (their anomalous rows left out), the next choose, the last report."""
-    groups = np.zeros(len(normal), "U1") if groups is None else groups
+    machines = np.zeros(len(normal), np.int32) if groups is None else groups.codes
     parts: tuple[list[NDArray[np.intp]], ...] = ([], [], [])
-    for group in np.unique(groups):
-        rows = np.flatnonzero(groups == group)
+    for machine in range(int(machines.max()) + 1):
+        rows = np.flatnonzero(machines == machine)
         train, valid = _sizes(config, len(rows))
         for part, piece in zip(parts, np.split(rows, [train, train + valid]), strict=True):
             part.append(piece)

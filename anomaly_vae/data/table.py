@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from anomaly_vae.config import DataKind
 from anomaly_vae.data.base import Chunk, Layout
 from anomaly_vae.data.files import plural
+from anomaly_vae.data.room import Room
 from anomaly_vae.data.rows import Rows
 
 
@@ -23,6 +25,12 @@ class Table(Rows):
     def why(self) -> str:
         columns = plural(len(self.reader.columns), "column")
         return f"a table: {plural(self.count(), 'row')} of {columns}, no time column in order"
+
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
+        return self.cells(self.id_of(layout), rows)
+
+    def settle(self, room: Room) -> None:
+        self.load(self.special, room)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
         """Numbers become `Column(name)`, truth values and text of few values categorical columns.
