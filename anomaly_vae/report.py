@@ -5,20 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_vae import figures, page
 from anomaly_vae.data.base import Layout, Source
 from anomaly_vae.detector import Detector
 from anomaly_vae.fitting import Fit
+from anomaly_vae.record import Run
 from anomaly_vae.summary import Summary
-
-if TYPE_CHECKING:
-    from anomaly_vae.tracking import Run
 
 REPORT = "report.html"
 REPORTED = 20  # rows of each table in the report; the run's tables hold all
@@ -29,6 +25,8 @@ def log_fit(run: Run, source: Source, detector: Detector, summary: Summary, titl
 
     title: the name of the run.
     """
+    import pandas as pd
+
     fitted = detector.fitted
     assert fitted
     run.params({**detector.config.flat(), **{f"changed.{key}": value for key, value in summary.changed.items()}})
@@ -76,6 +74,8 @@ def _schema(layout: Layout) -> Mapping[str, str]:
 
 def _kl_csv(fitted: Fit) -> str:
     """Held-out KL in nats, a line an epoch, a column a latent dimension."""
+    import pandas as pd
+
     frame = pd.DataFrame(fitted.history.kl)
     frame.index.name = "epoch"
     text: str = frame.round(6).to_csv()

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,15 +31,13 @@ from anomaly_vae.errors import DataError, RunError, UsageError
 from anomaly_vae.heatmaps import HeatMaps, NoHeatMaps, PixelMeter, heat_maps
 from anomaly_vae.metrics import metrics
 from anomaly_vae.output import replacing, replacing_folder, require_free
+from anomaly_vae.record import NoRun, Run
 from anomaly_vae.report import log_fit
 from anomaly_vae.scoring import numbered
 from anomaly_vae.serving import explained_names, score_columns
 from anomaly_vae.summary import Summary, summarise
 from anomaly_vae.threshold import Threshold
 from anomaly_vae.writers import batch, check_format, open_writer
-
-if TYPE_CHECKING:
-    from anomaly_vae.tracking import Run
 
 Progress = Callable[[str, int, int | None], None]  # (what, done, of how many if known)
 Say = Callable[[str], None]
@@ -84,7 +82,7 @@ def fit(
     parent: the run of the study that this fit is part of.
     Raises AnomalyVAEError subclasses for whatever a user can mend.
     """
-    from anomaly_vae import store, tracking  # mlflow takes two seconds to import, and only here is it needed
+    from anomaly_vae import store
 
     began, lead = time.perf_counter(), distributed.is_lead()
     if output and lead:
@@ -95,7 +93,7 @@ def fit(
     say(f"{source.path} is {source.why}")
     run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
     recorded = config if lead else _untracked(config)
-    with tracking.start(
+    with _recorded(
         recorded, data_name=source.name, run_name=run_name, resume=resume, parent=parent, model=MODEL
     ) as run:
         checkpoint = store.checkpoint_folder(run.run_id, config) if run.run_id else None
@@ -308,6 +306,15 @@ def open_data(path: str | None, config: Config) -> Source:
     source = open_memory(digits(), config.data)
     source.name, source.path = "digits", EMBEDDED_DATA
     return source
+
+
+def _recorded(config: Config, **named: Any) -> AbstractContextManager[Run]:
+    """`tracking.start`; where nothing is to be recorded without mlflow, which takes a second or two to import."""
+    if not config.tracking.enabled:
+        return nullcontext(NoRun())
+    from anomaly_vae import tracking
+
+    return tracking.start(config, **named)
 
 
 def _log_model(run: Run, detector: Detector) -> None:

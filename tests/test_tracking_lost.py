@@ -19,6 +19,7 @@ from anomaly_vae import store, tracking
 from anomaly_vae.cli import main
 from anomaly_vae.config import Config, TrackingConfig
 from anomaly_vae.errors import RunError
+from anomaly_vae.record import Run
 from anomaly_vae.tracking import sending
 
 
@@ -42,7 +43,7 @@ def gone(_: str) -> None:
     raise RunError("no MLflow server answers at http://here (Connection refused)")
 
 
-def log_everything(run: tracking.Run, files: Path, epoch: int) -> None:
+def log_everything(run: Run, files: Path, epoch: int) -> None:
     run.params({"größe=1/2": 'it\'s "new"', f"p{epoch}": 1})
     run.epoch(epoch, {"loss": 2.0 - epoch, "nan": float("inf")})
     run.metrics({"auroc": 0.75})

@@ -17,14 +17,11 @@ from anomaly_vae.tracking.finding import (
     run_facts,
     times_logged,
 )
-from anomaly_vae.tracking.recording import NoRun, Run
 from anomaly_vae.tracking.registry import Version, champion, crown
 from anomaly_vae.tracking.runs import parent_run, start, update
 from anomaly_vae.tracking.spool import sync, waiting
 
 __all__ = [
-    "NoRun",
-    "Run",
     "Version",
     "champion",
     "crown",

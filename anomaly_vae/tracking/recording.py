@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anomaly_vae.errors import RunError
+from anomaly_vae.record import Columns
 from anomaly_vae.store import clean, cut, file_name, store_errors
 from anomaly_vae.tracking.entries import Batch, Data, End, Entry, Files, ModelFiles, Point, Sink
 from anomaly_vae.tracking.machine import Machine
@@ -32,44 +33,6 @@ METRICS_A_BATCH = 1000
 SECONDS_BETWEEN = 1.0  # of two sendings of epochs
 
 T = TypeVar("T")
-Columns = int | Sequence[str] | Mapping[str, str]  # how many, their names, or name -> MLflow's type
-
-
-class Run(Protocol):
-    """Where a fit writes what it finds. `run_id` is "" where tracking is off.
-
-    lost: where the run waits and why, after its store stopped taking it; else None.
-    """
-
-    run_id: str
-    lost: tuple[Path, str] | None
-
-    def params(self, params: Mapping[str, Any]) -> None: ...
-    def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None: ...
-    def metrics(self, metrics: Mapping[str, float | None]) -> None: ...
-    def tags(self, tags: Mapping[str, Any]) -> None: ...
-    def note(self, markdown: str) -> None: ...
-    def figure(self, figure: Any, name: str) -> None: ...
-    def table(self, frame: pd.DataFrame, name: str) -> None: ...
-    def dataset(self, *, name: str, source: str, digest: str, rows: int, columns: Columns, context: str) -> None: ...
-    def detector(self, folder: Path) -> None: ...
-    def model(self, folder: Path, name: str) -> None: ...
-    def text(self, text: str, name: str) -> None: ...
-    def file(self, path: Path, place: str) -> None: ...
-    def content(self, content: bytes, name: str) -> None: ...
-
-
-class NoRun:
-    """Tracking is off: everything is accepted and nothing is kept."""
-
-    run_id = ""
-    lost: tuple[Path, str] | None = None
-
-    def _nothing(self, *_: Any, **__: Any) -> None: ...
-
-    params = epoch = metrics = tags = note = figure = table = dataset = detector = model = text = file = content = (
-        _nothing
-    )
 
 
 class TrackedRun:

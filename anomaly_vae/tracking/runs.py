@@ -11,10 +11,11 @@ from mlflow.tracking import MlflowClient
 
 from anomaly_vae.config import Config
 from anomaly_vae.errors import RunError
+from anomaly_vae.record import NoRun, Run
 from anomaly_vae.store import clean, cut, server_uri, store_errors, store_folder
 from anomaly_vae.tracking import origin, spool, view
 from anomaly_vae.tracking.client import connect, find_run, model_of
-from anomaly_vae.tracking.recording import NAME_LENGTH, NoRun, Run, TrackedRun, model_title
+from anomaly_vae.tracking.recording import NAME_LENGTH, TrackedRun, model_title
 from anomaly_vae.tracking.sending import Sender
 
 CURVE = "loss"  # a metric of every epoch
