@@ -115,7 +115,7 @@ class Detector:
         path: where the chunks come from, for messages.
         """
         scorer = Scorer(self.net, self.scaler, self.layout, self.config.data.window, path)
-        return scorer.stream(prefetched(chunks), explain)
+        return scorer.stream(prefetched(chunks, self.chunk_rows), explain)
 
     def score_source(self, source: Source, explain: bool = False) -> Iterator[Scores]:
         """Scores of a whole source in order, in constant memory."""

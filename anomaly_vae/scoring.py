@@ -71,11 +71,22 @@ def block_size(net: ScoreNet, shape: tuple[int, ...], device: torch.device) -> i
     return max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape)))
 
 
-def prefetched(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """The same chunks, the next one being read in another thread while one is scored."""
+def prefetched(chunks: Iterable[Chunk], rows: int) -> Iterator[Chunk]:
+    """The same chunks, the next one being read in another thread while one is scored.
+
+    rows: of every chunk but the last. One that has fewer is the last, and no thread is started to find that out.
+    """
     source = iter(chunks)
+    first = next(source, None)
+    if first is None:
+        return
+    if len(first) < rows:
+        yield first
+        yield from source
+        return
     with ThreadPoolExecutor(1, "read") as reader:
         coming = reader.submit(next, source, None)
+        yield first
         while (chunk := coming.result()) is not None:
             coming = reader.submit(next, source, None)
             yield chunk

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from anomaly_vae.config import DataConfig
-from anomaly_vae.data import open_memory, open_source
+from anomaly_vae.data import files, open_memory, open_source
 from anomaly_vae.data.base import Chunk, Column, Layout, Source
 from anomaly_vae.errors import DataError
 
@@ -107,6 +107,18 @@ def test_memory_and_files_give_the_same_values(frame: pd.DataFrame, tmp_path: Pa
 def test_a_pandas_category_is_a_category_even_of_numbers() -> None:
     frame = pd.DataFrame({"a": [0.5, 1, 2, 3], "code": pd.Categorical([7, 8, 7, 8])})
     assert open_memory(frame, DataConfig()).learn(np.arange(4)).columns == (Column("a"), Column("code", ("7", "8")))
+
+
+@pytest.mark.parametrize("type_", ["float64", "float32", "float16", "int64", "uint8", "bool", "object", "Int64"])
+def test_columns_of_one_type_are_read_as_beside_others(type_: str) -> None:
+    """Numbers of one type are taken from a frame at once, others column by column."""
+    frame = pd.DataFrame({"a": [0, 1, 1], 7: [1, 0, 1]}).astype(type_)
+    if type_ == "float64":
+        frame.loc[1, "a"] = np.nan
+    alone, beside = files.from_frame(frame), files.from_frame(frame.assign(text=["x", "y", None]))
+    assert alone.columns == ["a", "7"]
+    assert alone.peek.equals(beside.peek.drop_columns(["text"]))
+    assert alone.peek["a"].null_count == (type_ == "float64")
 
 
 def test_an_array_and_its_labels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import cache
@@ -16,7 +17,7 @@ from anomaly_vae.data.base import Chunk
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError
 from anomaly_vae.objective import terms
-from anomaly_vae.scoring import BLOCK, Scores, join
+from anomaly_vae.scoring import BLOCK, Scores, join, prefetched
 
 WINDOW = 16
 N = BLOCK + 44
@@ -155,3 +156,18 @@ def test_a_series_shorter_than_a_window_says_so(groups: str | None, said: str) -
     values = values_of("series", 5 if groups is None else WINDOW + 1)
     with pytest.raises(DataError, match=f"{said}, fewer than the {WINDOW} of one window"):
         list(detector_of("series").stream(chunks_of(values, 3, names)))
+
+
+@pytest.mark.parametrize(("sizes", "elsewhere"), [([], 0), ([1], 0), ([3], 1), ([3, 3, 2], 3), ([2, 3], 0)])
+def test_a_thread_reads_ahead_where_more_may_come(sizes: list[int], elsewhere: int) -> None:
+    """Chunks of 3 rows but for the last; elsewhere: how often another thread reads, the end included."""
+    readers = []
+
+    def chunks() -> Iterator[Chunk]:
+        for number, size in enumerate(sizes):
+            readers.append(threading.current_thread())
+            yield Chunk(np.full(size, number), np.zeros((size, 1)))
+        readers.append(threading.current_thread())
+
+    assert [chunk.ids.tolist() for chunk in prefetched(chunks(), 3)] == [[n] * size for n, size in enumerate(sizes)]
+    assert sum(reader is not threading.current_thread() for reader in readers) == elsewhere
