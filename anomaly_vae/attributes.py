@@ -134,10 +134,6 @@ class Direction:
                 rows = list(csv.DictReader(file))
             vector = np.array([float(row["direction"]) for row in rows])
             return cls(rows[0]["column"], vector, rows[0]["model"])
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{path}: no such direction; `anomaly-vae latent direction DATA --column COLUMN` writes one"
-            ) from error
         except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: no direction as `anomaly-vae latent direction` writes it") from error
 

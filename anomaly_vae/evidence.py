@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly_vae.config import Config, DataConfig
+from anomaly_vae.config import Config
 from anomaly_vae.data import open_source
 from anomaly_vae.data.base import Chunk, Source
 from anomaly_vae.data.split import is_anomalous
@@ -37,11 +37,8 @@ def evidence(
     draws: posterior samples of each row (K). rows: at most so many, drawn with the detector's seed; windows of a
     series. label, normal: instead of those it was fitted with. Of labelled data only the normal rows count.
     """
-    data = detector.config.data
-    changes = {"kind": detector.layout.kind, "label": label or data.label, "normal": normal or data.normal}
-    settings = DataConfig(**{**data.model_dump(), **changes, "skip_broken": skip_broken})
-    config = detector.config.model_copy(update={"data": settings})
-    found = bound(open_source(path, settings), detector, config, draws=draws, rows=rows, progress=progress)
+    config = detector.config.labelled(label, normal, skip_broken)
+    found = bound(open_source(path, config.data), detector, config, draws=draws, rows=rows, progress=progress)
     if run_id:
         from anomaly_vae import tracking
 

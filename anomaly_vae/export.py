@@ -20,9 +20,8 @@ from anomaly_vae import __version__
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DetectorError, UsageError
 from anomaly_vae.graph import RowGraph, SeriesGraph
-from anomaly_vae.output import replacing
+from anomaly_vae.output import graph_format, replacing
 
-FORMATS = {".onnx": "onnx", ".pt2": "torch"}
 ABOUT = "about.json"  # within a .pt2: what an ONNX file holds as metadata
 
 
@@ -36,9 +35,7 @@ def export(detector: Detector, path: str | Path, kind: str | None = None) -> dic
     Raises UsageError for an unknown ending or where the extra `onnx` is missing, DetectorError for a model that cannot
     be traced.
     """
-    kind = kind or FORMATS.get(Path(path).suffix.lower())
-    if kind is None:
-        raise UsageError(f"{path}: cannot tell the format from this name; end it in .onnx or .pt2, or give --format")
+    kind = kind or graph_format(path)
     write = _onnx_writer() if kind == "onnx" else _write_torch
     described = about(detector)
     with _quiet():

@@ -7,11 +7,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from anomaly_vae.errors import AnomalyVAEError
+from anomaly_vae.errors import AnomalyVAEError, UsageError
+
+SCORES = (".csv", ".parquet", ".json")  # endings of tables of scores
+GRAPHS = {".onnx": "onnx", ".pt2": "torch"}  # ending of an exported detector, and its format
 
 
 @contextmanager
@@ -87,6 +90,23 @@ def require_free(path: str | Path) -> None:
     parent = next(p for p in (path, *path.absolute().parents) if p.is_dir())
     if not os.access(parent, os.W_OK):
         raise AnomalyVAEError(f"{parent}: no permission to write here; name another folder")
+
+
+def require_ending(path: str | Path, endings: Collection[str], otherwise: str = "") -> str:
+    """The ending of a file name, in lower case, by which its format is told. Raises UsageError for none of `endings`.
+
+    otherwise: what else than another name would work. Asked before seconds of imports, not after.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in endings:
+        known = ", ".join(endings)
+        raise UsageError(f"{path}: cannot tell the format from this name; end it in {known}{otherwise}")
+    return ending
+
+
+def graph_format(path: str | Path) -> str:
+    """The format of an exported detector, onnx or torch, by its name. Raises UsageError for another ending."""
+    return GRAPHS[require_ending(path, GRAPHS, ", or give --format")]
 
 
 def _umask() -> int:

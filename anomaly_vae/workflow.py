@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from anomaly_vae import config as configs
 from anomaly_vae import distributed
-from anomaly_vae.config import Config, DataConfig
+from anomaly_vae.config import Config
 from anomaly_vae.data import open_memory, open_source
 from anomaly_vae.data.base import Source
 from anomaly_vae.data.conditions import counted
@@ -30,14 +30,14 @@ from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError, RunError, UsageError
 from anomaly_vae.heatmaps import HeatMaps, NoHeatMaps, PixelMeter, heat_maps
 from anomaly_vae.metrics import metrics
-from anomaly_vae.output import replacing, replacing_folder, require_free
+from anomaly_vae.output import SCORES, replacing, replacing_folder, require_ending, require_free
 from anomaly_vae.record import NoRun, Run
 from anomaly_vae.report import log_fit
 from anomaly_vae.scoring import numbered
 from anomaly_vae.serving import explained_names, score_columns
 from anomaly_vae.summary import Summary, summarise
 from anomaly_vae.threshold import Threshold
-from anomaly_vae.writers import batch, check_format, open_writer
+from anomaly_vae.writers import batch, open_writer
 
 Progress = Callable[[str, int, int | None], None]  # (what, done, of how many if known)
 Say = Callable[[str], None]
@@ -162,7 +162,7 @@ def score(
     the scores of several files will be read as one table.
     """
     if output:
-        check_format(output)
+        require_ending(output, SCORES)
     cut = detector.threshold.value if threshold is None else threshold
     source = reopen(path, detector, id_column, skip_broken)
     for note in source.notes:
@@ -214,11 +214,7 @@ def evaluate(
     Of data that names its parts, on the test part alone. label, normal: instead of those it was fitted with.
     """
     began = time.perf_counter()
-    settings = detector.config.data.model_dump() | {"kind": detector.layout.kind}
-    settings |= {"label": label or detector.config.data.label, "skip_broken": skip_broken}
-    if label or normal:
-        settings["normal"] = normal
-    config = detector.config.model_copy(update={"data": DataConfig(**settings)})
+    config = detector.config.labelled(label, normal, skip_broken)
     source = open_data(path, config)
     labels = source.labels()
     if labels is None:

@@ -17,11 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from anomaly_vae.errors import UsageError
-from anomaly_vae.output import replacing
+from anomaly_vae.output import SCORES, replacing, require_ending
 
 Write = Callable[[pa.RecordBatch], None]
-FORMATS = (".csv", ".parquet", ".json")
 
 
 @contextmanager
@@ -39,16 +37,9 @@ def open_writer(path: str | Path | None, schema: pa.Schema) -> Iterator[Write]:
             shutil.copyfileobj(spool, sys.stdout.buffer, 1 << 20)
             sys.stdout.flush()
         return
-    check_format(path)
-    opener = {".csv": _csv, ".parquet": _parquet, ".json": _json}[Path(path).suffix.lower()]
+    opener = {".csv": _csv, ".parquet": _parquet, ".json": _json}[require_ending(path, SCORES)]
     with replacing(path) as beside, open(beside, "wb") as file, opener(file, schema) as write:
         yield write
-
-
-def check_format(path: str | Path) -> None:
-    """Raises UsageError unless the ending of `path` names a format."""
-    if Path(path).suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: cannot tell the format from this name; end it in {', '.join(FORMATS)}")
 
 
 @contextmanager

@@ -59,9 +59,10 @@ def test_help_and_settings_load_nothing_heavy() -> None:
         "heavy = {'torch', 'pandas', 'numpy', 'mlflow', 'sklearn', 'pyarrow', 'matplotlib', 'rich'}\n"
         "print(codes, sorted(heavy & set(sys.modules)))"
     )
-    commands = ["--help", "fit --help", "fit --set training.epoch=3", "score x --set a=b", "config", "fit absent.csv"]
+    commands = ["--help", "fit --help", "fit --set training.epoch=3", "score x --set a=b", "config", "fit absent.csv",
+                f"score {__file__} -o s.xlsx", "export -o d.onyx", "latent edit 3 --direction absent.csv"]  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True, check=True)
-    assert done.stdout == "[0, 0, 2, 2, 0, 1] []\n"
+    assert done.stdout == "[0, 0, 2, 2, 0, 1, 2, 2, 1] []\n"
 
 
 def test_config_prints_what_it_reads() -> None:
@@ -176,6 +177,9 @@ def test_evaluate_measures_what_score_says(fits: Fits) -> None:
     assert said["metrics"]["recall"] == pytest.approx(flagged[wrong].mean())
     assert said["metrics"]["false_alarm_rate"] == pytest.approx(flagged[~wrong].mean())
     assert said["metrics"]["precision"] == pytest.approx(wrong[flagged].mean())
+    values = [json.loads(ok("evaluate", "digits.csv", "-m", "det-digits", "--json", *more))["metrics"]
+              for more in ([], ["--label", "label"])]  # fmt: skip
+    assert values[0] == values[1], "a label named again has the normal values of the fit"
     swapped = ok("evaluate", "table.csv", "-m", "det-table", "--label", "diagnosis", "--normal", "malignant")
     assert "569, 357 of them anomalies" in swapped
 

@@ -11,6 +11,7 @@ import click
 from anomaly_vae.cli.common import MODEL, SKIP_BROKEN, load_config, require_there, settings
 from anomaly_vae.engines import ENGINES, Engine
 from anomaly_vae.errors import UsageError
+from anomaly_vae.output import SCORES, require_ending
 
 KINDS = ["table", "series", "pixels", "images"]
 
@@ -114,6 +115,8 @@ def score(
         raise UsageError("--maps draws over the pictures of one folder; score it alone")
     if ending and not many:
         raise UsageError("--format is for many files; the format of one follows the ending of -o FILE")
+    if output and not many:
+        require_ending(output, SCORES)
     from anomaly_vae import workflow
     from anomaly_vae.console import Console
 

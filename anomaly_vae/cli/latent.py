@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from anomaly_vae.cli.common import MODEL, load_config, require_there, settings
-from anomaly_vae.errors import UsageError
+from anomaly_vae.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from anomaly_vae.latent import Drawing
@@ -144,10 +145,17 @@ def direction(model: Model, data: str | None, column: str, value: str | None) ->
     return pages.direction(model, data, column, value)
 
 
+def written(_: click.Context, __: click.Parameter, file: str) -> str:
+    """The name of a direction's file, which is there. Raises DataError, before seconds of imports."""
+    if not os.path.exists(file):
+        raise DataError(f"{file}: no such direction; `anomaly-vae latent direction DATA --column COLUMN` writes one")
+    return file
+
+
 @verb
 @click.argument("id_", metavar="ID")
 @DATA_OPTION
-@click.option("--direction", "file", metavar="FILE", default=DIRECTION, show_default=True,
+@click.option("--direction", "file", metavar="FILE", default=DIRECTION, show_default=True, callback=written,
               help="CSV of `latent direction`.")  # fmt: skip
 @click.option("--strength", "strengths", type=float, multiple=True, metavar="S", default=(-1.0, 1.0),
               show_default=True, help="1: from those without to those with; repeatable.")  # fmt: skip

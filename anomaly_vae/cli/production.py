@@ -9,6 +9,7 @@ import click
 
 from anomaly_vae.cli.common import MODEL, load_config, require_there, settings
 from anomaly_vae.errors import RunError
+from anomaly_vae.output import graph_format
 
 
 @click.command(short_help="Make the model of a run the champion, if it is no worse.")
@@ -54,6 +55,7 @@ def export(ctx: click.Context, /, model: str | None, kind: str | None, output: s
     place in `categories`, their number for a new one), of consecutive time steps, or of pictures (uint8).
     """
     config = load_config(options)
+    kind = kind or graph_format(output)
     from anomaly_vae import workflow
     from anomaly_vae.console import Console
     from anomaly_vae.export import export as write
