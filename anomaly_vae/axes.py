@@ -9,5 +9,6 @@ from torch import Tensor
 def place(offset: Tensor, axes: Tensor) -> Tensor:
     """(N, A + 1) of offsets (N, C) from a centre: along orthonormal axes (C, A), then the length of the rest."""
     along = offset @ axes
-    rest = (offset.square().sum(1, keepdim=True) - along.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
+    whole, kept = (torch.linalg.vector_norm(part, dim=1, keepdim=True).square() for part in (offset, along))
+    rest = (whole - kept).clamp(min=0).sqrt()
     return torch.cat([along, rest], dim=1)

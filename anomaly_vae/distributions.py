@@ -33,24 +33,25 @@ class Likelihood(Protocol):
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(mean, exp(log_var)); log_var broadcasts against mean."""
+    """N(mean, sigma^2); sigma broadcasts against mean."""
 
     mean: Tensor
-    log_var: Tensor
+    sigma: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
-        return 0.5 * (LOG_2PI + self.log_var + (x - self.mean).square() * torch.exp(-self.log_var))
+        nats = ((x - self.mean) / self.sigma).square().mul_(0.5)
+        return nats.add_(self.sigma.log().add_(0.5 * LOG_2PI))  # in place: a pass over new memory costs twice as much
 
 
 @dataclass(frozen=True)
 class Laplace:
-    """Laplace(mean, exp(log_scale)); heavier tails than the Gaussian, the absolute instead of the squared error."""
+    """Laplace(mean, scale); heavier tails than the Gaussian, the absolute instead of the squared error."""
 
     mean: Tensor
-    log_scale: Tensor
+    scale: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
-        return math.log(2) + self.log_scale + (x - self.mean).abs() * torch.exp(-self.log_scale)
+        return ((x - self.mean) / self.scale).abs().add_((2 * self.scale).log())
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Columns:
 def observed_nll(px: Likelihood, x: Tensor) -> Tensor:
     """-log p(x|z) of each element in nats, shape of px; 0 where x is NaN, for a missing element is no evidence."""
     missing = torch.isnan(x)
-    return px.nll(torch.where(missing, 0.0, x)).masked_fill(missing, 0.0)
+    return px.nll(torch.where(missing, 0.0, x)).masked_fill_(missing, 0.0)
 
 
 def kl_sampled(z: Tensor, noise: Tensor, log_var: Tensor) -> Tensor:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_vae.blocks import BLOCK, Block, block_sizes, blocks, workers
 from anomaly_vae.data.base import Chunk, Layout
 from anomaly_vae.data.room import Room, release
 from anomaly_vae.data.scaling import Scaler
@@ -22,11 +21,7 @@ from anomaly_vae.folding import Arrays, Folder, Residuals, Stage
 from anomaly_vae.level import LevelStream
 from anomaly_vae.scorenet import ScoreNet
 
-# Samples of every forward pass. A matrix product's last bit depends on its size and on a row's place in it, so row i
-# is always at the same place of a padded block: its score depends neither on its neighbours nor on the chunks.
-BLOCK = 256
-FEATURE_BLOCK = {"cpu": 1, "cuda": 16}  # pictures that go through a backbone at once: a block is computed whole
-BLOCK_ELEMENTS = 3 << 20  # of a block at most: 256 pictures of 3 x 64 x 64, 16 of 3 x 256 x 256
+T = TypeVar("T", bound=Sized)
 DECIMALS = 6  # scores are given to a millionth of a nat, so that a printed line adds up exactly
 
 
@@ -57,26 +52,12 @@ class Scores:
         return Scores(self.ids[rows], parts, None if self.elements is None else self.elements[rows])
 
 
-@cache
-def workers() -> ThreadPoolExecutor:
-    """One thread a core, each computing whole blocks alone: cores wait for each other once a chunk instead of in every
-    operation, and a score's bits do not depend on how many there are."""
-    return ThreadPoolExecutor(torch.get_num_threads(), "score", lambda: torch.set_num_threads(1))
+def prefetched(items: Iterable[T], rows: int = 0) -> Iterator[T]:
+    """The same items, the next one being made in another thread while one is used.
 
-
-def block_size(net: ScoreNet, shape: tuple[int, ...], device: torch.device) -> int:
-    """Samples of one forward pass: BLOCK, or fewer of large pictures and of those that a backbone sees."""
-    if net.positions is not None:
-        return FEATURE_BLOCK[device.type]
-    return max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape)))
-
-
-def prefetched(chunks: Iterable[Chunk], rows: int) -> Iterator[Chunk]:
-    """The same chunks, the next one being read in another thread while one is scored.
-
-    rows: of every chunk but the last. One that has fewer is the last, and no thread is started to find that out.
+    rows: of every item but the last. One that has fewer is the last, and no thread is started to find that out.
     """
-    source = iter(chunks)
+    source = iter(items)
     first = next(source, None)
     if first is None:
         return
@@ -84,12 +65,12 @@ def prefetched(chunks: Iterable[Chunk], rows: int) -> Iterator[Chunk]:
         yield first
         yield from source
         return
-    with ThreadPoolExecutor(1, "read") as reader:
+    with ThreadPoolExecutor(1, "prefetch") as reader:
         coming = reader.submit(next, source, None)
         yield first
-        while (chunk := coming.result()) is not None:
+        while (item := coming.result()) is not None:
             coming = reader.submit(next, source, None)
-            yield chunk
+            yield item
 
 
 def numbered(pieces: Iterable[Scores]) -> Iterator[tuple[Scores, NDArray[np.intp]]]:
@@ -134,6 +115,14 @@ class Scorer:
         """path: of what is scored, for messages."""
         self.net, self.scaler, self.layout, self.window, self.path = net.eval(), scaler, layout, window, path
 
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Of a sample that the network is given."""
+        if self.layout.kind != "series":
+            return self.layout.shape
+        assert self.window
+        return (*self.layout.shape, self.window)  # (C, T)
+
     def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[Scores]:
         """Scores of every row, time step or picture, in the order of the chunks and in constant memory.
 
@@ -149,37 +138,43 @@ class Scorer:
 
     def samples(self, chunk: Chunk, explain: bool, first: int = 0, own: Tensor | None = None) -> Scores:
         """Scores of rows or pictures, the first of which is number `first` of its source; own: see ScoreNet.fit."""
-        parts, nats = self._forward(self.scaler.read(chunk.values, chunk.condition), explain, first, own)
+
+        def read(rows: slice) -> NDArray[np.float32]:
+            return self.scaler.read(chunk.values[rows], None if chunk.condition is None else chunk.condition[rows])
+
+        parts, nats = self._forward(read, len(chunk), explain, first, own)
         return Scores(chunk.ids, _rounded(parts), None if nats is None else self.scaler.by_column(nats))
 
     def _forward(
-        self, x: NDArray[np.float32], keep: bool, first: int, own: Tensor | None = None
+        self, read: Callable[[slice], NDArray[np.float32]], n: int, keep: bool, first: int, own: Tensor | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
-        """Parts (N,) and, to `keep`, elements (N, *shape), of images (N, 1, H, W), of scaled samples x (N, *shape), the
-        first being number `first`, in blocks of one fixed size."""
+        """Parts (N,) and, to `keep`, elements (N, *shape), of images (N, 1, H, W), of n samples, the first being number
+        `first`, in padded blocks.
+
+        read: scaled samples (B, *shape) of some of the rows; called for a block at a time, whose numbers then stay in
+        the cache of the core that goes on with them.
+        """
         device = next(self.net.parameters()).device
-        size = block_size(self.net, x.shape[1:], device)
+        sizes = block_sizes(self.net, self._shape, device)
 
         @torch.inference_mode()
-        def run(start: int) -> tuple[dict[str, Tensor], Tensor | None]:
-            place = (first + start) % size
-            some = slice(start, start + size - place)
-            block = torch.from_numpy(x[some])
+        def run(block: Block) -> tuple[dict[str, Tensor], Tensor | None]:
+            some, here = slice(block.start, block.start + block.rows), slice(block.place, block.place + block.rows)
+            x = torch.from_numpy(read(some))
             mine = None if own is None else own[some]
-            n = len(block)
-            if n < size:
-                whole = block.new_zeros(size, *block.shape[1:])
-                whole[place : place + n] = block
-                block = whole
-                mine = None if mine is None else torch.cat([mine, mine.new_full((size - n,), -1)]).roll(place)
-            found, parts = self.net(block.to(device), None if mine is None else mine.to(device))
-            here = slice(place, place + n)
+            if block.rows < block.size:
+                whole = x.new_zeros(block.size, *x.shape[1:])
+                whole[here] = x
+                x = whole
+                if mine is not None:
+                    mine = torch.cat([mine, mine.new_full((block.size - block.rows,), -1)]).roll(block.place)
+            found, parts = self.net(x.to(device), None if mine is None else mine.to(device))
             if keep and self.layout.kind == "images":  # a map needs no channels, and a third of the memory
                 found = found.sum(1, keepdim=True)
             return {name: part[here] for name, part in parts.items()}, found[here] if keep else None
 
-        starts = [0, *range(size - first % size, len(x), size)] if len(x) else []
-        done = list(workers().map(run, starts) if device.type == "cpu" else map(run, starts))
+        pieces = blocks(first, n, sizes)
+        done = list(workers().map(run, pieces) if device.type == "cpu" else map(run, pieces))
         joined = {name: torch.cat([d[0][name] for d in done]).cpu().numpy() for name in (done[0][0] if done else {})}
         kept = [d[1] for d in done if d[1] is not None]
         return joined, torch.cat(kept).cpu().numpy() if kept else None
@@ -232,7 +227,7 @@ class Scorer:
 
     def _windows(self, folder: Folder) -> None:
         for number, windows in folder.windows(BLOCK):  # (B, C, T)
-            parts, found = self._forward(windows, True, number)
+            parts, found = self._forward(windows.__getitem__, len(windows), True, number)
             assert found is not None
             folder.add(found, parts["kl"])
 
@@ -240,7 +235,7 @@ class Scorer:
     def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:
         """(N, C, H, W) the expected x of pictures, in 0-1, where the model reads pictures."""
         device = next(self.net.parameters()).device
-        size = block_size(self.net, chunk.values.shape[1:], device)
+        (size,) = block_sizes(self.net, self._shape, device)
         pieces = torch.from_numpy(self.scaler.read(chunk.values, chunk.condition)).split(size)
         mean: NDArray[np.float32] = torch.cat([self.net.mean(x.to(device)).cpu() for x in pieces]).numpy()
         return mean

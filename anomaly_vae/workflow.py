@@ -33,7 +33,7 @@ from anomaly_vae.metrics import metrics
 from anomaly_vae.output import SCORES, replacing, replacing_folder, require_ending, require_free
 from anomaly_vae.record import NoRun, Run
 from anomaly_vae.report import log_fit
-from anomaly_vae.scoring import numbered
+from anomaly_vae.scoring import numbered, prefetched
 from anomaly_vae.serving import explained_names, score_columns
 from anomaly_vae.summary import Summary, summarise
 from anomaly_vae.threshold import Threshold
@@ -175,7 +175,8 @@ def score(
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms
-            for scores in detector.stream(chunks, explain=bool(explain or maps), path=path):
+            # the next chunk is scored, and the one after it read, while this one is written
+            for scores in prefetched(detector.stream(chunks, explain=bool(explain or maps), path=path)):
                 alarm = scores.total >= cut
                 heat.draw(scores, alarm)
                 rows, alarms = rows + len(scores), alarms + int(alarm.sum())

@@ -30,9 +30,9 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 A, S = draw(B, F, seed=1), draw(B, F, seed=2)
 LOGITS = draw(B, F, K, seed=3)
 CASES: dict[str, tuple[Likelihood, reference.Distribution, Tensor]] = {
-    "gaussian": (Gaussian(A, S), reference.Normal(A, (0.5 * S).exp()), draw(B, F)),
-    "gaussian shared": (Gaussian(A, S[:1, :1]), reference.Normal(A, (0.5 * S[:1, :1]).exp()), draw(B, F)),
-    "laplace": (Laplace(A, S), reference.Laplace(A, S.exp()), draw(B, F)),
+    "gaussian": (Gaussian(A, (0.5 * S).exp()), reference.Normal(A, (0.5 * S).exp()), draw(B, F)),
+    "gaussian shared": (Gaussian(A, (0.5 * S[:1, :1]).exp()), reference.Normal(A, (0.5 * S[:1, :1]).exp()), draw(B, F)),
+    "laplace": (Laplace(A, S.exp()), reference.Laplace(A, S.exp()), draw(B, F)),
     "bernoulli": (Bernoulli(A), reference.Bernoulli(logits=A), (draw(B, F) > 0).double()),
     "categorical": (
         Categorical(LOGITS),
@@ -63,9 +63,9 @@ def test_the_mean_of_a_category_is_the_likeliest_code() -> None:
     ("px", "x", "nats"),
     [
         # 0.5 * (log 2 pi + log 4 + (3 - 1)^2 / 4)
-        (Gaussian(torch.tensor([1.0]), torch.tensor([math.log(4)])), 3.0, 0.5 * (1.8378771 + 1.3862944 + 1)),
+        (Gaussian(torch.tensor([1.0]), torch.tensor([2.0])), 3.0, 0.5 * (1.8378771 + 1.3862944 + 1)),
         # log 2 + log 2 + |3 - 1| / 2
-        (Laplace(torch.tensor([1.0]), torch.tensor([math.log(2)])), 3.0, 0.6931472 + 0.6931472 + 1),
+        (Laplace(torch.tensor([1.0]), torch.tensor([2.0])), 3.0, 0.6931472 + 0.6931472 + 1),
         # p(1) = 3/4 at logit log 3
         (Bernoulli(torch.tensor([math.log(3)])), 1.0, 0.2876821),
         (Bernoulli(torch.tensor([math.log(3)])), 0.0, 1.3862944),
@@ -128,7 +128,7 @@ def test_the_sampler_is_differentiable_in_both() -> None:
 
 
 def test_columns_go_to_their_places() -> None:
-    numbers, logits = Gaussian(A[:, :2], S[:, :2]), LOGITS[:, :1]
+    numbers, logits = Gaussian(A[:, :2], (0.5 * S[:, :2]).exp()), LOGITS[:, :1]
     px = Columns(((torch.tensor([2, 0]), numbers), (torch.tensor([1]), Categorical(logits))))
     x = torch.stack([draw(B, seed=7), torch.tensor([0.0, 1, 2, 1, 0]).double(), draw(B, seed=8)], dim=1)
     nll = px.nll(x)

@@ -20,11 +20,16 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
 
+def of_log(likelihood: Callable[[Tensor, Tensor], Likelihood]) -> Callable[[Tensor, Tensor], Likelihood]:
+    """The same of the logarithm of its scale."""
+    return lambda mean, log_sigma: likelihood(mean, log_sigma.exp())
+
+
 X = draw(3, 2, seed=0).detach()
 NLLS: dict[str, tuple[Callable[..., Likelihood], Tensor, tuple[Tensor, ...]]] = {
-    "gaussian": (Gaussian, X, (draw(3, 2, seed=1), draw(3, 2, seed=2))),
-    "gaussian, one sigma": (Gaussian, X, (draw(3, 2, seed=1), draw(1, 1, seed=2))),
-    "laplace": (Laplace, X, (draw(3, 2, seed=1), draw(3, 2, seed=2))),
+    "gaussian": (of_log(Gaussian), X, (draw(3, 2, seed=1), draw(3, 2, seed=2))),
+    "gaussian, one sigma": (of_log(Gaussian), X, (draw(3, 2, seed=1), draw(1, 1, seed=2))),
+    "laplace": (of_log(Laplace), X, (draw(3, 2, seed=1), draw(3, 2, seed=2))),
     "bernoulli": (Bernoulli, torch.sigmoid(X), (draw(3, 2, seed=1),)),
     "categorical": (Categorical, torch.tensor([[0.0, 2.0], [1.0, 0.0], [2.0, 2.0]]), (draw(3, 2, 3, seed=1),)),
 }
@@ -58,7 +63,7 @@ def test_the_gradient_of_the_loss_is_its_finite_difference(name: str) -> None:
     config = ObjectiveConfig.model_validate({"free_bits": 0.0, "free_bits_total": 0.0} | OBJECTIVES[name])
 
     def total(mean: Tensor, log_sigma: Tensor, mu: Tensor, log_var: Tensor, aux: Tensor) -> Tensor:
-        out = Output(Gaussian(mean, log_sigma), kl_normal(mu, log_var), mu, log_var, aux)
+        out = Output(Gaussian(mean, (0.5 * log_sigma).exp()), kl_normal(mu, log_var), mu, log_var, aux)
         return loss(X, out, config, 0.7, config.capacity)[0]
 
     given = (draw(3, 2, seed=1), draw(1, 2, seed=2), draw(3, 2, seed=3), draw(3, 2, seed=4), draw(3, seed=5))

@@ -44,7 +44,7 @@ class Linear(GaussianVAE):
         return mu + self.shift, (-precision.log()).expand_as(mu)
 
     def decode(self, z: Tensor) -> Likelihood:
-        return Gaussian(z @ self.weight.T, torch.full((F,), 2 * math.log(NOISE)))
+        return Gaussian(z @ self.weight.T, torch.full((F,), NOISE))
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         covariance = self.weight @ self.weight.T + NOISE**2 * torch.eye(F)

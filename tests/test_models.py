@@ -142,13 +142,13 @@ def test_the_log_weights_of_posterior_samples_average_to_the_elbo(kind: str, sha
 
 def test_members_are_a_mixture_in_the_log_weights() -> None:
     x = draw(B, 5)
-    one = log_weight(x, Gaussian(torch.zeros(B, 5), torch.zeros(5)), torch.full((B, 3), 0.5))
-    two = log_weight(x, Gaussian(torch.zeros(2, B, 5), torch.zeros(5)), torch.full((B, 6), 0.5), members=2)
+    one = log_weight(x, Gaussian(torch.zeros(B, 5), torch.ones(5)), torch.full((B, 3), 0.5))
+    two = log_weight(x, Gaussian(torch.zeros(2, B, 5), torch.ones(5)), torch.full((B, 6), 0.5), members=2)
     torch.testing.assert_close(one, two)
     expected = -(0.5 * (math.log(2 * math.pi) + x.square())).sum(1) - 1.5
     torch.testing.assert_close(one, expected)
     better = torch.tensor([0.5, -0.5]).repeat_interleave(3).expand(B, 6)  # log(e^-1.5 + e^1.5) / 2
-    mixed = log_weight(x, Gaussian(torch.zeros(2, B, 5), torch.zeros(5)), better, members=2)
+    mixed = log_weight(x, Gaussian(torch.zeros(2, B, 5), torch.ones(5)), better, members=2)
     torch.testing.assert_close(mixed, expected + 1.5 + math.log(math.cosh(1.5)))
 
 
@@ -173,7 +173,7 @@ def test_scales_stay_above_their_floor_and_posteriors_within_their_clamp(kind: s
     for parameter in model.parameters():
         parameter.data.mul_(50)
     out = model(100 * draw(B, *shape))
-    assert out.px.log_var.min().item() == pytest.approx(2 * math.log(0.5), abs=1e-4)  # type: ignore[attr-defined]
+    assert out.px.sigma.min().item() == pytest.approx(0.5, abs=1e-4)  # type: ignore[attr-defined]
     assert LOG_VAR[0] <= out.log_var.min().item()
     assert out.log_var.max().item() <= LOG_VAR[1]
     assert torch.isin(out.log_var, torch.tensor(LOG_VAR)).any()  # the clamp was reached
@@ -183,9 +183,9 @@ def test_scales_stay_above_their_floor_and_posteriors_within_their_clamp(kind: s
 
 def test_a_fixed_sigma_is_the_one_asked_for() -> None:
     out = model_of(small("dense", sigma="fixed", sigma_value=0.5), (5,))(draw(B, 5))
-    assert out.px.log_var.tolist() == pytest.approx([math.log(0.25)])  # type: ignore[attr-defined]
+    assert out.px.sigma.tolist() == pytest.approx([0.5])  # type: ignore[attr-defined]
     laplace = model_of(small("dense", "laplace", "fixed", sigma_value=0.5), (5,))(draw(B, 5))
-    assert laplace.px.log_scale.tolist() == pytest.approx([math.log(0.5)])  # type: ignore[attr-defined]
+    assert laplace.px.scale.tolist() == pytest.approx([0.5])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])

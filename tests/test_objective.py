@@ -25,7 +25,7 @@ KL = 0.5 * 4 + 0.5 * (4 - 1 - 1.3862944)  # 2 + 0.8068528 nats
 
 
 def output(mean: Tensor = MEAN, mu: Tensor = MU, log_var: Tensor = POSTERIOR, aux: Tensor | float = 0.0) -> Output:
-    return Output(Gaussian(mean, LOG_VAR), kl_normal(mu, log_var), mu, log_var, aux)
+    return Output(Gaussian(mean, torch.exp(0.5 * LOG_VAR)), kl_normal(mu, log_var), mu, log_var, aux)
 
 
 def test_terms_are_sums_in_nats() -> None:
@@ -37,7 +37,7 @@ def test_terms_are_sums_in_nats() -> None:
 
 def test_terms_of_pictures_are_summed_over_all_axes() -> None:
     x = torch.zeros(3, 2, 4, 5)
-    out = Output(Gaussian(torch.zeros_like(x), torch.zeros(1, 1, 1)), torch.full((3, 6), 0.5), torch.zeros(3, 6),
+    out = Output(Gaussian(torch.zeros_like(x), torch.ones(1, 1, 1)), torch.full((3, 6), 0.5), torch.zeros(3, 6),
                  torch.zeros(3, 6))  # fmt: skip
     recon, kl = terms(x, out)
     assert recon.tolist() == pytest.approx([40 * 0.5 * math.log(2 * math.pi)] * 3)

@@ -312,7 +312,7 @@ def test_scoring_with_a_sampled_z_is_noticed(monkeypatch: pytest.MonkeyPatch, ca
 @pytest.mark.parametrize("case", ["dense", "conv2d, odd sides"])
 def test_a_decoded_log_sigma_taken_for_sigma_is_noticed(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     def wrong(self: Gaussian, x: Tensor) -> Tensor:
-        sigma = 0.5 * self.log_var
+        sigma = self.sigma.log()
         return 0.5 * (math.log(2 * math.pi) + 2 * sigma.abs().log() + ((x - self.mean) / sigma).square())
 
     monkeypatch.setattr(Gaussian, "nll", wrong)

@@ -13,11 +13,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from anomaly_vae.blocks import BLOCK
 from anomaly_vae.data.base import Chunk
 from anomaly_vae.detector import Detector
 from anomaly_vae.errors import DataError
 from anomaly_vae.objective import terms
-from anomaly_vae.scoring import BLOCK, Scores, join, prefetched
+from anomaly_vae.scoring import Scores, join, prefetched
 
 WINDOW = 16
 N = BLOCK + 44

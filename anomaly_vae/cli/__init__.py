@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from anomaly_vae import __version__
+from anomaly_vae.allocation import keep_memory
 from anomaly_vae.cli import detect, latent, production, review
 from anomaly_vae.errors import AnomalyVAEError, UsageError
 
@@ -53,6 +54,7 @@ def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
     anomaly-vae fit sensors.csv --label anomaly          a table, series, pixel CSV or folder of pictures
     anomaly-vae score data.csv                           with the latest fitted detector
     """
+    keep_memory()
     ctx.obj = {"quiet": quiet}
     if "TORCHELASTIC_RUN_ID" in os.environ and ctx.invoked_subcommand != "fit":
         raise UsageError(

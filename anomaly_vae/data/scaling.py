@@ -63,7 +63,7 @@ class Scaler:
         self._shift, self._scale, self._centre, self._spread = (
             np.array([getattr(e, name) for e in elements]) for name in ("shift", "scale", "centre", "spread")
         )
-        self._asinh = np.array([e.how == "asinh" for e in elements], bool)
+        self._asinh = _run(np.array([e.how == "asinh" for e in elements], bool))
         self._difference = np.array([e.how == "difference" for e in elements], bool)
 
     @classmethod
@@ -124,8 +124,8 @@ class Scaler:
         scaled = values[:, self.column]
         scaled -= self._shift
         scaled /= self._scale
-        if self._asinh.any():
-            scaled[:, self._asinh] = np.arcsinh(scaled[:, self._asinh])
+        bent = scaled[:, self._asinh]
+        np.arcsinh(bent, out=bent)
         if self._difference.any():
             which = self.column[self._difference]
             first = values[:1, which] if before is None else before[None, which]
@@ -191,6 +191,12 @@ class Scaler:
     def from_json(cls, tree: dict[str, Any]) -> Scaler:
         elements = [Element(**element) for element in tree["elements"]]
         return cls(elements, tree["limit"], [Condition(**condition) for condition in tree["conditions"]])
+
+
+def _run(chosen: NDArray[np.bool_]) -> slice:
+    """The elements that are chosen, which stand one behind the other: a slice of them is no copy."""
+    where = np.flatnonzero(chosen)
+    return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
 
 
 def _table_elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.distributed import mean
 from anomaly_vae.distributions import Bernoulli, Gaussian, Laplace, Likelihood, observed_nll
 from anomaly_vae.models.rows import Rows
 
+LOG_SIGMA = 80.0  # clamp of a decoded scale: exp() stays finite
 LOG_VAR = (-8.0, 4.0)  # clamp of a posterior's log variance: beyond, exp() is noise or overflows under autocast
 
 
@@ -137,11 +137,12 @@ class Head(nn.Module):
             return _Optimal(raw, self)
         log_sigma = scale[0].float() if scale else self.log_sigma
         if self.sigma != "fixed":
-            log_sigma = self.floor + F.softplus(log_sigma - self.floor)  # a floor that keeps a gradient
-        return self.around(raw, log_sigma)
+            # a floor that keeps a gradient: of log sigma it is floor + softplus(log_sigma - floor)
+            return self.around(raw, log_sigma.clamp(max=LOG_SIGMA).exp_() + math.exp(self.floor))
+        return self.around(raw, log_sigma.exp())
 
-    def around(self, mean: Tensor, log_sigma: Tensor) -> Likelihood:
-        return Gaussian(mean, 2 * log_sigma) if self.likelihood == "gaussian" else Laplace(mean, log_sigma)
+    def around(self, mean: Tensor, sigma: Tensor) -> Likelihood:
+        return Gaussian(mean, sigma) if self.likelihood == "gaussian" else Laplace(mean, sigma)
 
 
 class _Optimal:
@@ -160,4 +161,4 @@ class _Optimal:
         with torch.no_grad():  # as batch norm does: evaluation uses the running mean
             free = torch.expm1(optimum - self.head.floor).clamp(min=1e-6).log() + self.head.floor
             self.head.log_sigma.lerp_(free.detach().expand_as(self.head.log_sigma), 0.05)
-        return self.head.around(self.mean, optimum).nll(x)
+        return self.head.around(self.mean, optimum.exp()).nll(x)

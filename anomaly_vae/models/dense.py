@@ -49,7 +49,8 @@ class DenseVAE(GaussianVAE):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.rows
-        seen = torch.cat([self.rows(x), x.flatten(1)[:, self.elements :]], dim=1)
+        seen, told = self.rows(x), x.flatten(1)[:, self.elements :]
+        seen = torch.cat([seen, told], dim=1) if told.shape[1] else seen
         features = _run(self.down, seen.expand(self.members, -1, -1))  # (M, B, 2D)
         mu, log_var = posterior_head(features.flatten(0, 1))
         return tuple(t.unflatten(0, (self.members, -1)).transpose(0, 1).flatten(1) for t in (mu, log_var))  # type: ignore[return-value]
@@ -87,5 +88,5 @@ def _run(layers: nn.ParameterList, x: Tensor) -> Tensor:
     for index in range(0, len(weights), 2):
         x = torch.baddbmm(weights[index + 1], x, weights[index])
         if index + 2 < len(weights):
-            x = F.silu(x)
+            x = F.silu(x, inplace=not torch.is_grad_enabled())
     return x

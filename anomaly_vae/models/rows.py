@@ -26,14 +26,21 @@ class Rows(nn.Module):
         # not persistent: they follow from the layout, which a detector keeps
         for name, value in (("numbers", numbers), ("named", named), ("continuous", continuous)):
             self.register_buffer(name, value, persistent=False)
+        self.elements = len(categories)
         self.inputs = len(numbers) + sum(self.classes)  # what a network reads of a row
 
+    def pick(self, x: Tensor) -> Tensor:
+        """The numbers (..., F_n) of x (..., F); x itself where all are."""
+        return x[..., self.numbers] if self.classes else x
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs) what the network reads of x (B, *shape): numbers, then one-hot classes; 0 where x is missing."""
+        """(B, inputs) what the network reads of x (B, *shape): numbers, then one-hot classes; 0 where x is missing.
+
+        What x holds behind its elements, a condition, is left out."""
         x = x.flatten(1)  # (B, F)
-        pieces = [torch.nan_to_num(x[:, self.numbers])]
+        pieces = [torch.nan_to_num(self.pick(x[:, : self.elements]))]
         for column, k in zip(self.named, self.classes, strict=True):
             code = x[:, column]
             one_hot = F.one_hot(torch.nan_to_num(code).long(), k).to(x.dtype)
             pieces.append(one_hot * ~torch.isnan(code)[:, None])
-        return torch.cat(pieces, dim=1)
+        return torch.cat(pieces, dim=1) if self.classes else pieces[0]
