@@ -48,7 +48,7 @@ class DataConfig(Section):
     channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")
     window: int | None = Field(None, ge=4, description="time steps of one window of a series; None: from the rows")
     memory: ByteSize = Field(
-        ByteSize(1 << 28),
+        ByteSize(1 << 26),
         ge=0,
         description="bytes of an array or table that fit holds in memory, e.g. 2GiB; larger ones live in files below"
         " tracking.folder/cache that are mapped, with the same result",

@@ -216,7 +216,10 @@ def test_a_full_disk_is_one_line(where: str, workplace: Path, monkeypatch: pytes
         "fit", "table.csv", "--set", "data.memory=0", "--set", "tracking.enabled=false", "--set", "training.epochs=1"
     )
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].endswith("the disk is full; free some space or name a place on another disk")
+    assert result.stderr.splitlines()[-1].endswith(
+        ": the disk is full; free some space or name a place on another disk (tracking.folder), or hold more in memory"
+        " (data.memory)"
+    )
     assert not list(workplace.glob("mlruns/**/*.arrow"))
 
 

@@ -21,6 +21,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from anomaly_vae.errors import AnomalyVAEError, DataError
 from anomaly_vae.output import explained, replacing
 
 
@@ -57,9 +58,9 @@ class Room:
                 file.flush()
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         path = self.folder / name
-        with explained(path):
+        with _told(), explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        with _told(), _alone(path):
             if (found := _mapped(path, whole)) is None:
                 with replacing(path) as beside, open(beside, "wb") as file:
                     write(file)
@@ -71,7 +72,7 @@ class Room:
     def _unnamed(self) -> Iterator[IO[bytes]]:
         """A new file that has no name."""
         folder = self.folder or Path(tempfile.gettempdir())
-        with explained(folder):
+        with _told(), explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
                 yield file
@@ -116,6 +117,17 @@ def _mapped(path: Path, whole: Callable[[memoryview], bool]) -> mmap.mmap | None
         return None
     with memoryview(found) as content:
         return found if whole(content) else None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """An error of the disk with the settings that name it and that need less of it."""
+    try:
+        yield
+    except AnomalyVAEError as error:
+        if isinstance(error, DataError):  # of what was read
+            raise
+        raise AnomalyVAEError(f"{error} (tracking.folder), or hold more in memory (data.memory)") from error
 
 
 @contextmanager
