@@ -82,7 +82,11 @@ class Images:
         return self._listing.ids[rows]
 
     def settle(self, room: Room) -> None:
-        """Nothing: a fit decodes every file once, when it reads all of them."""
+        """Nothing: a fit decodes every file once, when it reads all of them, and keeps the pictures in the room.
+
+        To decode anew for every batch would take longer than training: a JPEG of 256 pixels, to be seen at 64, takes
+        1 ms of a core, and its bytes from a mapped file 0.02 ms.
+        """
 
     def originals(self) -> Originals:
         return Originals(self.path, self._listing.files, self._listing.masks)
