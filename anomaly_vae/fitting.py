@@ -212,9 +212,13 @@ def _scores(scorer: Scorer, data: Whole, parts: Split, normals: NDArray[np.intp]
 def _latent_use(model: VAE, held: Samples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(G,) mean KL of each latent group in nats and (D,) active units, over the held-out normals that training was
     judged by."""
-    outs = [model(held.take(part)) for part in held.spaced(JUDGED).split(1024)]
-    kl = torch.cat([out.kl for out in outs]).double().mean(0)
-    return kl.cpu().numpy(), active_units(torch.cat([out.mu for out in outs])).cpu().numpy()
+    kls, mus = [], []
+    for part in held.spaced(JUDGED).split(1024):
+        out = model(held.take(part))
+        kls.append(out.kl)
+        mus.append(out.mu)
+    kl = torch.cat(kls).double().mean(0)
+    return kl.cpu().numpy(), active_units(torch.cat(mus)).cpu().numpy()
 
 
 def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: Layout) -> tuple[str, ...]:

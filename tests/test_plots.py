@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from anomaly_vae import plots
 from anomaly_vae.errors import AnomalyVAEError
-from anomaly_vae.plots import overlays
+from anomaly_vae.plots import overlays, review
 
 LABELS = np.array([0, 0, 0, 0, 1, 1])
 SCORES = np.array([1.0, 2.0, 3.0, 5.0, 4.0, 6.0])  # of the 8 pairs 7 are in order: AUROC 7/8
@@ -206,3 +206,11 @@ def test_no_figure_changes_the_style_of_another_program() -> None:
     before = dict(mpl.rcParams)
     plots.kl_per_dimension(np.ones(3))
     assert dict(mpl.rcParams) == before
+
+
+def test_the_band_of_many_rows_is_within_a_row_of_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = np.array([1, 3, 40, 198])
+    exact = review._band(600, ranks, 200)
+    monkeypatch.setattr(review, "EXACT", 0)
+    for quantile, expected in zip(review._band(600, ranks, 200), exact, strict=True):
+        np.testing.assert_allclose(quantile, expected, atol=1 / 600)
