@@ -17,6 +17,7 @@ from anomaly_vae.drift import Reference
 from anomaly_vae.scoring import Scores
 from anomaly_vae.sealed import read_json, write_json
 
+AT_ONCE = 16  # pictures that are floats at a time, which take many times their bytes
 LIGHT = ("brightness", "contrast", "sharpness")  # of a picture, each 0-1
 VALUES, REST = "reference.safetensors", "reference.json"
 
@@ -81,6 +82,9 @@ def load_references(folder: Path) -> tuple[Reference, ...]:
 
 def _light(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(N, 3) mean, standard deviation and mean step between neighbouring pixels of pictures (N, C, H, W)."""
-    x = pictures.astype(np.float32) / 255
-    steps = np.abs(np.diff(x, axis=-1)).mean((1, 2, 3)) + np.abs(np.diff(x, axis=-2)).mean((1, 2, 3))
-    return np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), steps / 2], axis=1).astype(np.float64)
+    found = np.empty((len(pictures), 3))
+    for first in range(0, len(pictures), AT_ONCE):
+        x = pictures[first : first + AT_ONCE].astype(np.float32) / 255
+        steps = np.abs(np.diff(x, axis=-1)).mean((1, 2, 3)) + np.abs(np.diff(x, axis=-2)).mean((1, 2, 3))
+        found[first : first + AT_ONCE] = np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), steps / 2], axis=1)
+    return found

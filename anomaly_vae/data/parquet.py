@@ -15,6 +15,7 @@ from anomaly_vae.data.files import PEEK, Reader, check_names, file_digest, stem
 from anomaly_vae.errors import DataError
 
 BATCH = 1 << 16  # rows decoded at a time
+PAGES = 1 << 20  # bytes of a column that are read at a time
 CELL = 8  # bytes of most cells once they are decoded; in the file they are compressed
 
 
@@ -25,7 +26,8 @@ class Parquet(Reader):
         self.path = str(path)
         self.name = stem(path)
         try:
-            self._file = pq.ParquetFile(path)
+            # read page by page: a file may be one row group, which else is read whole before its first row comes
+            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=PAGES)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: not a readable Parquet file; write it again, or use CSV") from error
         self.columns = list(self._file.schema_arrow.names)
