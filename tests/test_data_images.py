@@ -11,6 +11,7 @@ from PIL import Image
 from anomaly_vae.config import DataConfig
 from anomaly_vae.data import open_source
 from anomaly_vae.data.base import Chunk, Source
+from anomaly_vae.data.decoding import resize
 from anomaly_vae.errors import DataError
 
 
@@ -294,3 +295,17 @@ def test_broken_files_are_named_together_or_skipped_and_named(tmp_path: Path) ->
         (tmp_path / f"{name}.png").unlink()
     with pytest.raises(DataError, match="none is left"):
         opened(tmp_path, skip_broken=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "wanted"), [((8, 8), (16, 12)), ((90, 70), (25, 25)), ((5, 60), (32, 8)), ((1, 1), (4, 4))])  # fmt: skip
+def test_pictures_are_resized_as_torchvision_does(
+    channels: int, size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    stored = np.random.default_rng(0).integers(0, 256, (*size, channels), np.uint8)
+    picture = stored.transpose(2, 0, 1)  # (C, H, W)
+    expected = functional.resize(torch.from_numpy(picture), list(wanted), antialias=True)
+    np.testing.assert_array_equal(resize(picture, *wanted), expected)
