@@ -298,7 +298,9 @@ def test_broken_files_are_named_together_or_skipped_and_named(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("size", "wanted"), [((8, 8), (16, 12)), ((90, 70), (25, 25)), ((5, 60), (32, 8)), ((1, 1), (4, 4))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((8, 8), (16, 12)), ((90, 70), (25, 25)), ((5, 60), (32, 8)), ((1, 1), (4, 4))]
+)
 def test_pictures_are_resized_as_torchvision_does(
     channels: int, size: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
