@@ -7,8 +7,8 @@ Prints for each door the median and the 95 % quantile over so many calls, in mil
 on, one a call, after some that are not counted. The server is `mlflow models serve` on this machine, asked over one
 connection that stays open. On a machine that is busy with something else the quantiles mean little.
 
-Measured on two shared cores: medians of 1.7 ms through `Detector.score`, 2.0 ms through `serving.score_frame` and 6.9 ms
-through the server; 95 % within 4.4, 3.4 and 10.9 ms.
+Measured on two shared cores: medians of 1.7 ms through `Detector.score`, 2.0 ms through `serving.score_frame` and
+6.9 ms through the server; 95 % within 4.4, 3.4 and 10.9 ms.
 """
 
 from __future__ import annotations
