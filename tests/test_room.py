@@ -125,7 +125,9 @@ def test_the_level_of_pieces_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatc
 LATE = {  # of each column: what all cells but the last hold, and the last
     "whole": ("1", "7"), "fraction": ("1", "1.5"), "text": ("1", "seven"), "filled": ("", "3"), "half": ("", "0.5"),
     "truth": ("true", "maybe"), "bit": ("1", "true"), "day": ("2025-01-01", "2025-01-01 10:00:00"),
-    "hour": ("10:00:00", "noon"),
+    "hour": ("10:00:00", "noon"), "zone": ("2025-01-01T00:00:00Z", "2025-01-01T00:00:00.5Z"),
+    "zones": ("2025-01-01T00:00:00Z", "2025-01-01T00:00:00"),
+    "zoneless": ("2025-01-01T00:00:00", "2025-01-01T00:00:00Z"),
 }  # fmt: skip
 
 

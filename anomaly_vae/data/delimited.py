@@ -26,10 +26,13 @@ BLOCK = 1 << 22  # bytes parsed at a time while streaming: with pyarrow's read-a
 PACKED = 6  # times larger, about, is text than its gzip
 # The types that pyarrow finds in a column of text, each tried where the one before does not hold all of its cells.
 TYPES = (
-    pa.null(), pa.int64(), pa.bool_(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns"), pa.float64(),
-    pa.string(),
+    pa.null(), pa.int64(), pa.bool_(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns"),
+    pa.timestamp("s", "UTC"), pa.timestamp("ns", "UTC"), pa.float64(), pa.string(),
 )  # fmt: skip
-NOT_OF_TYPE = re.compile(r"In CSV column #(\d+):.*CSV conversion error to .*: invalid value '(.*)'", re.DOTALL)
+NOT_OF_TYPE = re.compile(
+    r"In CSV column #(\d+):.*CSV conversion error to .*: (?:invalid value|expected (?:a|no) [\w ]*in) '(.*?)'(?:\.|$)",
+    re.DOTALL,
+)
 GZIP = b"\x1f\x8b"
 BINARY = (b"PK\3\4", b"%PDF", b"BZh", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")  # zip (xlsx, npz), PDF, bzip2, zstd, xz
 
@@ -101,7 +104,7 @@ class Delimited(Reader):
 
     def _typed(self, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """Every row; columns that `types` does not name have the type of their first block."""
-        known: dict[str, pa.DataType] = {}
+        known = dict(types)
         try:
             with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types)) as batches:
                 known = {field.name: field.type for field in batches.schema}
