@@ -70,12 +70,11 @@ class Room:
 
     @contextmanager
     def _unnamed(self) -> Iterator[IO[bytes]]:
-        """A new file that has no name."""
-        folder = self.folder or Path(tempfile.gettempdir())
-        with _told(), explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                yield file
+        """A new file that has no name: it needs a disk, and no folder is made for it."""
+        wanted = (self.folder or Path(tempfile.gettempdir())).absolute()
+        folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
+        with _told(), explained(folder), tempfile.TemporaryFile(dir=folder) as file:
+            yield file
 
 
 MEMORY = Room()  # for data that is held in memory whatever its size
