@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 EPS = 1e-8
 SLOTS = ("step", "exp_avg", "exp_avg_sq")  # of a parameter, as torch.optim names them
-
-
-class Optimizer(Protocol):
-    """What a checkpoint keeps of an optimiser, this one or one of torch.optim. state: the slots of each parameter."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, tree: dict[str, Any]) -> None: ...
 
 
 class AdamW:

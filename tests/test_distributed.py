@@ -18,7 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from anomaly_vae import checkpoint, distributed, store, tracking, training
+from anomaly_vae import checkpoint, distributed, store, training
 from anomaly_vae.config import Config, load
 from anomaly_vae.data.tensors import Samples
 from anomaly_vae.errors import ConfigError
@@ -144,6 +144,8 @@ main()
 
 
 def test_a_process_that_fails_ends_the_job_with_its_reason(workplace: Path) -> None:
+    from anomaly_vae import tracking  # the processes of the other job need no mlflow
+
     (workplace / "dying.py").write_text(DYING)
     np.savetxt("rows.csv", np.random.default_rng(0).normal(size=(60, 3)), delimiter=",", header="a,b,c", comments="")
     small = ["training.epochs=4", "model.members=1", "model.hidden=[8]", "scoring.neighbours=0", "data.memory=0"]
