@@ -24,7 +24,7 @@ from anomaly_vae.scorenet import ScoreNet
 BLOCK = 256  # samples of every forward pass, where there is one size
 SIZES = (16, BLOCK, 1024)  # of rows, each a multiple of the one before
 FEATURE_BLOCK = {"cpu": 1, "cuda": 16}  # pictures that go through a backbone at once: a block is computed whole
-BLOCK_ELEMENTS = 3 << 20  # of a block at most: 256 pictures of 3 x 64 x 64, 16 of 3 x 256 x 256
+BLOCK_ELEMENTS = 3 << 17  # of a block at most, which caches hold: 256 pictures of 1 x 28 x 28, 32 of 3 x 64 x 64
 
 _agreeing: WeakKeyDictionary[ScoreNet, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
 

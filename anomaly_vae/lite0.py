@@ -49,8 +49,8 @@ class Block(nn.Module):
         self.residual = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = x if self.expand is None else F.relu6(self.expand(x))
-        h = self.project(F.relu6(self.depthwise(h)))
+        h: Tensor = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        h = self.project(F.relu6(self.depthwise(h), inplace=True))
         return h + x if self.residual else h
 
 
@@ -70,7 +70,7 @@ class Lite0(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[(B, channels, H / stride, W / stride)] of pictures (B, 3, H, W), normalised, in the order of `wanted`."""
-        x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         found = {}
         for number, block in enumerate(self.blocks):
             x = block(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from anomaly_vae.axes import place
+from anomaly_vae.axes import place, tiles
 
 PROJECTED = 24  # random axes that references are chosen in
 
@@ -46,8 +46,12 @@ class Memory(nn.Module):
 
 def nearest(x: Tensor, points: Tensor) -> Tensor:
     """(N,) squared distance of x (N, C) to the nearest of points (R, C)."""
-    crossed = torch.addmm(points.square().sum(1), x, points.T, alpha=-2)  # (N, R)
-    return (x.square().sum(1) + crossed.amin(1)).clamp(min=0)
+    length, turned = points.square().sum(1), points.T
+    crossed = [
+        torch.addmm(length, x[rows], turned, alpha=-2, out=room).amin(1)  # (n, R) -> (n,)
+        for rows, room in tiles(x, len(points))
+    ]
+    return (x.square().sum(1) + torch.cat(crossed)).clamp(min=0)
 
 
 def greedy_coreset(x: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,6 @@ the density there, -log p = D log r + constant (Loftsgaarden & Quesenberry 1965)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from anomaly_vae.models.rows import Rows
 
 BAGS = 4  # disjoint parts of the reference rows; the log distances to the nearest row of each are averaged
 AXES = 32  # principal axes of the joined space that distances are taken in, the length of the rest being one more
-TILE = 256  # rows whose distances to a bag are computed at once
 RESIDUAL = 0.5  # weight of a residual, in units of its training root mean square
 NEAR = 5  # neighbours that tell how dense the data is around a reference row
 ADAPT, ADAPT_ROWS = 0.5, 300  # power of that local scale at most, and the training rows that give half of it
@@ -93,30 +91,19 @@ class Neighbours(nn.Module):
         place = self._project(self._join(model, x, out))
         ones = torch.ones_like(place[:, :1])
         left = torch.cat([place, place.square().sum(1, keepdim=True) + self.floor[0], ones], dim=1)
-        nearest = torch.cat([self._nearest(*tile) for tile in self._tiles(left, own)])  # (B, bags)
+        size = self.weights.shape[2]
+        nearest = torch.cat([self._nearest(left[rows], own, rows, room) for rows, room in axes.tiles(left, size)])
         return self.dimensions * 0.5 * nearest.clamp(min=self.floor[1]).log().mean(1)
 
-    def _tiles(self, left: Tensor, own: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """Rows of `left` and of `own`, with room for their distances to a bag.
-
-        The room is the same for all: a product is written five times faster to memory that is in the cache.
-        """
-        if torch.compiler.is_exporting():  # a graph allocates as its runtime likes
-            yield left, own, None
-            return
-        room = left.new_empty(TILE, self.weights.shape[2])
-        for start in range(0, len(left), TILE):
-            rows = slice(start, start + TILE)
-            yield left[rows], None if own is None else own[rows], room[: len(left) - start]
-
-    def _nearest(self, left: Tensor, own: Tensor | None, room: Tensor | None) -> Tensor:
-        """(B, bags) the smallest scaled squared distance to each bag."""
+    def _nearest(self, left: Tensor, own: Tensor | None, some: slice, room: Tensor | None) -> Tensor:
+        """(B, bags) the smallest scaled squared distance to each bag, of `some` of the rows."""
         size, nearest = self.weights.shape[2], []
         for bag in range(self.bags):
             squared = torch.mm(left, self.weights[bag], out=room)  # (B, R / bags)
             if own is not None:
-                rows = ((own >= 0) & (own // size == bag)).nonzero()[:, 0]
-                squared[rows, own[rows] % size] = math.inf
+                mine = own[some]
+                rows = ((mine >= 0) & (mine // size == bag)).nonzero()[:, 0]
+                squared[rows, mine[rows] % size] = math.inf
             nearest.append(squared.amin(1))
         return torch.stack(nearest, dim=1)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 BLUR = 1 / 28  # sd of the blur of residuals, as a share of the shorter side: an edge misplaced by less is no anomaly
 
@@ -21,25 +20,22 @@ class ResidualEnergy(nn.Module):
     residuals whose energy would vary as much.
     """
 
-    kernel: Tensor
+    rows: Tensor  # (H, H)
+    columns: Tensor  # (W, W)
     weight: Tensor  # nats of one unit of energy: nu / (2 mean(e))
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        sd = BLUR * min(shape[1:])
-        reach = max(1, int(3 * sd + 0.5))
-        kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sd).square())
-        self.reach = reach
-        self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
+        _, height, width = shape
+        sd = BLUR * min(height, width)
+        # a product with a banded matrix takes a tenth of the time of a convolution with one channel
+        self.register_buffer("rows", blurring(height, sd), persistent=False)
+        self.register_buffer("columns", blurring(width, sd), persistent=False)
         self.register_buffer("weight", torch.ones(()))
 
     def energy(self, residual: Tensor) -> Tensor:
         """(B, C, H, W) squared residuals after a separable Gaussian blur within each channel."""
-        batch, channels, height, width = residual.shape
-        flat = residual.reshape(batch * channels, 1, height, width)
-        flat = F.conv2d(flat, self.kernel.view(1, 1, 1, -1), padding=(0, self.reach))
-        flat = F.conv2d(flat, self.kernel.view(1, 1, -1, 1), padding=(self.reach, 0))
-        return flat.reshape(residual.shape).square()
+        return (self.rows @ residual @ self.columns.T).square()
 
     def fit(self, energies: Tensor) -> None:
         """To the energies (N,) of held-out normals."""
@@ -50,3 +46,13 @@ class ResidualEnergy(nn.Module):
     def nats(self, residual: Tensor) -> Tensor:
         """(B, C, H, W) nats of each element; their sum is the reconstruction part."""
         return self.weight * self.energy(residual)
+
+
+def blurring(side: int, sd: float) -> Tensor:
+    """(side, side) what blurs a line of `side` pixels with a Gaussian of `sd` pixels; beyond its ends is 0."""
+    reach = max(1, int(3 * sd + 0.5))
+    at = torch.arange(side)
+    apart = at[:, None] - at  # (side, side)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sd).square())
+    found: Tensor = torch.exp(-0.5 * (apart / sd).square()) / kernel.sum()
+    return found.masked_fill(apart.abs() > reach, 0.0)

@@ -109,7 +109,7 @@ def train(
     for epoch in range(len(history.epochs), schedule.epochs):
         if epoch - history.best_epoch >= settings.patience:
             break
-        figures = _epoch(net, train, optimizer, config, schedule, epoch, history, opponent)
+        figures = one_epoch(net, train, optimizer, config, schedule, epoch, history, opponent)
         held, kl = held_out(model, valid, config.seed, history.batch_size, settings.binarise)
         figures |= held
         history.kl.append(kl)

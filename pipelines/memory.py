@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.speed import write_csv
+from pipelines.workloads import write_csv
 
 COLUMNS, TIMES = 30, (1, 4, 16)
 SIDE, QUALITY = 256, 90  # of a JPEG: pixels, and Pillow's measure

@@ -1,13 +1,15 @@
-"""How fast, as ratios measured in one run: training beside a plain PyTorch loop, scoring a CSV beside pandas.read_csv,
-and how long a command takes to answer.
+"""How fast, as ratios measured in one run: training beside a plain PyTorch loop, pythae and PyOD, scoring a file beside
+bare reading, and each beside what this machine could do at most.
 
-    python -m pipelines.speed                      about 5 minutes on two cores
-    python -m pipelines.speed --rows 200000        a smaller CSV
+    python -m pipelines.speed                              about 15 minutes on two cores
+    python -m pipelines.speed --rows 10000000              the files of the issue: 2.6 GB of disk, 10 minutes more
+    python -m pipelines.speed --only training --only files one or more of: training, files, pictures, starting, latency
 
-Prints and saves (`--out`) a JSON of ratios, each the median of several rounds in which the two alternate. On a machine
-that is busy with something else two threads wait for each other most of the time, and the ratios mean nothing.
-
-Measured on two quiet cores: training 1.15 times the plain loop, scoring 13 times pandas.read_csv.
+The bound of a computation is the larger of its floating-point operations at the rate of a large matrix product in the
+same dtype and of its bytes at the rate of a large copy; of a file also the bare reading of it. All in this run, on the
+same threads. Every ratio is of medians of several rounds in which the contenders alternate; a contender of the extra
+`bench` that is not installed is left out. Prints, saves (`--out`) and logs the figures. On a machine that is busy with
+something else two threads wait for each other most of the time, and the ratios mean nothing.
 """
 
 from __future__ import annotations
@@ -20,163 +22,307 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.csv
+import pyarrow.parquet
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from PIL import Image
 
+from anomaly_vae import tracking
+from anomaly_vae.allocation import keep_memory
+from anomaly_vae.blocks import SIZES
 from anomaly_vae.config import Config
 from anomaly_vae.config import load as load_config
-from anomaly_vae.data.base import Layout
-from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data import open_source
+from anomaly_vae.data.base import Source
+from anomaly_vae.data.decoding import THREADS
 from anomaly_vae.data.tensors import Samples
 from anomaly_vae.detector import Detector
-from anomaly_vae.models import VAE
 from anomaly_vae.objective import loss
-from anomaly_vae.scorenet import new_net
-from anomaly_vae.training import pick_device, train
+from anomaly_vae.training import History, Schedule, adamw, has_bf16, one_epoch, pick_device
+from pipelines import latency, rivals
+from pipelines.ceilings import Ceilings, measure, needs
+from pipelines.workloads import WORKLOADS, Workload, write_csv, write_parquet, write_pictures
 
-IMAGES, SIDE, BATCH, ROUNDS = 6_400, 28, 128, 5
+PARTS = ("training", "files", "pictures", "starting", "latency")
+ROUNDS, COLUMNS, PICTURES, SIDE = 5, 30, 512, 256
+SEEN = 4_000  # rows that the detector of the files is fitted to
+Figures = dict[str, float]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000, help="rows of the CSV to score")
-    parser.add_argument("--columns", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the files to score")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="of the trained network")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", action="append", default=[], choices=PARTS)
+    parser.add_argument("--workload", action="append", default=[], choices=list(WORKLOADS))
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="of the trained networks")
+    parser.add_argument("--folder", help="where files are made; None: a temporary folder")
     parser.add_argument("--out", default="mlruns/studies/speed.json")
     options = parser.parse_args()
-    found = {
-        "device": str(pick_device(options.device)),
-        **training_ratio(options.device, options.overrides),
-        **answer_times(),
-    }
-    found |= scoring_ratio(options.rows, options.columns)
+    keep_memory()  # as the commands do; the rivals gain by it too
+    device = pick_device(options.device)
+    ceilings = measure(device, (torch.float32, torch.bfloat16))
+    found: dict[str, Figures] = {"ceilings": _shown(ceilings)}
+    print(_line("ceilings", found["ceilings"]), flush=True)
+    parts = options.only or PARTS
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        if "training" in parts:
+            for name in options.workload or WORKLOADS:
+                for batch, steps in WORKLOADS[name].steps.items():
+                    figures = training(WORKLOADS[name], batch, steps, options, device, ceilings)
+                    found[f"{name}, batch {batch}"] = figures
+                    print(_line(f"{name}, batch {batch}", figures), flush=True)
+        for part, measured in (("files", files), ("pictures", pictures), ("starting", starting), ("latency", one_row)):
+            if part in parts:
+                for name, figures in measured(Path(folder), options, ceilings).items():
+                    found[name] = figures
+                    print(_line(name, figures), flush=True)
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    with tracking.start(load_config(), data_name="speed", run_name="speed") as run:
+        run.metrics({_key(f"{name}.{figure}"): v for name, figures in found.items() for figure, v in figures.items()})
+        run.text(json.dumps(found, indent=1), "speed.json")
 
 
-def training_ratio(device: str, overrides: list[str]) -> dict[str, float]:
-    """Images a second of ours and of the plain loop on one epoch of random 28x28 images, the same network and batch."""
-    where = pick_device(device)
-    images = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, SIDE, SIDE), dtype=np.uint8)
-    layout = Layout("pixels", (1, SIDE, SIDE))
-    config = load_config(
-        # the plain loop neither moves its images nor makes them noisy: the same job for both
-        overrides=[
-            "training.epochs=1",
-            f"training.batch_size={BATCH}",
-            f"device={where.type}",
-            "training.jitter=0",
-            "training.noise=0",
-            *overrides,
-        ]
-    ).resolve("pixels")
-    scaler = Scaler.fit(images, layout)
-    held = Samples(images[:256], where)
-    held_images = Samples(images, where)
+# --- training ------------------------------------------------------------------------------------------------------
 
-    def ours() -> None:
-        train(new_net(config, layout, scaler).model.to(where), held_images, held, config, lambda *_: None)
 
-    def plain() -> None:
-        plain_loop(images, new_net(config, layout, scaler).model.to(where), config, where)
-
-    fast, slow = alternate(ours, plain)
-    return {
-        "train_images_per_second": IMAGES / fast,
-        "plain_loop_images_per_second": IMAGES / slow,
-        "train_ratio": slow / fast,
+def training(
+    work: Workload, batch: int, steps: int, options: argparse.Namespace, device: torch.device, ceilings: Ceilings
+) -> Figures:
+    """Milliseconds of a step of each contender, the ratios of the others to ours, and the bounds of ours."""
+    config = work.config(device.type, batch, options.overrides)
+    data = work.data(batch * steps)
+    contenders: dict[str, Callable[[], object]] = {
+        "ours": _ours(work, data, config, batch, device),
+        "plain": rivals.plain_loop(data, work.model(config), batch, device),
     }
+    contenders |= _installed(work, data, config, batch, steps)
+    spent = alternate(contenders, options.rounds)
+    model = work.model(config).to(device)
+    x, noise = Samples(data[:batch].numpy(), device).take(torch.arange(batch, device=device)), torch.Generator(device)
+
+    def step() -> None:
+        loss(x, model(x, noise), config.objective, 1.0)[0].backward()
+
+    step()  # gradients are there
+    need = needs(step, sum(p.numel() for p in model.parameters()))
+    dtype = torch.bfloat16 if config.training.bf16 and has_bf16(device) else torch.float32
+    ours = spent["ours"] / steps
+    found = {f"{name}_ms": 1000 * s / steps for name, s in spent.items()}
+    found |= {f"ratio_to_{name}": s / spent["ours"] for name, s in spent.items() if name != "ours"}
+    found |= {"gflop": need.flops / 1e9, "mb": need.bytes / 1e6, "bound_ms": 1000 * need.bound(ceilings, dtype)}
+    found |= {"share_of_bound": need.bound(ceilings, dtype) / ours}
+    return found | {"share_of_float32_bound": need.bound(ceilings, torch.float32) / ours}
 
 
-def plain_loop(images: np.ndarray[Any, Any], model: VAE, config: Config, device: torch.device) -> None:
-    """What a tutorial would write: DataLoader, Adam, one batch at a time, and the loss read after each."""
-    data = TensorDataset(torch.from_numpy(images).float() / 255)
-    noise = torch.Generator(device).manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    total = 0.0
-    for (x,) in DataLoader(data, BATCH, shuffle=True):
-        x = x.to(device)
-        optimizer.zero_grad()
-        value, _, _ = loss(x, model(x, noise), config.objective, 1.0)
-        value.backward()
-        optimizer.step()
-        total += value.item()
+def _ours(work: Workload, data: torch.Tensor, config: Config, batch: int, device: torch.device) -> Callable[[], object]:
+    model, samples = work.model(config).to(device), Samples(data.numpy(), device)
+    optimizer, schedule = adamw(model, config), Schedule(1, len(data))
+    return lambda: one_epoch(model, samples, optimizer, config, schedule, 0, History(batch_size=batch))
 
 
-def alternate(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of two functions, run in turn after one warm-up each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(ROUNDS + 1):
-        for function, kept in ((first, seconds[0]), (second, seconds[1])):
+def _installed(
+    work: Workload, data: torch.Tensor, config: Config, batch: int, steps: int
+) -> dict[str, Callable[[], object]]:
+    """The contenders of the extra `bench` that do this job: pythae one network, PyOD rows."""
+    found: dict[str, Callable[[], object]] = {}
+    try:
+        if config.model.members == 1:
+            found["pythae"] = rivals.pythae_loop(data, work.model(config), batch)
+        if work.kind == "table":
+            rows = data.numpy().astype(np.float64)
+            found["pyod"] = lambda: rivals.pyod_vae(batch, 1).fit(rows)
+    except ImportError as error:
+        print(f"left out: {error}; pip install 'anomaly-vae[bench]'", flush=True)
+    return found
+
+
+def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Figures:
+    """Median seconds of each contender, run in turn after one warm-up each."""
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(rounds + 1):
+        for name, work in contenders.items():
             began = time.perf_counter()
-            function()
+            work()
             if round_:
-                kept.append(time.perf_counter() - began)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+                spent[name].append(time.perf_counter() - began)
+    return {name: statistics.median(found) for name, found in spent.items()}
 
 
-def answer_times() -> dict[str, float]:
-    """Seconds until `--help` and until a configuration error, the fastest of five: the least disturbed one."""
-    ours = [sys.executable, "-m", "anomaly_vae"]
-    return {
-        "help_seconds": min(_run([*ours, "--help"])[0] for _ in range(5)),
-        "config_error_seconds": min(_run([*ours, "fit", "--set", "no.such=1"], expect=2)[0] for _ in range(5)),
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def files(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
+    """`score` of a CSV and of the same rows as Parquet, beside bare reading, the network's bound and PyOD's VAE."""
+    csv, parquet, model = folder / "rows.csv", folder / "rows.parquet", folder / "detector"
+    write_csv(str(csv), options.rows, COLUMNS)
+    write_parquet(str(csv), str(parquet))
+    sample = pd.read_csv(csv, nrows=SEEN)
+    detector = Detector.fit(sample, training__epochs=2, device=options.device)
+    detector.save(model)
+    x = torch.randn(SIZES[-1], 2 * COLUMNS)
+    with torch.inference_mode():
+        need = needs(partial(detector.net.cpu(), x))
+    network = options.rows / len(x) * need.bound(ceilings, torch.float32)
+    tenth = folder / "tenth.csv"
+    write_csv(str(tenth), options.rows // 10, COLUMNS)
+    found = {}
+    for path, read in ((csv, _read_csv), (parquet, _read_parquet)):
+        rounds = 3 if options.rows > 2_000_000 else options.rounds
+        runs = [(_score(model, path), timed(partial(read, path))) for _ in range(rounds)]
+        ours, bare = statistics.median(run[0][0] for run in runs), statistics.median(run[1] for run in runs)
+        found[f"score {path.suffix[1:]}"] = {
+            "seconds": ours, "rows_per_second": options.rows / ours, "bare_reading_seconds": bare,
+            "network_bound_seconds": network, "ratio_to_larger_bound": ours / max(bare, network),
+            "ratio_to_reading": ours / bare, "peak_gb": max(run[0][1] for run in runs),
+        }  # fmt: skip
+    found["score csv"]["peak_gb_of_a_tenth"] = _score(model, tenth)[1]
+    found["scoring in memory"] = _rates(detector, sample)
+    return found
+
+
+def _read_csv(path: Path) -> None:
+    with pyarrow.csv.open_csv(path) as pieces:
+        for _ in pieces:
+            pass
+
+
+def _read_parquet(path: Path) -> None:
+    for _ in pyarrow.parquet.ParquetFile(path).iter_batches():
+        pass
+
+
+def _score(model: Path, path: Path) -> tuple[float, float]:
+    """(seconds, peak GB) of the command."""
+    out = path.with_name("scores.csv")
+    return _run([sys.executable, "-m", "anomaly_vae", "-q", "score", "-m", str(model), str(path), "-o", str(out)])
+
+
+def _rates(detector: Detector, sample: pd.DataFrame) -> Figures:
+    """Rows a second of ours and of PyOD's VAE with the layers of one member, on rows in memory."""
+    rows = np.tile(sample.to_numpy(np.float64), (25, 1))
+    frame = pd.DataFrame(rows, columns=sample.columns)
+    contenders: dict[str, Callable[[], object]] = {"ours": lambda: detector.score(frame)}
+    try:
+        theirs = rivals.pyod_vae(128, 1).fit(sample.to_numpy(np.float64))
+        contenders["pyod"] = lambda: theirs.decision_function(rows)
+    except ImportError as error:
+        print(f"left out: {error}; pip install 'anomaly-vae[bench]'", flush=True)
+    spent = alternate(contenders, ROUNDS)
+    found = {f"{name}_rows_per_second": len(rows) / s for name, s in spent.items()}
+    return found | {f"ratio_to_{name}": s / spent["ours"] for name, s in spent.items() if name != "ours"}
+
+
+def pictures(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
+    """`score` of a folder of PNGs, by the network of pixels and by features, beside decoding them in as many threads
+    and the network's bound."""
+    place = folder / "pictures"
+    write_pictures(place, PICTURES, SIDE)
+    found = {}
+    for kind, size in (("conv2d", 64), ("features", SIDE)):
+        settings = [f"model.kind={kind}", f"data.size={size}", "training.steps=8", f"device={options.device}"]
+        config = load_config(overrides=[*settings, "tracking.enabled=false"])
+        source = open_source(str(place), config.opening())
+        detector = Detector.fit_source(source, config)
+        x = torch.rand(1, *detector.layout.shape)
+        with torch.inference_mode():
+            need = needs(partial(detector.net.cpu(), x))
+        bound = PICTURES * need.flops / ceilings.flops[torch.float32]  # many go through at once: weights move once
+        detector.net.to(pick_device(options.device))
+        spent = alternate({"ours": partial(_drained, detector, source), "decoding": partial(_decode, place)}, ROUNDS)
+        found[f"pictures, {kind}"] = {
+            "pictures_per_second": PICTURES / spent["ours"], "seconds": spent["ours"],
+            "decoding_seconds": spent["decoding"], "network_bound_seconds": bound,
+            "ratio_to_decoding": spent["ours"] / spent["decoding"],
+            "ratio_to_larger_bound": spent["ours"] / max(spent["decoding"], bound),
+        }  # fmt: skip
+    return found
+
+
+def _drained(detector: Detector, source: Source) -> None:
+    for _ in detector.score_source(source):
+        pass
+
+
+def _decode(place: Path) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(lambda file: Image.open(file).convert("RGB"), place.iterdir()):
+            pass
+
+
+# --- waiting -------------------------------------------------------------------------------------------------------
+
+
+def starting(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
+    """Seconds of commands that have little to compute, beside importing torch alone."""
+    few, model = folder / "few.csv", folder / "quick"
+    write_csv(str(few), 10, COLUMNS)
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(400, COLUMNS)), columns=pd.read_csv(few).columns)
+    Detector.fit(rows, training__epochs=1).save(model)
+    ours = [sys.executable, "-m", "anomaly_vae", "-q"]
+    commands = {
+        "import_torch": [sys.executable, "-c", "import torch"],
+        "help": [*ours, "--help"],
+        "score_10_rows": [*ours, "score", "-m", str(model), str(few), "-o", str(folder / "few-scores.csv")],
+        "fit_default": [*ours, "fit", "--set", f"tracking.folder={folder / 'mlruns'}"],
     }
+    return {"starting": {f"{name}_seconds": _middle(command) for name, command in commands.items()}}
 
 
-def scoring_ratio(rows: int, columns: int) -> dict[str, float]:
-    """Seconds and peak memory of `score` on a CSV and on its first tenth, beside pandas.read_csv on the whole."""
-    with tempfile.TemporaryDirectory() as folder:
-        path, tenth, model = f"{folder}/rows.csv", f"{folder}/tenth.csv", f"{folder}/detector"
-        write_csv(path, rows, columns)
-        write_csv(tenth, rows // 10, columns)
-        sample = pd.read_csv(path, nrows=4_000)
-        Detector.fit(sample, training__epochs=2).save(model)
-        score = [sys.executable, "-m", "anomaly_vae", "-q", "score", "-m", model]
-        read = [sys.executable, "-c", f"import pandas; pandas.read_csv({path!r})"]
-        rounds = [(_run([*score, path, "-o", f"{folder}/s.csv"]), _run(read)) for _ in range(3)]
-        small = _run([*score, tenth, "-o", f"{folder}/t.csv"])
-        start = min(_run([sys.executable, "-c", "import pandas"])[0] for _ in range(3))
-    ours = statistics.median(r[0][0] for r in rounds)
-    theirs = statistics.median(r[1][0] for r in rounds) - start
-    return {
-        "score_seconds": ours,
-        "read_csv_seconds": theirs,
-        "score_ratio": ours / theirs,
-        "score_rows_per_second": rows / ours,
-        "score_peak_gb": rounds[0][0][1],
-        "score_peak_gb_of_a_tenth": small[1],
-    }
+def one_row(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
+    """Milliseconds of one row through each door; see pipelines.latency."""
+    data = np.random.default_rng(0).normal(size=(800, COLUMNS))
+    frame = pd.DataFrame(data, columns=[f"x{i}" for i in range(COLUMNS)])
+    found = latency.latencies(Detector.fit(frame[:400], training__epochs=1), frame[400:])
+    return {f"one row, {door}": asdict(figures) for door, figures in found.items()}
 
 
-def write_csv(path: str, rows: int, columns: int) -> None:
-    """Correlated Gaussian columns with six digits, written in pieces."""
-    rng = np.random.default_rng(0)
-    mix = rng.normal(size=(columns, columns))
-    with open(path, "w") as out:
-        for start in range(0, rows, 100_000):
-            n = min(100_000, rows - start)
-            frame = pd.DataFrame(rng.normal(size=(n, columns)) @ mix, columns=[f"x{i}" for i in range(columns)])
-            frame.to_csv(out, index=False, header=start == 0, float_format="%.6g")
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
-def _run(command: list[str], expect: int = 0) -> tuple[float, float]:
+def _middle(command: list[str]) -> float:
+    return statistics.median(_run(command)[0] for _ in range(3))
+
+
+def _run(command: list[str]) -> tuple[float, float]:
     """(seconds, peak GB) of a process."""
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = process.stderr.read().decode(errors="replace") if process.stderr else ""
     _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status) != expect:
+    if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}: {errors}")
     return time.perf_counter() - began, usage.ru_maxrss / 1e6
+
+
+# --- showing -------------------------------------------------------------------------------------------------------
+
+
+def _shown(ceilings: Ceilings) -> Figures:
+    found = {f"{str(dtype).removeprefix('torch.')}_gflops": rate / 1e9 for dtype, rate in ceilings.flops.items()}
+    return found | {"copy_gb_per_second": ceilings.copied / 1e9}
+
+
+def _line(name: str, figures: Figures) -> str:
+    return f"{name:24}" + "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes for a metric."""
+    return "".join(c if c.isalnum() or c in "_-. /" else "-" for c in name)
 
 
 if __name__ == "__main__":

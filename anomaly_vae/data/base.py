@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anomaly_vae.data.room import Room
 
 
-ROWS, PICTURES = 32_768, 1_024  # read at a time
+ROWS, PICTURES = 32_768, 256  # read at a time
 PICTURE_BYTES = 1 << 26  # of pictures read at a time at most
 
 

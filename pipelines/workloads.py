@@ -1,0 +1,90 @@
+"""What speed is measured on: made data of the shapes that the product is used with, and the network of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from anomaly_vae import models
+from anomaly_vae.config import Config, DataKind
+from anomaly_vae.config import load as load_config
+from anomaly_vae.models import VAE
+
+PIECE = 100_000  # rows of a file written at a time
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Samples of one shape, as the network reads them. steps: optimiser steps that are timed, for each batch size."""
+
+    kind: DataKind
+    shape: tuple[int, ...]
+    steps: dict[int, int]
+
+    def config(self, device: str, batch: int, overrides: list[str]) -> Config:
+        """Its defaults, without what a plain loop does not do: pictures are not moved, inputs get no noise."""
+        fixed = ["training.jitter=0", "training.noise=0", f"training.batch_size={batch}", f"device={device}"]
+        return load_config(overrides=[*fixed, *overrides]).resolve(self.kind)
+
+    def model(self, config: Config) -> VAE:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return models.build(config.model, self.shape)
+
+    def data(self, samples: int) -> Tensor:
+        """(N, *shape): pictures as uint8, everything else standard normal."""
+        generator = torch.Generator().manual_seed(0)
+        if self.kind in ("pixels", "images") and len(self.shape) == 3:
+            return torch.randint(0, 256, (samples, *self.shape), generator=generator, dtype=torch.uint8)
+        return torch.randn(samples, *self.shape, generator=generator)
+
+
+WORKLOADS = {
+    "MNIST 28x28": Workload("pixels", (1, 28, 28), {128: 40, 4096: 4}),
+    "RGB 64x64": Workload("pixels", (3, 64, 64), {128: 10, 4096: 1}),
+    "windows 8x32": Workload("series", (8, 32), {128: 100, 4096: 6}),
+    "table of 30": Workload("table", (60,), {128: 200, 4096: 20}),  # a column is read as two elements
+    "feature maps": Workload(
+        "images", (256,), {128: 200, 4096: 20}
+    ),  # positions of EfficientNet-Lite0 at the default layers
+}
+
+
+def write_csv(path: str, rows: int, columns: int) -> None:
+    """Correlated Gaussian columns with six digits, written in pieces."""
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(columns, columns))
+    with open(path, "w") as out:
+        for start in range(0, rows, PIECE):
+            n = min(PIECE, rows - start)
+            frame = pd.DataFrame(rng.normal(size=(n, columns)) @ mix, columns=[f"x{i}" for i in range(columns)])
+            frame.to_csv(out, index=False, header=start == 0, float_format="%.6g")
+
+
+def write_parquet(csv: str, path: str) -> None:
+    """The rows of a CSV as Parquet, piece by piece."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    with pyarrow.csv.open_csv(csv) as pieces, pyarrow.parquet.ParquetWriter(path, pieces.schema) as out:
+        for piece in pieces:
+            out.write_batch(piece)
+
+
+def write_pictures(folder: Path, count: int, side: int) -> None:
+    """Smooth colour pictures with some grain, as PNG."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    grid = np.linspace(0, 6, side)
+    for number in range(count):
+        waves = np.sin(grid[:, None, None] + rng.uniform(0, 6, 3)) * np.cos(grid[None, :, None] + rng.uniform(0, 6, 3))
+        grain = rng.normal(0, 4, (side, side, 3))
+        picture = np.clip(128 + 90 * waves + grain, 0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{number:05d}.png")
