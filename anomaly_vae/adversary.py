@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_vae import checkpoint, distributed
-from anomaly_vae.adamw import AdamW
 
 WIDTH, STAGES = 32, 3  # channels of the first stage, and how many halve the sides: a patch is 46 pixels wide
 FOLDER = "adversary"  # of its checkpoint, in that of the training
@@ -29,7 +28,7 @@ class Adversary:
             torch.manual_seed(seed)
             self.net = _discriminator(channels).to(device)
         self.shared = distributed.parallel(self.net)
-        self.optimizer = AdamW(self.net.parameters(), lr, betas=(0.5, 0.9), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr, betas=(0.5, 0.9), weight_decay=0.0)
 
     def objection(self, reconstruction: Tensor) -> Tensor:
         """How much of the reconstruction it sees through, the mean over patches; no gradient for its own weights."""
@@ -42,7 +41,7 @@ class Adversary:
         made = reconstruction.detach().nan_to_num()  # a step that failed in the model must not end its opponent
         real, made = self.shared(torch.cat([data, made])).chunk(2)
         loss = distributed.mean(F.relu(1 - real)) + distributed.mean(F.relu(1 + made))
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return loss.detach()

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from anomaly_vae.adamw import AdamW
 from anomaly_vae.errors import RunError
 from anomaly_vae.output import replacing
 
 FILE = "training.safetensors"
 
 
-def save(folder: Path, model: nn.Module, best: dict[str, Tensor], optimizer: AdamW,
+def save(folder: Path, model: nn.Module, best: dict[str, Tensor], optimizer: torch.optim.Optimizer,
          state: dict[str, Any]) -> None:  # fmt: skip
     """Writes weights, best weights, AdamW's moments and `state` (JSON) to the folder, replacing an older file whole."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
@@ -41,11 +41,11 @@ class Checkpoint:
     optimizer: dict[int, dict[str, Tensor]]
     state: dict[str, Any]
 
-    def restore(self, model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         """Restores model and optimizer in place; returns the best weights. Raises RunError for another model."""
         try:
             model.load_state_dict(self.model)
-            optimizer.load_state_dict({"state": self.optimizer})
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer})
         except (RuntimeError, ValueError) as error:
             raise RunError(f"{self.folder}: its checkpoint is of another model; fit again instead") from error
         device = next(model.parameters()).device

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_vae import checkpoint, distributed
-from anomaly_vae.adamw import AdamW
 from anomaly_vae.adversary import Adversary
 from anomaly_vae.config import Config
 from anomaly_vae.data.tensors import Samples
@@ -91,8 +90,8 @@ def train(
     Raises TrainingError where most steps of an epoch have no finite gradient, or memory fails at the smallest batch.
     """
     settings = config.training
-    assert settings.batch_size and settings.lr
-    optimizer = AdamW(model.parameters(), settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay)
+    assert settings.batch_size
+    optimizer = adamw(model, config)
     batch_size = min(settings.batch_size, max(16, len(train) // 2))
     schedule, history = Schedule.of(train, batch_size, config), History(batch_size=batch_size)
     best: dict[str, Tensor] = {}
@@ -131,9 +130,18 @@ def train(
     return history
 
 
-def _epoch(
-    model: nn.Module, train: Samples, optimizer: AdamW, config: Config, schedule: Schedule, epoch: int,
-    history: History, opponent: Adversary | None,
+def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:
+    """The optimiser of a resolved configuration."""
+    settings = config.training
+    assert settings.lr
+    return torch.optim.AdamW(
+        model.parameters(), settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
+    )
+
+
+def one_epoch(
+    model: nn.Module, train: Samples, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
+    history: History, opponent: Adversary | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """One epoch; the figures are means over it. Nothing waits for the device before its end."""
     model.train()
@@ -146,14 +154,15 @@ def _epoch(
     start, steps, began, progress = 0, 0, time.perf_counter(), 0.0
     while start < len(order):
         progress = (epoch + start / len(order)) / schedule.epochs
-        optimizer.lr = lr * min(1.0, (progress + 1e-3) / RISE) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, (progress + 1e-3) / RISE) * 0.5 * (1 + math.cos(math.pi * progress))
         index = order[start : start + history.batch_size]
         try:
             x = train.take(distributed.share(index, noise))
             found, step_sums = _step(model, x, optimizer, config, progress, schedule.spread, noise, opponent)
         except torch.OutOfMemoryError as error:
             history.batch_size, history.halved = _halve(history.batch_size, error), history.halved + 1
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=True)
             continue
         bad += found
         sums += torch.where(found > 0, torch.zeros_like(sums), step_sums * len(index))
@@ -172,7 +181,7 @@ def _epoch(
 
 
 def _step(
-    model: nn.Module, x: Tensor, optimizer: AdamW, config: Config, progress: float, scale: float,
+    model: nn.Module, x: Tensor, optimizer: torch.optim.AdamW, config: Config, progress: float, scale: float,
     noise: torch.Generator, opponent: Adversary | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimiser step; (found, means): found is 1 where the gradient was not finite and the step was skipped."""
@@ -185,12 +194,14 @@ def _step(
     judged = opponent is not None and risen(config.objective, progress) >= 1  # first the picture, then its grain
     if opponent is not None and judged:
         total = total + config.objective.adversarial * x[0].numel() * opponent.objection(_pictures(x, out))
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=True)
     # nats an element: one learning rate and one clip norm then serve 20 columns and 50,000 pixels
     (total / x[0].numel()).backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.clip)
     found = (~torch.isfinite(norm)).float()
-    optimizer.step(failed=found)
+    optimizer.found_inf = found  # type: ignore[attr-defined]  # the fused step skips itself on the device
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.step()
     if opponent is not None and judged:
         opponent.learn(out.data(x), _pictures(x, out))
     return found, torch.stack([total.detach(), recon.detach(), kl.detach()])

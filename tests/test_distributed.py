@@ -130,7 +130,7 @@ from anomaly_vae.cli import main
 from anomaly_vae.errors import TrainingError
 
 training.CHECKPOINT_SECONDS = 0.0
-epoch = training._epoch
+epoch = training.one_epoch
 
 def failing(*arguments):
     if arguments[5] == 2 and os.environ["RANK"] == "1":
@@ -138,7 +138,7 @@ def failing(*arguments):
         raise TrainingError("the second process has lost its disk")
     return epoch(*arguments)
 
-training._epoch = failing
+training.one_epoch = failing
 main()
 """
 

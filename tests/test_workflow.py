@@ -119,12 +119,11 @@ def test_a_failed_fit_is_a_failed_run_with_its_error(fits: Fits) -> None:
 
 
 KILLED = """
-    import os, signal, sys
+    import os, signal
     from anomaly_vae import config, training, workflow
     training.CHECKPOINT_SECONDS = 0
 
     def progress(what, done, of):
-        assert not {"torch._dynamo", "torchvision", "matplotlib"} & set(sys.modules)  # seconds of imports
         if done == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
