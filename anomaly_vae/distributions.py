@@ -39,7 +39,7 @@ class Gaussian:
     sigma: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
-        nats = ((x - self.mean) / self.sigma).square().mul_(0.5)
+        nats = ((x - self.mean) * self.sigma.reciprocal()).square().mul_(0.5)  # a quotient has a costlier gradient
         return nats.add_(self.sigma.log().add_(0.5 * LOG_2PI))  # in place: a pass over new memory costs twice as much
 
 
@@ -51,7 +51,7 @@ class Laplace:
     scale: Tensor
 
     def nll(self, x: Tensor) -> Tensor:
-        return ((x - self.mean) / self.scale).abs().add_((2 * self.scale).log())
+        return ((x - self.mean) * self.scale.reciprocal()).abs().add_((2 * self.scale).log())
 
 
 @dataclass(frozen=True)

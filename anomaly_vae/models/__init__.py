@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from anomaly_vae.config import ModelConfig
 from anomaly_vae.errors import ConfigError
 from anomaly_vae.models.base import VAE, Output
@@ -44,8 +46,11 @@ def build(config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ..
         fits = [kind for kind, (_, a) in MODELS.items() if len(shape) in a]
         raise ConfigError(f"model.kind={config.kind} cannot read samples of shape {shape}; use {' or '.join(fits)}")
     if given:
-        return ConditionalVAE(config, shape, categories, given)
-    return model(config, shape, categories) if any(categories) else model(config, shape)
+        built: VAE = ConditionalVAE(config, shape, categories, given)
+    else:
+        built = model(config, shape, categories) if any(categories) else model(config, shape)
+    # in the order of the pictures: a convolution of one channel cannot tell it from the pictures alone
+    return built.to(memory_format=torch.channels_last) if len(shape) == 3 else built
 
 
 __all__ = ["MODELS", "VAE", "Output", "build"]

@@ -19,7 +19,7 @@ from anomaly_vae.distributed import normal
 from anomaly_vae.distributions import Likelihood, kl_normal, kl_sampled
 from anomaly_vae.models.base import LOG_VAR, VAE, Head, Output, log_weight
 from anomaly_vae.models.gaussian import posterior_head
-from anomaly_vae.models.layers import Crop, Even, Residual, Sides, channels_last, convolutions, residuals, stages
+from anomaly_vae.models.layers import GELU, Crop, Even, Residual, Sides, channels_last, convolutions, residuals, stages
 
 SCALES = 3  # at least, where the channels of the stages are not given
 LOG_SCALE = (LOG_VAR[0] / 2, LOG_VAR[1] / 2)  # clamp of log s
@@ -46,7 +46,7 @@ class HierarchicalVAE(VAE):
         self.down = nn.ModuleList()  # the stage of each scale: (B, C, H, W) -> (B, C', ceil(H/2), ceil(W/2))
         for side, (before, after) in zip(sides, pairwise(widths), strict=False):
             step = conv(before, after, 4, stride=2, padding=1)
-            self.down.append(nn.Sequential(Even(side), step, *residuals(conv, after, config.blocks), nn.GELU()))
+            self.down.append(nn.Sequential(Even(side), step, *residuals(conv, after, config.blocks), GELU()))
 
         self.top = nn.Parameter(0.1 * torch.randn(1, channels[-1], *sides[-1]))  # where the top-down pass starts
         self.cells: Any = nn.ModuleList()  # top first
@@ -58,7 +58,7 @@ class HierarchicalVAE(VAE):
                 self.sizes.append(config.latent * math.prod(sides[scale + 1]))
         self.head = Head(config, shape)
         last = deconv(channels[0], shape[0] * self.head.outputs, 4, stride=2, padding=1)
-        self.up = nn.Sequential(nn.GELU(), last, Crop(sides[0]))  # (B, P*C, H, W)
+        self.up = nn.Sequential(GELU(), last, Crop(sides[0]))  # (B, P*C, H, W)
         self.latent, self.groups = sum(self.sizes), len(self.sizes)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Output:
@@ -130,9 +130,9 @@ class Cell(nn.Module):
         self.scale, self.channels, self.sides, self.latent = scale, channels, sides, latent
         widen = [conv(below, channels, 1), nn.Upsample(sides)] if below else []
         self.arrive = nn.Sequential(*widen)
-        self.meet = nn.Sequential(conv(2 * channels, channels, 1), Residual(conv, channels), nn.GELU())
+        self.meet = nn.Sequential(conv(2 * channels, channels, 1), Residual(conv, channels), GELU())
         self.read = conv(channels, 2 * latent, 1)
-        self.before = nn.Sequential(Residual(conv, channels), nn.GELU())
+        self.before = nn.Sequential(Residual(conv, channels), GELU())
         self.place = conv(channels, channels + 2 * latent, 1)  # what h adds by itself; m and log s of p(z|h)
         self.enter = conv(latent, channels, 1)
         self.after = Residual(conv, channels)

@@ -40,6 +40,16 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
+class GELU(nn.Module):
+    """F.gelu; pictures in channels-last order are turned to lie as they are stored, for the kernel that is seven times
+    faster on a CPU takes no other order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4:
+            return F.gelu(x)
+        return F.gelu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class Even(nn.Module):
     """(B, C, *sides) padded at the end of each odd side."""
 
@@ -70,9 +80,7 @@ class Residual(nn.Module):
 
     def __init__(self, conv: Any, channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.GELU(), conv(channels, channels, 3, padding=1), nn.GELU(), conv(channels, channels, 1)
-        )
+        self.body = nn.Sequential(GELU(), conv(channels, channels, 3, padding=1), GELU(), conv(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         moved: Tensor = x + self.body(x)
@@ -89,7 +97,7 @@ def downward(conv: Any, widths: tuple[int, ...], sides: list[Sides], blocks: int
     for side, (before, after) in zip(sides, pairwise(widths), strict=False):
         # kernels of 4 cover every pixel equally often at stride 2, unlike those of 3
         layers += [Even(side), conv(before, after, 4, stride=2, padding=1)]  # (B, after, ceil(H/2), ceil(W/2))
-        layers += [*residuals(conv, after, blocks), nn.GELU()]
+        layers += [*residuals(conv, after, blocks), GELU()]
     return layers
 
 
@@ -99,5 +107,5 @@ def upward(conv: Any, deconv: Any, widths: tuple[int, ...], sides: list[Sides], 
     for stage in reversed(range(len(widths) - 1)):
         layers += [deconv(widths[stage + 1], widths[stage], 4, stride=2, padding=1), Crop(sides[stage])]
         if stage:
-            layers += [*residuals(conv, widths[stage], blocks), nn.GELU()]
+            layers += [*residuals(conv, widths[stage], blocks), GELU()]
     return layers

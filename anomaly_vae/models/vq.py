@@ -12,7 +12,7 @@ from anomaly_vae.config import ModelConfig
 from anomaly_vae.distributions import Likelihood
 from anomaly_vae.models.base import VAE, Head, Output, log_weight
 from anomaly_vae.models.codes import PRIORS, Codebook, CodePrior
-from anomaly_vae.models.layers import channels_last, convolutions, downward, residuals, stages, upward
+from anomaly_vae.models.layers import GELU, channels_last, convolutions, downward, residuals, stages, upward
 
 
 class VectorQuantisedVAE(VAE):
@@ -42,7 +42,7 @@ class VectorQuantisedVAE(VAE):
         targets = (shape[0] * self.head.outputs, *channels)
         widen = conv(config.latent, channels[-1], 1)
         self.up = nn.Sequential(
-            widen, *residuals(conv, channels[-1], blocks), nn.GELU(), *upward(conv, deconv, targets, sides, blocks)
+            widen, *residuals(conv, channels[-1], blocks), GELU(), *upward(conv, deconv, targets, sides, blocks)
         )
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Output:
