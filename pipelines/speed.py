@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -49,6 +47,7 @@ from anomaly_vae.objective import loss
 from anomaly_vae.training import History, Schedule, adamw, has_bf16, one_epoch, pick_device
 from pipelines import latency, rivals
 from pipelines.ceilings import Ceilings, measure, needs
+from pipelines.processes import Ended, run
 from pipelines.workloads import WORKLOADS, Workload, write_csv, write_parquet, write_pictures
 
 PARTS = ("training", "files", "pictures", "starting", "latency")
@@ -88,9 +87,11 @@ def main() -> None:
                     print(_line(name, figures), flush=True)
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    with tracking.start(load_config(), data_name="speed", run_name="speed") as run:
-        run.metrics({_key(f"{name}.{figure}"): v for name, figures in found.items() for figure, v in figures.items()})
-        run.text(json.dumps(found, indent=1), "speed.json")
+    with tracking.start(load_config(), data_name="speed", run_name="speed") as logged:
+        logged.metrics(
+            {_key(f"{name}.{figure}"): v for name, figures in found.items() for figure, v in figures.items()}
+        )
+        logged.text(json.dumps(found, indent=1), "speed.json")
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -180,13 +181,13 @@ def files(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict
     for path, read in ((csv, _read_csv), (parquet, _read_parquet)):
         rounds = 3 if options.rows > 2_000_000 else options.rounds
         runs = [(_score(model, path), timed(partial(read, path))) for _ in range(rounds)]
-        ours, bare = statistics.median(run[0][0] for run in runs), statistics.median(run[1] for run in runs)
+        ours, bare = (statistics.median(each) for each in ([e.seconds for e, _ in runs], [s for _, s in runs]))
         found[f"score {path.suffix[1:]}"] = {
             "seconds": ours, "rows_per_second": options.rows / ours, "bare_reading_seconds": bare,
             "network_bound_seconds": network, "ratio_to_larger_bound": ours / max(bare, network),
-            "ratio_to_reading": ours / bare, "peak_gb": max(run[0][1] for run in runs),
+            "ratio_to_reading": ours / bare, "peak_gb": max(ended.resident_gb for ended, _ in runs),
         }  # fmt: skip
-    found["score csv"]["peak_gb_of_a_tenth"] = _score(model, tenth)[1]
+    found["score csv"]["peak_gb_of_a_tenth"] = _score(model, tenth).resident_gb
     found["scoring in memory"] = _rates(detector, sample)
     return found
 
@@ -202,10 +203,9 @@ def _read_parquet(path: Path) -> None:
         pass
 
 
-def _score(model: Path, path: Path) -> tuple[float, float]:
-    """(seconds, peak GB) of the command."""
+def _score(model: Path, path: Path) -> Ended:
     out = path.with_name("scores.csv")
-    return _run([sys.executable, "-m", "anomaly_vae", "-q", "score", "-m", str(model), str(path), "-o", str(out)])
+    return run([sys.executable, "-m", "anomaly_vae", "-q", "score", "-m", str(model), str(path), "-o", str(out)])
 
 
 def _rates(detector: Detector, sample: pd.DataFrame) -> Figures:
@@ -224,7 +224,7 @@ def _rates(detector: Detector, sample: pd.DataFrame) -> Figures:
 
 
 def pictures(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
-    """`score` of a folder of PNGs, by the network of pixels and by features, beside decoding them in as many threads
+    """`score` of a folder of JPEGs, by the network of pixels and by features, beside decoding them in as many threads
     and the network's bound."""
     place = folder / "pictures"
     write_pictures(place, PICTURES, SIDE)
@@ -294,18 +294,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def _middle(command: list[str]) -> float:
-    return statistics.median(_run(command)[0] for _ in range(3))
-
-
-def _run(command: list[str]) -> tuple[float, float]:
-    """(seconds, peak GB) of a process."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    errors = process.stderr.read().decode(errors="replace") if process.stderr else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}: {errors}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1e6
+    return statistics.median(run(command).seconds for _ in range(3))
 
 
 # --- showing -------------------------------------------------------------------------------------------------------

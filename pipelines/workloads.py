@@ -16,6 +16,7 @@ from anomaly_vae.config import load as load_config
 from anomaly_vae.models import VAE
 
 PIECE = 100_000  # rows of a file written at a time
+QUALITY = 90  # of a JPEG, in Pillow's measure
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,13 @@ def write_parquet(csv: str, path: str) -> None:
 
 
 def write_pictures(folder: Path, count: int, side: int) -> None:
-    """Smooth colour pictures with some grain, as PNG."""
+    """JPEGs of noise on a pattern, which differs a little from picture to picture; side: pixels, a multiple of 16."""
     from PIL import Image
 
-    folder.mkdir(parents=True)
+    folder.mkdir()
     rng = np.random.default_rng(0)
-    grid = np.linspace(0, 6, side)
+    pattern = np.kron(rng.integers(0, 256, (side // 16, side // 16, 3)), np.ones((16, 16, 1)))
+    noise = rng.normal(0, 12, (8, side, side, 3))
     for number in range(count):
-        waves = np.sin(grid[:, None, None] + rng.uniform(0, 6, 3)) * np.cos(grid[None, :, None] + rng.uniform(0, 6, 3))
-        grain = rng.normal(0, 4, (side, side, 3))
-        picture = np.clip(128 + 90 * waves + grain, 0, 255).astype(np.uint8)
-        Image.fromarray(picture).save(folder / f"{number:05d}.png")
+        picture = pattern + noise[number % 8] + rng.normal(0, 8, (1, 1, 3))
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{number:06}.jpg", quality=QUALITY)
