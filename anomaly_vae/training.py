@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ STEPS = 32  # of an epoch at least: a small training set is passed several times
 EPOCHS = 10  # at least: a training that ends before it has seen every row is still watched and stopped in time
 RISE = 0.05  # share of the training in which the learning rate rises
 JUDGED = 1 << 16  # held-out samples at most that an epoch is judged by: their mean is known to 0.4 % of their spread
+ALONE = 5e8  # floating-point operations of a step up to which one thread is as fast as two
 CHECKPOINT_SECONDS = 1.0  # a kill loses at most this much, and short epochs are not slowed by writing
 
 
@@ -105,29 +106,55 @@ def train(
         for epoch, figures in enumerate(history.epochs):
             watch(epoch, schedule.epochs, figures)
     net, saved = distributed.parallel(model), time.monotonic()
-    for epoch in range(len(history.epochs), schedule.epochs):
-        if epoch - history.best_epoch >= settings.patience:
-            break
-        figures = one_epoch(net, train, optimizer, config, schedule, epoch, history, opponent)
-        held, kl = held_out(model, valid, config.seed, history.batch_size, settings.binarise)
-        figures |= held
-        history.kl.append(kl)
-        history.epochs.append(figures)
-        warm = risen(config.objective, epoch / schedule.epochs) >= 1
-        bound = figures["valid_loss"] if math.isfinite(figures["valid_loss"]) else math.inf
-        # before beta is full the bound is not yet the one that is trained for
-        if bound < history.best or not warm or not best:
-            history.best, history.best_epoch = bound, epoch
-            best = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        watch(epoch, schedule.epochs, figures)
-        if folder is not None and distributed.is_lead() and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            if opponent is not None:
-                opponent.save(folder)
-            checkpoint.save(folder, model, best, optimizer, vars(history))
-            saved = time.monotonic()
+    with _few_threads(model, train, batch_size):
+        for epoch in range(len(history.epochs), schedule.epochs):
+            if epoch - history.best_epoch >= settings.patience:
+                break
+            figures = one_epoch(net, train, optimizer, config, schedule, epoch, history, opponent)
+            held, kl = held_out(model, valid, config.seed, history.batch_size, settings.binarise)
+            figures |= held
+            history.kl.append(kl)
+            history.epochs.append(figures)
+            warm = risen(config.objective, epoch / schedule.epochs) >= 1
+            bound = figures["valid_loss"] if math.isfinite(figures["valid_loss"]) else math.inf
+            # before beta is full the bound is not yet the one that is trained for
+            if bound < history.best or not warm or not best:
+                history.best, history.best_epoch = bound, epoch
+                best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            watch(epoch, schedule.epochs, figures)
+            if folder is not None and distributed.is_lead() and time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                if opponent is not None:
+                    opponent.save(folder)
+                checkpoint.save(folder, model, best, optimizer, vars(history))
+                saved = time.monotonic()
     model.load_state_dict(best)
     model.eval()
     return history
+
+
+@contextmanager
+def _few_threads(model: VAE, train: Samples, batch_size: int) -> Iterator[None]:
+    """One thread on the CPU for steps too small to be shared: two are no faster there, and where something else runs
+    they wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    if train.device.type == "cpu" and step_flops(model, train, batch_size) < ALONE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def step_flops(model: VAE, train: Samples, batch_size: int) -> float:
+    """Floating-point operations of a training step: three times those of the way there, for gradients are taken of
+    inputs and of weights."""
+    from anomaly_vae.operations import Counted
+
+    few = train.take(train.spaced(2))
+    with Counted() as counted:
+        model.eval()(few)
+    return 3.0 * counted.flops * batch_size / len(few)
 
 
 def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:

@@ -6,13 +6,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from anomaly_vae.operations import Counted
 
 SIDE = 2048  # of the matrices that are multiplied
 COPIED = 1 << 26  # float32 numbers that are copied, far more than caches hold
@@ -53,9 +50,9 @@ def measure(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Ceilings:
 
 def needs(work: Callable[[], object], parameters: int = 0) -> Needs:
     """What `work` needs; parameters: those of an optimiser's step after it."""
-    with FlopCounterMode(display=False) as flops, _MatrixBytes() as moved:
+    with Counted() as counted:
         work()
-    return Needs(float(flops.get_total_flops()), float(moved.bytes + parameters * OPTIMISER_BYTES))
+    return Needs(float(counted.flops), float(counted.bytes + parameters * OPTIMISER_BYTES))
 
 
 def seconds(work: Callable[[], object], device: torch.device, rounds: int = ROUNDS) -> float:
@@ -68,17 +65,3 @@ def seconds(work: Callable[[], object], device: torch.device, rounds: int = ROUN
             torch.cuda.synchronize(device)
         found.append(time.perf_counter() - began)
     return statistics.median(found[1:])
-
-
-class _MatrixBytes(TorchDispatchMode):
-    """Adds up the sizes of what products and convolutions read and write, forwards and backwards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.bytes += sum(leaf.nbytes for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor))
-        return result

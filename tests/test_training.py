@@ -251,7 +251,27 @@ def test_every_epoch_takes_every_row_once_in_an_order_of_its_own(monkeypatch: py
     take = rows.take
     monkeypatch.setattr(rows, "take", lambda index: (taken.extend(index.tolist()), take(index))[1])
     train(model_of(settings()), rows, part(1), settings(training__noise=0), lambda *_: None)
+    del taken[:2]  # with which the operations of a step are counted
     epochs = [taken[start : start + 48] for start in range(0, 5 * 48, 48)]
     assert len(taken) == 5 * 48
     assert all(sorted(epoch) == list(range(48)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+@pytest.mark.parametrize(("alone", "expected"), [(0.0, 2), (1e12, 1)])
+def test_a_small_step_is_computed_by_one_thread(alone: float, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "ALONE", alone)
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        trained(settings(training__epochs=1), watch=lambda *_: seen.append(torch.get_num_threads()))
+        assert seen == [expected]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_operations_of_a_step_are_those_of_its_layers() -> None:
+    model = model_of(settings())  # two members, latent 2, hidden 8
+    there, back = F * 8 + 8 * 2 * 2, 2 * 8 + 8 * 2 * F  # mu and log variance; mean and scale of each element
+    assert training.step_flops(model, part(0), 16) == 3 * 2 * 16 * 2 * (there + back)
