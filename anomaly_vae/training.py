@@ -106,7 +106,7 @@ def train(
         for epoch, figures in enumerate(history.epochs):
             watch(epoch, schedule.epochs, figures)
     net, saved = distributed.parallel(model), time.monotonic()
-    with _few_threads(model, train, batch_size):
+    with few_threads(model, train, batch_size):
         for epoch in range(len(history.epochs), schedule.epochs):
             if epoch - history.best_epoch >= settings.patience:
                 break
@@ -133,7 +133,7 @@ def train(
 
 
 @contextmanager
-def _few_threads(model: VAE, train: Samples, batch_size: int) -> Iterator[None]:
+def few_threads(model: VAE, train: Samples, batch_size: int) -> Iterator[None]:
     """One thread on the CPU for steps too small to be shared: two are no faster there, and where something else runs
     they wait for each other most of the time."""
     threads = torch.get_num_threads()
@@ -154,7 +154,7 @@ def step_flops(model: VAE, train: Samples, batch_size: int) -> float:
     few = train.take(train.spaced(2))
     with Counted() as counted:
         model.eval()(few)
-    return 3.0 * counted.flops * batch_size / len(few)
+    return float(3 * counted.flops * batch_size / len(few))
 
 
 def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:

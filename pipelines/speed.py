@@ -44,7 +44,7 @@ from anomaly_vae.data.decoding import THREADS
 from anomaly_vae.data.tensors import Samples
 from anomaly_vae.detector import Detector
 from anomaly_vae.objective import loss
-from anomaly_vae.training import History, Schedule, adamw, has_bf16, one_epoch, pick_device
+from anomaly_vae.training import History, Schedule, adamw, few_threads, has_bf16, one_epoch, pick_device
 from pipelines import latency, rivals
 from pipelines.ceilings import Ceilings, measure, needs
 from pipelines.processes import Ended, run
@@ -129,7 +129,12 @@ def training(
 def _ours(work: Workload, data: torch.Tensor, config: Config, batch: int, device: torch.device) -> Callable[[], object]:
     model, samples = work.model(config).to(device), Samples(data.numpy(), device)
     optimizer, schedule = adamw(model, config), Schedule(1, len(data))
-    return lambda: one_epoch(model, samples, optimizer, config, schedule, 0, History(batch_size=batch))
+
+    def train() -> None:
+        with few_threads(model, samples, batch):
+            one_epoch(model, samples, optimizer, config, schedule, 0, History(batch_size=batch))
+
+    return train
 
 
 def _installed(
