@@ -247,7 +247,9 @@ def pictures(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> d
             need = needs(partial(detector.net.cpu(), x))
         bound = PICTURES * need.flops / ceilings.flops[torch.float32]  # many go through at once: weights move once
         detector.net.to(pick_device(options.device))
-        spent = alternate({"ours": partial(_drained, detector, source), "decoding": partial(_decode, place)}, ROUNDS)
+        spent = alternate(
+            {"ours": partial(_drained, detector, source), "decoding": partial(_decode, place)}, options.rounds
+        )
         found[f"pictures, {kind}"] = {
             "pictures_per_second": PICTURES / spent["ours"], "seconds": spent["ours"],
             "decoding_seconds": spent["decoding"], "network_bound_seconds": bound,

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomaly_vae import models
+from anomaly_vae import models, operations
 from anomaly_vae.config import Config, DataKind, load
 from anomaly_vae.data.tensors import Samples
 from anomaly_vae.scorenet import ScoreNet
@@ -106,3 +106,14 @@ def test_distances_are_computed_a_tile_and_a_bag_at_a_time() -> None:
     with torch.inference_mode(), Counted() as counted:
         net(torch.rand(1024, 6))
     assert counted.names["mm"] == 4 * 1024 // 256  # six columns need no axes
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_operations_are_counted_in_every_mode_as_torch_counts_them(mode: Any) -> None:
+    layers = (torch.nn.Conv2d(3, 8, 4, 2, 1), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(8 * 16, 5))
+    net, x = torch.nn.Sequential(*layers), torch.rand(2, 3, 8, 8)
+    with mode(), operations.Counted() as ours:
+        net(x)
+    with mode(), FlopCounterMode(display=False) as theirs:
+        net(x)
+    assert ours.flops == theirs.get_total_flops() == 2 * 2 * (16 * 8 * 48 + 128 * 5)
