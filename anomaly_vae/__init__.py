@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anomaly_vae.config import Config as Config
-    from anomaly_vae.detector import Detector as Detector
+    from anomaly_vae.core.config import Config as Config
+    from anomaly_vae.detector.detector import Detector as Detector
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Detector", "__version__"]
@@ -15,11 +15,11 @@ __all__ = ["Config", "Detector", "__version__"]
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import: only who uses a name pays for it
     if name == "Detector":
-        from anomaly_vae.detector import Detector
+        from anomaly_vae.detector.detector import Detector
 
         return Detector
     if name == "Config":
-        from anomaly_vae.config import Config
+        from anomaly_vae.core.config import Config
 
         return Config
     raise AttributeError(f"module 'anomaly_vae' has no attribute '{name}'")

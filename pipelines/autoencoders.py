@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomaly_vae import models
-from anomaly_vae.config import Config
-from anomaly_vae.data import open_source
-from anomaly_vae.data.tensors import Samples
-from anomaly_vae.training import pick_device, train
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.device import pick_device
+from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.open import open_source
+from anomaly_vae.models import registry
+from anomaly_vae.training.loop import train
 from pipelines import baselines
 from pipelines.study import Figures, Study, arguments, chosen, settings
 
@@ -75,7 +76,7 @@ def measure(pictures: NDArray[np.uint8], config: Config) -> dict[str, float]:
     held = np.arange(len(pictures)) % HELD == 0
     valid = Samples(pictures[held], device)
     torch.manual_seed(config.seed)
-    model = models.build(config.model, pictures.shape[1:]).to(device)
+    model = registry.build(config.model, pictures.shape[1:]).to(device)
 
     def watch(epoch: int, of: int, figures: dict[str, float]) -> None:
         print(f"{config.model.kind} {epoch + 1}/{of} {figures['loss']:.1f} {figures['valid_loss']:.1f}", flush=True)

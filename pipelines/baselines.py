@@ -17,9 +17,9 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
-from anomaly_vae.config import Config
-from anomaly_vae.detector import Detector
-from anomaly_vae.scoring import Scores
+from anomaly_vae.core.config import Config
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.scoring.scores import Scores
 from pipelines.study import Figures
 
 Rows = NDArray[Any]  # (N, F)

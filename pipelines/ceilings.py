@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from anomaly_vae.operations import Counted
+from anomaly_vae.training.flops import Counted
 
 SIDE = 2048  # of the matrices that are multiplied
 COPIED = 1 << 26  # float32 numbers that are copied, far more than caches hold

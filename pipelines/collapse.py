@@ -30,9 +30,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_vae.config import NO_TEST
-from anomaly_vae.detector import Detector
-from anomaly_vae.objective import active_units, terms
+from anomaly_vae.core.config import NO_TEST
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.training.objective import active_units, terms
 from pipelines import baselines
 from pipelines.idx import read_set
 from pipelines.study import Figures, Study, arguments, chosen, settings

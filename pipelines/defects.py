@@ -19,10 +19,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from anomaly_vae import workflow
-from anomaly_vae.config import Config
-from anomaly_vae.detector import Detector
-from anomaly_vae.fitting import feature_cache
+from anomaly_vae.core.config import Config
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import feature_cache
+from anomaly_vae.workflows.fit import fit
+from anomaly_vae.workflows.score import score
 from pipelines import baselines, patches
 from pipelines.study import Figures, Study, arguments, chosen, natural, settings
 
@@ -57,13 +58,13 @@ def measure(category: Path, config: Config, seed: int, parent: str) -> Figures:
     seeded = config.model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory() as place:
         detector, scores = Path(place) / "detector", Path(place) / "scores.csv"
-        result, fit = baselines.timed(
-            lambda: workflow.fit(str(category), seeded, output=str(detector), parent=parent or None)
+        result, spent_fitting = baselines.timed(
+            lambda: fit(str(category), seeded, output=str(detector), parent=parent or None)
         )
         fitted = Detector.load(detector, seeded.device)
-        (rows, _), spent = baselines.timed(lambda: workflow.score(str(category / "test"), fitted, output=str(scores)))
+        (rows, _), spent = baselines.timed(lambda: score(str(category / "test"), fitted, output=str(scores)))
     found = {name: result.metrics[name] for name in METRICS if name in result.metrics}
-    ours = {baselines.OURS: found | baselines.seconds(fit, spent / rows)}
+    ours = {baselines.OURS: found | baselines.seconds(spent_fitting, spent / rows)}
     if fitted.net.positions is None or fitted.layout.tile is not None:
         return ours
     return ours | patches.measure(fitted, category, seed, feature_cache(config))

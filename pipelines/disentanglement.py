@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly_vae.config import NO_TEST
-from anomaly_vae.detector import Detector
-from anomaly_vae.objective import terms
+from anomaly_vae.core.config import NO_TEST
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.training.objective import terms
 from pipelines import baselines
 from pipelines.study import Figures, Study, arguments, chosen, settings
 

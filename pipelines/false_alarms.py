@@ -30,9 +30,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from anomaly_vae.config import NO_TEST
-from anomaly_vae.detector import Detector
-from anomaly_vae.threshold import alarm_interval
+from anomaly_vae.core.config import NO_TEST
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.thresholds import alarm_interval
 from pipelines import tables
 from pipelines.study import Figures, Study, arguments, chosen, settings
 

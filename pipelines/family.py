@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.config import NO_TEST
-from anomaly_vae.detector import Detector
+from anomaly_vae.core.config import NO_TEST
+from anomaly_vae.detector.detector import Detector
 from pipelines import baselines, one_class_images, series, tables
 from pipelines.idx import read_set
 from pipelines.study import Figures, Study, arguments, chosen, settings

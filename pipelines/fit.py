@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anomaly_vae import workflow
-from anomaly_vae.config import load
+from anomaly_vae.core.config import load
+from anomaly_vae.workflows import fit
 from pipelines.study import Figures, Study, arguments
 
 SHOWN = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units")
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
 
                 def run(path: str = path, seed: int = seed) -> Figures:
                     config = load(path, [*options.overrides, f"seed={seed}"])
-                    result = workflow.fit(options.data or config.data.path, config, parent=study.run.run_id or None)
+                    result = fit.fit(options.data or config.data.path, config, parent=study.run.run_id or None)
                     shown = {name: result.metrics[name] for name in SHOWN if name in result.metrics}
                     return {config.model.kind or result.kind: shown | {"seconds": result.seconds}}
 

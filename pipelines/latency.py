@@ -32,9 +32,9 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from anomaly_vae.data.samples import table
-from anomaly_vae.detector import Detector
-from anomaly_vae.serving import score_frame
+from anomaly_vae.data.examples import table
+from anomaly_vae.detector.dataframe import score_frame
+from anomaly_vae.detector.detector import Detector
 
 T = TypeVar("T")
 CALLS, UNCOUNTED = 200, 20

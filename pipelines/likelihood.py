@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from anomaly_vae.config import Config
-from anomaly_vae.data import open_memory
-from anomaly_vae.detector import Detector
-from anomaly_vae.evidence import bound
+from anomaly_vae.core.config import Config
+from anomaly_vae.data.open import open_memory
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.workflows.evaluate import bound
 from pipelines.idx import read_set
 from pipelines.study import Figures, Study, arguments, chosen, settings
 

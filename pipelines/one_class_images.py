@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.config import NO_TEST, Config
+from anomaly_vae.core.config import NO_TEST, Config
 from pipelines import baselines
 from pipelines.idx import ImageSet, read_set
 from pipelines.study import Figures, Study, arguments, chosen, settings

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly_vae.data import open_source
-from anomaly_vae.data.room import MEMORY
+from anomaly_vae.data.datasets import samples
+from anomaly_vae.data.loaded import read_whole
+from anomaly_vae.data.open import open_source
+from anomaly_vae.data.spill import MEMORY
 from anomaly_vae.data.split import is_anomalous
-from anomaly_vae.data.tensors import samples
-from anomaly_vae.data.whole import read_whole
-from anomaly_vae.detector import Detector
-from anomaly_vae.featuremaps import Album
-from anomaly_vae.maps import count_pixels
-from anomaly_vae.memory import greedy_coreset, nearest
-from anomaly_vae.pixel_metrics import PixelCounts
+from anomaly_vae.detector.anomaly_maps import count_pixels
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.metrics import PixelCounts
+from anomaly_vae.scoring.parts.feature_cache import Album
+from anomaly_vae.scoring.parts.memory_bank import greedy_coreset, nearest
 from pipelines import baselines
 from pipelines.study import Figures
 

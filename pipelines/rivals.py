@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from anomaly_vae.models import VAE
+from anomaly_vae.models.base import VAE
 from anomaly_vae.models.conv import ConvVAE
 from anomaly_vae.models.dense import DenseVAE
 

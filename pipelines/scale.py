@@ -26,10 +26,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from anomaly_vae import distributed, training
-from anomaly_vae.config import load
-from anomaly_vae.data.tensors import Samples
-from anomaly_vae.models import build
+from anomaly_vae.core import distributed
+from anomaly_vae.core.config import load
+from anomaly_vae.data.datasets import Samples
+from anomaly_vae.models.registry import build
+from anomaly_vae.training import loop
 
 SMALL, LARGE, COLUMNS = 50_000, 550_000, 30
 FEW, TIMES = 20, 10  # pictures of the small folder, and how often the large one holds all
@@ -106,10 +107,10 @@ def trained() -> dict[str, float]:
         config = load(overrides=sizes).resolve(kind)  # type: ignore[arg-type]
         x = np.random.default_rng(0).normal(size=(batch * steps, *shape)).astype(np.float32)
         rows, held = Samples(x, torch.device("cpu")), Samples(x[:batch], torch.device("cpu"))
-        training.STEPS, seconds = steps, []
+        loop.STEPS, seconds = steps, []
         for _ in range(2):  # the first one warms up
             model, began = build(config.model, shape), time.process_time()
-            training.train(model, rows, held, config, lambda *_: None)
+            loop.train(model, rows, held, config, lambda *_: None)
             seconds.append(time.process_time() - began)
         found[name] = len(rows) / seconds[-1] / int(os.environ.get("WORLD_SIZE", "1"))
     return found

@@ -29,10 +29,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomaly_vae.config import BY_KIND, NO_TEST, Config
-from anomaly_vae.detector import Detector
-from anomaly_vae.distributions import LOG_2PI
-from anomaly_vae.threshold import choose
+from anomaly_vae.core.config import BY_KIND, NO_TEST, Config
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.thresholds import choose
+from anomaly_vae.models.likelihoods import LOG_2PI
 from pipelines import baselines
 from pipelines.baselines import OURS, Rows
 from pipelines.study import Figures, Study, arguments, by_seed, chosen, natural, settings

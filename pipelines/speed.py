@@ -34,17 +34,18 @@ import torch
 from PIL import Image
 
 from anomaly_vae import tracking
-from anomaly_vae.allocation import keep_memory
-from anomaly_vae.blocks import SIZES
-from anomaly_vae.config import Config
-from anomaly_vae.config import load as load_config
-from anomaly_vae.data import open_source
-from anomaly_vae.data.base import Source
-from anomaly_vae.data.decoding import THREADS
-from anomaly_vae.data.tensors import Samples
-from anomaly_vae.detector import Detector
-from anomaly_vae.objective import loss
-from anomaly_vae.training import History, Schedule, adamw, few_threads, has_bf16, one_epoch, pick_device
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.config import load as load_config
+from anomaly_vae.core.device import has_bf16, pick_device
+from anomaly_vae.core.threads import keep_memory
+from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.images.decoding import THREADS
+from anomaly_vae.data.open import open_source
+from anomaly_vae.data.source import Source
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.scoring.batching import SIZES
+from anomaly_vae.training.loop import History, Schedule, adamw, few_threads, one_epoch
+from anomaly_vae.training.objective import loss
 from pipelines import latency, rivals
 from pipelines.ceilings import Ceilings, measure, needs
 from pipelines.processes import Ended, run

@@ -19,9 +19,9 @@ from typing import Any, Self
 import pandas as pd
 
 from anomaly_vae import tracking
-from anomaly_vae.config import Config
-from anomaly_vae.config import load as load_config
-from anomaly_vae.engines import ENGINES, Engine, mapped
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.config import load as load_config
+from anomaly_vae.core.engines import ENGINES, Engine, mapped
 
 Figures = dict[str, dict[str, float]]  # method -> metric -> value
 

@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from anomaly_vae import models
-from anomaly_vae.config import Config, DataKind
-from anomaly_vae.config import load as load_config
-from anomaly_vae.models import VAE
+from anomaly_vae.core.config import Config, DataKind
+from anomaly_vae.core.config import load as load_config
+from anomaly_vae.models import registry
+from anomaly_vae.models.base import VAE
 
 PIECE = 100_000  # rows of a file written at a time
 QUALITY = 90  # of a JPEG, in Pillow's measure
@@ -35,7 +35,7 @@ class Workload:
     def model(self, config: Config) -> VAE:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return models.build(config.model, self.shape)
+            return registry.build(config.model, self.shape)
 
     def data(self, samples: int) -> Tensor:
         """(N, *shape): pictures as uint8, everything else standard normal."""

@@ -11,33 +11,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tests.commands import ok
+
 # Tests run in processes side by side, and with a second thread networks of 8 pixels take twice as long. Threads that
 # spin while they wait are 40 times slower on a busy machine.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
-from anomaly_vae.cli import main
 from anomaly_vae.tracking import client
-
-
-def run(*command: str) -> Result:
-    """What a command said and its exit code; an error that is no exit is raised."""
-    result = CliRunner().invoke(main, command)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def ok(*command: str) -> str:
-    """What a command that ends well prints."""
-    result = run(*command)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="session", autouse=True)

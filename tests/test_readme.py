@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from anomaly_vae.cli import main
-from anomaly_vae.detector import Detector
-from anomaly_vae.export import export
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.workflows.export import export
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SERVERS = {"ui"}  # commands that run until they are stopped

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from anomaly_vae import __version__
-from anomaly_vae.allocation import keep_memory
-from anomaly_vae.cli import detect, latent, production, review
-from anomaly_vae.errors import AnomalyVAEError, UsageError
+from anomaly_vae.cli import detect, latent, production, runs
+from anomaly_vae.core.errors import AnomalyVAEError, UsageError
+from anomaly_vae.core.threads import keep_memory
 
 COMMON = ("--debug", "-q", "--quiet")
 
@@ -62,5 +62,5 @@ def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
         )
 
 
-for command in (*detect.COMMANDS, *latent.COMMANDS, *production.COMMANDS, *review.COMMANDS):
+for command in (*detect.COMMANDS, *latent.COMMANDS, *production.COMMANDS, *runs.COMMANDS):
     main.add_command(command)

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from anomaly_vae.cli.common import MODEL, SKIP_BROKEN, load_config, require_there, settings
-from anomaly_vae.engines import ENGINES, Engine
-from anomaly_vae.errors import UsageError
-from anomaly_vae.output import SCORES, require_ending
+from anomaly_vae.cli.options import MODEL, SKIP_BROKEN, load_config, require_there, settings
+from anomaly_vae.core.engines import ENGINES, Engine
+from anomaly_vae.core.errors import UsageError
+from anomaly_vae.core.files import SCORES, require_ending
 
 KINDS = ["table", "series", "pixels", "images"]
 
 
-@click.command(short_help="Train a detector (default: on scikit-learn's digits).")
+@click.command("fit", short_help="Train a detector (default: on scikit-learn's digits).")
 @click.argument("data", required=False)
 @settings
 @click.option("--kind", type=click.Choice(KINDS), help="Kind of data; default: recognised from the file.")
@@ -41,11 +41,11 @@ KINDS = ["table", "series", "pixels", "images"]
 @click.option("--resume", metavar="RUN_ID", help="Continue a killed run from its last checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
 @click.pass_context
-def fit(
+def fit_command(
     ctx: click.Context, /, data: str | None, output: str | None, resume: str | None, as_json: bool, **options: Any
 ) -> None:
     """Train a detector on DATA (default: scikit-learn's digits, where 3 is normal)."""
-    from anomaly_vae.config import EMBEDDED
+    from anomaly_vae.core.config import EMBEDDED
 
     if resume and data:
         raise UsageError("--resume continues with the run's own data; leave DATA out")
@@ -55,15 +55,14 @@ def fit(
         config = load_config(options, base=EMBEDDED)
     elif not resume:
         require_there(data)
-    from anomaly_vae import distributed, workflow
-    from anomaly_vae.console import Console, fit_summary
+    from anomaly_vae.cli.console import Console, fit_summary
+    from anomaly_vae.core import distributed
+    from anomaly_vae.workflows.fit import fit
 
     console = Console(ctx.obj["quiet"] or not distributed.is_lead())
     try:
         with distributed.job(config.device):
-            result = workflow.fit(
-                data, config, output=output, resume=resume, progress=console.progress, say=console.say
-            )
+            result = fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
     finally:
         console.close()
     if not distributed.is_lead():
@@ -73,7 +72,7 @@ def fit(
     click.echo(result.to_json() if as_json else fit_summary(result))
 
 
-@click.command(short_help="Score every row, time step or picture of DATA.")
+@click.command("score", short_help="Score every row, time step or picture of DATA.")
 @click.argument("data")
 @settings
 @MODEL
@@ -96,7 +95,7 @@ def fit(
 @SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.pass_context
-def score(
+def score_command(
     ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None,
     output: str | None, ending: str | None, engine: Engine | None, maps: str | None, all_maps: bool, map_values: bool,
     id_column: str | None, **options: Any,
@@ -117,10 +116,11 @@ def score(
         raise UsageError("--format is for many files; the format of one follows the ending of -o FILE")
     if output and not many:
         require_ending(output, SCORES)
-    from anomaly_vae import workflow
-    from anomaly_vae.console import Console
+    from anomaly_vae.cli.console import Console
+    from anomaly_vae.workflows.opening import find
+    from anomaly_vae.workflows.score import score
 
-    found = workflow.find(model, config)
+    found = find(model, config)
     console = Console(ctx.obj["quiet"])
     detector = found.detector
     asked: dict[str, Any] = {"threshold": threshold, "explain": explain or 0, "id_column": id_column,
@@ -128,23 +128,23 @@ def score(
     told: dict[str, Any] = {"progress": console.progress, "say": console.say}
     try:
         if many:
-            from anomaly_vae import bulk
+            from anomaly_vae.workflows.score_many import Options, score_many
 
             assert output
-            rows, alarms = bulk.score(
+            rows, alarms = score_many(
                 data, detector, output, engine=engine or "local", ending=ending or "parquet",
-                options=bulk.Options(**asked), device=config.device, **told,
+                options=Options(**asked), device=config.device, **told,
             )  # fmt: skip
         else:
             drawn: dict[str, Any] = {"maps": maps, "all_maps": all_maps, "map_values": map_values}
-            rows, alarms = workflow.score(data, detector, output=output, **drawn, **asked, **told)
+            rows, alarms = score(data, detector, output=output, **drawn, **asked, **told)
     finally:
         console.close()
     by = f"--threshold {threshold:g}" if threshold is not None else f"{detector.threshold.value:.6g} nats"
     console.say(f"{alarms} of {rows} at or above the threshold ({by}), by {found.name}")
 
 
-@click.command()
+@click.command("evaluate")
 @click.argument("data")
 @settings
 @MODEL
@@ -170,21 +170,20 @@ def score(
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
 @click.pass_context
-def evaluate(
+def evaluate_command(
     ctx: click.Context, /, data: str, model: str | None, label: str | None, normal: tuple[str, ...],
     draws: int | None, most: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Metrics of a fitted detector on new labelled DATA, or with --nll the likelihood of its model."""
     config = load_config(options)
     require_there(data)
-    from anomaly_vae import workflow
-    from anomaly_vae.console import Console, bound_rows, table
-    from anomaly_vae.summary import metric_facts, pixel_facts
+    from anomaly_vae.cli.console import Console, bound_rows, table
+    from anomaly_vae.reporting.summary import metric_facts, pixel_facts
+    from anomaly_vae.workflows.evaluate import evaluate, evidence
+    from anomaly_vae.workflows.opening import find
 
-    found = workflow.find(model, config)
+    found = find(model, config)
     if draws is not None:
-        from anomaly_vae.evidence import evidence
-
         console = Console(ctx.obj["quiet"])
         try:
             bound = evidence(
@@ -195,7 +194,7 @@ def evaluate(
             console.close()
         click.echo(bound.to_json() if as_json else table(bound_rows(bound)))
         return
-    result = workflow.evaluate(
+    result = evaluate(
         data, found.detector, label=label, normal=normal, skip_broken=config.data.skip_broken, run_id=found.run_id
     )
     for note in result.notes:
@@ -206,22 +205,23 @@ def evaluate(
     click.echo(result.to_json() if as_json else table(rows))
 
 
-@click.command(short_help="Choose the threshold again, without training again.")
+@click.command("threshold", short_help="Choose the threshold again, without training again.")
 @settings
 @MODEL
 @click.option("--policy", required=True, metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO.")
-def threshold(model: str | None, policy: str, **options: Any) -> None:
+def threshold_command(model: str | None, policy: str, **options: Any) -> None:
     """Choose the threshold again, from the fit's validation scores, without training again."""
     config = load_config({**options, "policy": policy})
-    from anomaly_vae import workflow
-    from anomaly_vae.console import table, threshold_row
+    from anomaly_vae.cli.console import table, threshold_row
+    from anomaly_vae.workflows.opening import find
+    from anomaly_vae.workflows.threshold import rethreshold
 
-    found = workflow.find(model, config)
+    found = find(model, config)
     before = found.detector.threshold
-    after = workflow.rethreshold(found, policy).threshold
+    after = rethreshold(found, policy).threshold
     click.echo(table([threshold_row("was", before), threshold_row("now", after)]))
     if after.note:
         click.echo(f"note: {after.note}", err=True)
 
 
-COMMANDS = (fit, score, evaluate, threshold)
+COMMANDS = (fit_command, score_command, evaluate_command, threshold_command)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anomaly_vae.cli.common import MODEL, load_config, require_there, settings
-from anomaly_vae.errors import DataError, UsageError
+from anomaly_vae.cli.options import MODEL, load_config, require_there, settings
+from anomaly_vae.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from anomaly_vae.latent import Drawing
-    from anomaly_vae.projection import Method
-    from anomaly_vae.workflow import Model
+    from anomaly_vae.workflows.latent.projection import Method
+    from anomaly_vae.workflows.latent.verbs import Drawing
+    from anomaly_vae.workflows.opening import Model
 
 DIRECTION = "latent-direction.csv"  # what `direction` writes and `edit` reads, unless told otherwise
 DATA = click.argument("data", required=False)
@@ -36,9 +36,9 @@ def verb(command: Callable[..., Drawing]) -> Any:
         config = load_config({**common, "device": device})
         if options.get("data"):
             require_there(options["data"])
-        from anomaly_vae import latent as pages
-        from anomaly_vae.console import Console
-        from anomaly_vae.workflow import find
+        from anomaly_vae.cli.console import Console
+        from anomaly_vae.workflows.latent import verbs as pages
+        from anomaly_vae.workflows.opening import find
 
         to = pages.places(command.__name__, output)
         found = find(model, config)
@@ -67,7 +67,7 @@ def verb(command: Callable[..., Drawing]) -> Any:
               help="Under this condition; repeatable. Default: under all classes.")  # fmt: skip
 def samples(model: Model, count: int | None, seed: int, given: tuple[str, ...]) -> Drawing:
     """New data: decoded draws of the mixture fitted to the training posteriors, else of the model's prior."""
-    from anomaly_vae import latent as pages
+    from anomaly_vae.workflows.latent import verbs as pages
 
     pairs = [text.partition("=") for text in given]
     wrong = [text for text, (_, equals, _) in zip(given, pairs, strict=True) if not equals]
@@ -82,7 +82,7 @@ def samples(model: Model, count: int | None, seed: int, given: tuple[str, ...]) 
 @click.option("-n", "--count", type=click.IntRange(1), default=10, show_default=True, help="How many, without --id.")
 def reconstruct(model: Model, data: str | None, ids: tuple[str, ...], count: int) -> Drawing:
     """Some of DATA beside what is left of them after the latent space."""
-    from anomaly_vae import latent as pages
+    from anomaly_vae.workflows.latent import verbs as pages
 
     return pages.reconstruct(model, data, ids, count)
 
@@ -94,7 +94,7 @@ def reconstruct(model: Model, data: str | None, ids: tuple[str, ...], count: int
 @click.option("--steps", type=click.IntRange(2), default=9, show_default=True, help="Of each way.")
 def interpolate(model: Model, first: str, second: str, data: str | None, steps: int) -> Drawing:
     """From one row of DATA to another, on the straight line and on the sphere."""
-    from anomaly_vae import latent as pages
+    from anomaly_vae.workflows.latent import verbs as pages
 
     return pages.interpolate(model, data, first, second, steps)
 
@@ -106,7 +106,7 @@ def interpolate(model: Model, first: str, second: str, data: str | None, steps: 
 @click.option("--steps", type=click.IntRange(2), default=9, show_default=True, help="Of each dimension.")
 def traverse(model: Model, data: str | None, around: str | None, dimensions: int, steps: int) -> Drawing:
     """What each latent dimension does, one a row, the most used over DATA first."""
-    from anomaly_vae import latent as pages
+    from anomaly_vae.workflows.latent import verbs as pages
 
     return pages.traverse(model, data, around, dimensions, steps)
 
@@ -116,7 +116,7 @@ def traverse(model: Model, data: str | None, around: str | None, dimensions: int
 @click.option("--steps", type=click.IntRange(2), help="Of each side; default: 15 of pictures, else 5.")
 def manifold(model: Model, data: str | None, steps: int | None) -> Drawing:
     """The plane of two latent dimensions, the most used over DATA, as a grid of equal probability."""
-    from anomaly_vae import latent as pages
+    from anomaly_vae.workflows.latent import verbs as pages
 
     return pages.manifold(model, data, steps)
 
@@ -129,7 +129,7 @@ def manifold(model: Model, data: str | None, steps: int | None) -> Drawing:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of umap.")
 def scatter(model: Model, data: str | None, color: str | None, method: Method, seed: int) -> Drawing:
     """The codes of DATA in two dimensions, coloured by a column."""
-    from anomaly_vae import latent as pages
+    from anomaly_vae.workflows.latent import verbs as pages
 
     return pages.scatter(model, data, color, method, seed)
 
@@ -140,7 +140,7 @@ def scatter(model: Model, data: str | None, color: str | None, method: Method, s
 @click.option("--value", metavar="VALUE", help="What rows with the attribute hold, of several values.")
 def direction(model: Model, data: str | None, column: str, value: str | None) -> Drawing:
     """The attribute vector of a column: how codes change with it. `edit` follows the CSV that this writes."""
-    from anomaly_vae import latent as pages
+    from anomaly_vae.workflows.latent import verbs as pages
 
     return pages.direction(model, data, column, value)
 
@@ -161,8 +161,8 @@ def written(_: click.Context, __: click.Parameter, file: str) -> str:
               show_default=True, help="1: from those without to those with; repeatable.")  # fmt: skip
 def edit(model: Model, id_: str, data: str | None, file: str, strengths: tuple[float, ...]) -> Drawing:
     """A row of DATA, and what it becomes along an attribute's direction."""
-    from anomaly_vae import latent as pages
-    from anomaly_vae.attributes import Direction
+    from anomaly_vae.workflows.latent import verbs as pages
+    from anomaly_vae.workflows.latent.directions import Direction
 
     return pages.edit(model, data, id_, Direction.read(file), strengths)
 

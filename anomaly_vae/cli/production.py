@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from anomaly_vae.cli.common import MODEL, load_config, require_there, settings
-from anomaly_vae.errors import RunError
-from anomaly_vae.output import graph_format
+from anomaly_vae.cli.options import MODEL, load_config, require_there, settings
+from anomaly_vae.core.errors import RunError
+from anomaly_vae.core.files import graph_format
 
 
-@click.command(short_help="Make the model of a run the champion, if it is no worse.")
+@click.command("promote", short_help="Make the model of a run the champion, if it is no worse.")
 @click.argument("run", metavar="RUN_ID")
 @click.argument("data", required=False)
 @settings
@@ -21,7 +21,7 @@ from anomaly_vae.output import graph_format
 @click.option("--name", metavar="NAME", help="Registered model anomaly-vae-NAME; default: the run's experiment.")
 @click.option("--force", is_flag=True, help="Promote also what is worse than the champion.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
-def promote(
+def promote_command(
     run: str, data: str | None, label: str | None, normal: tuple[str, ...], name: str | None, force: bool,
     as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
@@ -33,22 +33,22 @@ def promote(
     config = load_config(options)
     if data is not None:
         require_there(data)
-    from anomaly_vae import production
-    from anomaly_vae.console import promotion_table
+    from anomaly_vae.cli.console import promotion_table
+    from anomaly_vae.workflows.promote import promote
 
-    found = production.promote(run, data, config, label=label, normal=normal, name=name, force=force)
+    found = promote(run, data, config, label=label, normal=normal, name=name, force=force)
     click.echo(found.to_json() if as_json else promotion_table(found))
     if found.refused:
         raise RunError(found.refused)
 
 
-@click.command(short_help="Write the detector as ONNX, or as torch's .pt2.")
+@click.command("export", short_help="Write the detector as ONNX, or as torch's .pt2.")
 @settings
 @MODEL
 @click.option("--format", "kind", type=click.Choice(["onnx", "torch"]), help="Default: by the ending of FILE.")
 @click.option("-o", "--output", required=True, metavar="FILE", help="Write here: .onnx, or .pt2 for torch.export.load.")
 @click.pass_context
-def export(ctx: click.Context, /, model: str | None, kind: str | None, output: str, **options: Any) -> None:
+def export_command(ctx: click.Context, /, model: str | None, kind: str | None, output: str, **options: Any) -> None:
     """Write the detector as one graph from raw values to the score and its parts, with scaler and threshold.
 
     The input `values` takes any number of rows (float64 in the order of the metadata's `columns`, a category as its
@@ -56,12 +56,12 @@ def export(ctx: click.Context, /, model: str | None, kind: str | None, output: s
     """
     config = load_config(options)
     kind = kind or graph_format(output)
-    from anomaly_vae import workflow
-    from anomaly_vae.console import Console
-    from anomaly_vae.export import export as write
+    from anomaly_vae.cli.console import Console
+    from anomaly_vae.workflows.export import export
+    from anomaly_vae.workflows.opening import find
 
-    found = workflow.find(model, config)
-    described = write(found.detector, output, kind)
+    found = find(model, config)
+    described = export(found.detector, output, kind)
     Console(ctx.obj["quiet"]).say(
         f"{output}: values to {', '.join(json.loads(described['outputs']))} in nats, threshold"
         f" {float(described['threshold']):.6g}, by {found.name}"
@@ -71,14 +71,14 @@ def export(ctx: click.Context, /, model: str | None, kind: str | None, output: s
 RETRAIN = 3  # exit code of `monitor`
 
 
-@click.command(short_help="Compare new DATA with training; exit 3 to retrain.")
+@click.command("monitor", short_help="Compare new DATA with training; exit 3 to retrain.")
 @click.argument("data")
 @settings
 @MODEL
 @click.option("--skip-broken", is_flag=True, help="Leave out pictures that cannot be decoded.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
 @click.pass_context
-def monitor(
+def monitor_command(
     ctx: click.Context, /, data: str, model: str | None, skip_broken: bool, as_json: bool, **options: Any
 ) -> None:
     """Compare new DATA with what training looked like: alarms against the threshold's promise, and drift by column.
@@ -88,13 +88,14 @@ def monitor(
     """
     config = load_config(options)
     require_there(data)
-    from anomaly_vae import monitoring, workflow
-    from anomaly_vae.console import check_table
+    from anomaly_vae.cli.console import check_table
+    from anomaly_vae.workflows.monitor import monitor
+    from anomaly_vae.workflows.opening import find
 
-    found = workflow.find(model, config)
-    check = monitoring.monitor(data, found.detector, run_id=found.run_id, skip_broken=skip_broken)
+    found = find(model, config)
+    check = monitor(data, found.detector, run_id=found.run_id, skip_broken=skip_broken)
     click.echo(check.to_json() if as_json else check_table(check))
     ctx.exit(RETRAIN if check.reasons else 0)
 
 
-COMMANDS = (export, monitor, promote)
+COMMANDS = (export_command, monitor_command, promote_command)

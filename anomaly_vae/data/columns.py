@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from anomaly_vae.data.base import Column
-from anomaly_vae.data.files import NULLS, Reader, canonical, distinct, is_number, is_text, parse_numbers
-from anomaly_vae.errors import DataError
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.readers.base import NULLS, Reader, canonical, distinct, is_number, is_text, parse_numbers
+from anomaly_vae.data.source import Column
 
 LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})
 IDENTIFIERS = frozenset({"id", "uuid", "guid", "index", "row", "row_id"})

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.data.base import Chunk, Column, Layout, Source
-from anomaly_vae.errors import DataError
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.source import Chunk, Column, Layout, Source
 
 FEW = 20  # distinct whole numbers up to which a column of them names classes
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.data.base import Column, Layout
-from anomaly_vae.errors import DataError
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.source import Column, Layout
 
 LIMITS = {"table": 1e6, "series": 30.0}  # scaled values are clipped here: a float32 square of any cell stays finite
 BLOCKS, SLOW = 8, 0.4  # of a series: see `_slow_share`

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.config import Config
-from anomaly_vae.data.base import Coded, Source
-from anomaly_vae.data.files import plural
-from anomaly_vae.errors import DataError
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.readers.base import plural
+from anomaly_vae.data.source import Coded, Source
 
 NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")
 

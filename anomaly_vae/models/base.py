@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributed import mean
-from anomaly_vae.distributions import Bernoulli, Gaussian, Laplace, Likelihood, observed_nll
-from anomaly_vae.models.rows import Rows
+from anomaly_vae.core.config import ModelConfig
+from anomaly_vae.core.distributed import mean
+from anomaly_vae.models.inputs import Rows
+from anomaly_vae.models.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood, observed_nll
 
 LOG_SIGMA = 80.0  # clamp of a decoded scale: exp() stays finite
 LOG_VAR = (-8.0, 4.0)  # clamp of a posterior's log variance: beyond, exp() is noise or overflows under autocast
@@ -162,3 +162,14 @@ class _Optimal:
             free = torch.expm1(optimum - self.head.floor).clamp(min=1e-6).log() + self.head.floor
             self.head.log_sigma.lerp_(free.detach().expand_as(self.head.log_sigma), 0.05)
         return self.head.around(self.mean, optimum.exp()).nll(x)
+
+
+def elements(x: Tensor, out: Output) -> Tensor:
+    """-log p(x|z) of each element in nats, shape of x less its condition.
+
+    0 where x is NaN, for a missing element is no evidence.
+
+    Of several members the mean: the average of bounds on log p(x) is a bound too.
+    """
+    nats = observed_nll(out.px, out.data(x))
+    return nats if nats.dim() == x.dim() else nats.mean(0)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributions import Likelihood, kl_normal, kl_sampled, reparameterise
+from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.models.base import VAE, Output, log_weight
-from anomaly_vae.models.wrapped import BY_AXES, network
+from anomaly_vae.models.likelihoods import Likelihood, kl_normal, kl_sampled, reparameterise
+from anomaly_vae.models.networks import BY_AXES, network
 
 
 class ConditionalVAE(VAE):

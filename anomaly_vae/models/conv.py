@@ -8,11 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributions import Likelihood
+from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.models.base import Head
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
 from anomaly_vae.models.layers import channels_last, convolutions, downward, residuals, stages, upward
+from anomaly_vae.models.likelihoods import Likelihood
 
 
 class ConvVAE(GaussianVAE):

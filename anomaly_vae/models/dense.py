@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributions import Categorical, Columns, Likelihood
+from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.models.base import Head
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
-from anomaly_vae.models.rows import Rows
+from anomaly_vae.models.inputs import Rows
+from anomaly_vae.models.likelihoods import Categorical, Columns, Likelihood
 
 
 class DenseVAE(GaussianVAE):

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributed import normal
-from anomaly_vae.distributions import Likelihood, kl_normal, kl_sampled
-from anomaly_vae.errors import ConfigError
+from anomaly_vae.core.config import ModelConfig
+from anomaly_vae.core.distributed import normal
+from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.models.base import VAE, Output, log_weight
-from anomaly_vae.models.wrapped import network
+from anomaly_vae.models.likelihoods import Likelihood, kl_normal, kl_sampled
+from anomaly_vae.models.networks import network
 
 WIDTH, LEAST_WIDTH = 8, 32  # hidden units of a step for each latent dimension, and at least
 OPEN, LEAST = 1.5, 0.05  # added to the gate of a step, which therefore starts near the identity; the smallest gate

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from anomaly_vae.distributions import kl_normal, kl_sampled, reparameterise
 from anomaly_vae.models.base import LOG_VAR, VAE, Output, log_weight
+from anomaly_vae.models.likelihoods import kl_normal, kl_sampled, reparameterise
 
 
 class GaussianVAE(VAE):

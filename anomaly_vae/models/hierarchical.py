@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributed import normal
-from anomaly_vae.distributions import Likelihood, kl_normal, kl_sampled
+from anomaly_vae.core.config import ModelConfig
+from anomaly_vae.core.distributed import normal
 from anomaly_vae.models.base import LOG_VAR, VAE, Head, Output, log_weight
 from anomaly_vae.models.gaussian import posterior_head
 from anomaly_vae.models.layers import GELU, Crop, Even, Residual, Sides, channels_last, convolutions, residuals, stages
+from anomaly_vae.models.likelihoods import Likelihood, kl_normal, kl_sampled
 
 SCALES = 3  # at least, where the channels of the stages are not given
 LOG_SCALE = (LOG_VAR[0] / 2, LOG_VAR[1] / 2)  # clamp of log s

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributions import Likelihood
+from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.models.base import Head
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
 from anomaly_vae.models.layers import Sides, channels_last
+from anomaly_vae.models.likelihoods import Likelihood
 
 CHANNELS = (32, 64, 128, 128)  # of each block where none are given; all but the last halve the sides: 8 times in all
 GROUPS, EPS = 32, 1e-6  # of group normalisation: so many groups, or as many of them as divide the channels

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_vae.config import ModelConfig
+from anomaly_vae.core.config import ModelConfig
 
 FIRST, SMALLEST = 16, 8  # channels of the first stage where none are given, and the side below which no stage follows
 Sides = tuple[int, ...]  # (H, W) or (T,)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.errors import ConfigError
+from anomaly_vae.core.config import ModelConfig
+from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.kl_autoencoder import GROUPS, KLAutoencoder
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from anomaly_vae.config import ModelConfig
-from anomaly_vae.distributions import Likelihood
+from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.models.base import VAE, Head, Output, log_weight
-from anomaly_vae.models.codes import PRIORS, Codebook, CodePrior
 from anomaly_vae.models.layers import GELU, channels_last, convolutions, downward, residuals, stages, upward
+from anomaly_vae.models.likelihoods import Likelihood
+from anomaly_vae.models.quantizer import PRIORS, Codebook, CodePrior
 
 
 class VectorQuantisedVAE(VAE):

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from anomaly_vae.config import Config
-from anomaly_vae.errors import RunError
-from anomaly_vae.store import check_store, knock, store_errors, store_uri
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import RunError
+from anomaly_vae.tracking.store import check_store, knock, store_errors, store_uri
 
 # A run is its owner's business: MLflow's usage reports stay off unless the environment says otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -14,9 +14,9 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
 from anomaly_vae import __version__
-from anomaly_vae.detector import Detector
-from anomaly_vae.serving import Field, example, interface
-from anomaly_vae.store import store_errors
+from anomaly_vae.detector.dataframe import Field, example, interface
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.tracking.store import store_errors
 
 CODE = Path(__file__).with_name("served.py")
 # What decides the numbers and the format of an answer; the rest follows from anomaly-vae's own requirements.

@@ -13,12 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from anomaly_vae.errors import RunError
-from anomaly_vae.record import Columns
-from anomaly_vae.store import clean, cut, file_name, store_errors
-from anomaly_vae.tracking.entries import Batch, Data, End, Entry, Files, ModelFiles, Point, Sink
-from anomaly_vae.tracking.machine import Machine
-from anomaly_vae.tracking.spool import Spool
+from anomaly_vae.core.errors import RunError
+from anomaly_vae.tracking.metadata import Machine
+from anomaly_vae.tracking.outbox import Batch, Data, End, Entry, Files, ModelFiles, Point, Sink, Spool
+from anomaly_vae.tracking.run import Columns
+from anomaly_vae.tracking.store import clean, cut, file_name, store_errors
 
 if TYPE_CHECKING:
     import pandas as pd

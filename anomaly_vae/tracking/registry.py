@@ -12,10 +12,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from anomaly_vae.config import Config
-from anomaly_vae.errors import RunError
-from anomaly_vae.store import server_uri, store_errors, store_uri
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import RunError
 from anomaly_vae.tracking.client import connect, find_run, model_of
+from anomaly_vae.tracking.store import server_uri, store_errors, store_uri
 
 MODELS = "models:/"  # how MLflow addresses a model
 CHAMPION = "champion"  # the alias of the version that is in use

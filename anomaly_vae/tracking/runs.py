@@ -9,14 +9,14 @@ from mlflow.entities import Run as RunRecord
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from anomaly_vae.config import Config
-from anomaly_vae.errors import RunError
-from anomaly_vae.record import NoRun, Run
-from anomaly_vae.store import clean, cut, server_uri, store_errors, store_folder
-from anomaly_vae.tracking import origin, spool, view
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import RunError
+from anomaly_vae.tracking import metadata, outbox, view
 from anomaly_vae.tracking.client import connect, find_run, model_of
+from anomaly_vae.tracking.outbox import Sender
 from anomaly_vae.tracking.recording import NAME_LENGTH, TrackedRun, model_title
-from anomaly_vae.tracking.sending import Sender
+from anomaly_vae.tracking.run import NoRun, Run
+from anomaly_vae.tracking.store import clean, cut, server_uri, store_errors, store_folder
 
 CURVE = "loss"  # a metric of every epoch
 EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages for models, not for agents
@@ -54,7 +54,7 @@ def start(
     run.end("FINISHED")
     if run.lost:
         with suppress(RunError):  # the store may be back
-            spool.send(run.lost[0], config)
+            outbox.send(run.lost[0], config)
             run.lost = None
 
 
@@ -92,7 +92,7 @@ def _create(
 ) -> TrackedRun:
     location = None if server_uri() else (store_folder(config) / "artifacts").as_uri()
     name = cut(clean(config.tracking.experiment or data_name) or "anomaly-vae", NAME_LENGTH - 5)
-    tags = origin.tags()
+    tags = metadata.tags()
     if parent:
         tags["mlflow.parentRunId"] = find_run(client, parent).info.run_id
     with store_errors("starting a run"):
@@ -101,14 +101,14 @@ def _create(
     sender = Sender(client, record.info.run_id)
     if model:
         sender.new_model(model_title(model))
-    return TrackedRun(sender, record.info.run_id, spool=spool.folder_of(record.info.run_id, config))
+    return TrackedRun(sender, record.info.run_id, spool=outbox.folder_of(record.info.run_id, config))
 
 
 def _reopen(client: MlflowClient, config: Config, run: str) -> TrackedRun:
     record = find_run(client, run)
-    run_id, waits = record.info.run_id, spool.folder_of(record.info.run_id, config)
+    run_id, waits = record.info.run_id, outbox.folder_of(record.info.run_id, config)
     if waits.is_dir():  # what it logged after its store was lost and before it was killed
-        spool.send(waits, config)
+        outbox.send(waits, config)
     with store_errors("continuing the run"):
         client.update_run(run_id, status="RUNNING")
         if "error" in record.data.tags:

@@ -12,12 +12,12 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from anomaly_vae.detector import Detector
-from anomaly_vae.serving import score_frame
+from anomaly_vae.detector.dataframe import score_frame
+from anomaly_vae.detector.detector import Detector
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]
-    """A detector folder as a function of a DataFrame; see `anomaly_vae.serving.score_frame`."""
+    """A detector folder as a function of a DataFrame; see `anomaly_vae.detector.dataframe.score_frame`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Raises DetectorError where the folder inside the model was altered."""

@@ -1,0 +1,65 @@
+"""What commands share: the options that settings come from, and where the settings are put together."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anomaly_vae.core.errors import DataError
+
+if TYPE_CHECKING:
+    from anomaly_vae.core.config import Config
+
+
+def settings(command: Callable[..., Any]) -> Any:
+    """The options of every command that reads settings: -c and --set, resolved into `config`."""
+
+    @click.option("-c", "--config", "config_file", metavar="FILE", help="YAML file with settings.")
+    @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="One setting; repeatable.")
+    @functools.wraps(command)
+    def wrapped(config_file: str | None, overrides: tuple[str, ...], **options: Any) -> Any:
+        return command(config_file=config_file, overrides=overrides, **options)
+
+    return wrapped
+
+
+MODEL = click.option("-m", "--model", metavar="RUN_ID|FOLDER|models:/NAME@ALIAS",
+                     help="Detector; default: of the latest finished run.")  # fmt: skip
+
+
+SKIP_BROKEN = click.option(
+    "--skip-broken", is_flag=True, default=None, help="Leave out, and name, pictures that cannot be decoded."
+)
+
+
+def require_there(data: str) -> None:
+    """The commonest slip is told before seconds of imports."""
+    if not os.path.exists(data):
+        raise DataError(f"{data}: no such file or folder")
+
+
+# option -> the setting it is a shorthand for
+SHORTHANDS = {
+    "kind": "data.kind", "label": "data.label", "normal": "data.normal", "group": "data.group",
+    "id_column": "data.id", "device": "device", "seed": "seed", "name": "tracking.name",
+    "policy": "threshold.policy", "skip_broken": "data.skip_broken",
+    "condition": "data.condition",
+}  # fmt: skip
+
+
+def load_config(options: dict[str, Any], base: dict[str, Any] | None = None) -> Config:
+    """The settings of -c, --set and the options that are shorthands for one, which win."""
+    from anomaly_vae.core import config
+
+    shorthands: dict[str, Any] = {}
+    rate = options.get("false_alarm_rate")
+    given = {**options, "policy": f"fpr={rate!r}" if rate else options.get("policy")}
+    for option, setting in SHORTHANDS.items():
+        value = given.get(option)
+        if value is not None and value != ():
+            shorthands[setting] = list(value) if isinstance(value, tuple) else value
+    return config.load(options.get("config_file"), options.get("overrides") or (), base=base, shorthands=shorthands)

@@ -1,0 +1,103 @@
+"""What there is to look at: the runs and their UI, the settings, the installation, and data to try things on."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anomaly_vae.cli.options import load_config, settings
+from anomaly_vae.core.errors import RunError
+
+if TYPE_CHECKING:
+    from anomaly_vae.core.config import Config
+
+
+@click.command("sample-data", short_help="Write a CSV to try things on.")
+@click.argument("name", type=click.Choice(["digits", "table", "series"]))
+@click.option("-o", "--output", metavar="FILE", help="Write here; default: stdout.")
+@click.pass_context
+def sample_data(ctx: click.Context, /, name: str, output: str | None) -> None:
+    """Write a CSV to try things on: scikit-learn's digits or breast_cancer, or a synthetic plant's sensors."""
+    from anomaly_vae.cli.console import Console
+    from anomaly_vae.core.files import replacing
+    from anomaly_vae.data.examples import LABELLED, SAMPLES
+
+    frame = SAMPLES[name]()
+    if output is None:
+        frame.to_csv(sys.stdout, index=False)
+        return
+    with replacing(output) as beside:
+        frame.to_csv(beside, index=False)
+    Console(ctx.obj["quiet"]).say(f"{output}: {len(frame)} rows; next: anomaly-vae fit {output} {LABELLED[name]}")
+
+
+@click.command()
+@settings
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="How many.")
+@click.option("--sync", is_flag=True, help="Send the runs that wait here because their server went away.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout instead of the table.")
+def runs(limit: int, sync: bool, as_json: bool, **options: Any) -> None:
+    """List the latest runs."""
+    config = load_config(options)
+    from anomaly_vae import tracking
+    from anomaly_vae.cli.console import runs_table
+
+    if sync:
+        send_waiting(config)
+        return
+    found = tracking.list_runs(config, limit)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        click.echo(runs_table(found))
+    if waiting := tracking.waiting(config):
+        click.echo(f"note: {len(waiting)} more in {waiting[0].parent}; `anomaly-vae runs --sync` sends them", err=True)
+
+
+def send_waiting(config: Config) -> None:
+    """Sends what waits, a line each. Raises RunError where one could not be sent."""
+    from anomaly_vae import tracking
+
+    done = tracking.sync(config)
+    for each in done:
+        click.echo(f"{each.run_id}  {each.why or 'sent'}")
+    stuck = [each for each in done if each.why]
+    if stuck:
+        raise RunError(f"{len(stuck)} of {len(done)} runs still wait in {stuck[0].folder.parent}")
+    if not done:
+        click.echo("nothing waits to be sent")
+
+
+@click.command("config", short_help="Print the settings as YAML.")
+@settings
+def config_command(**options: Any) -> None:
+    """Print the settings, with those of -c and --set applied, as YAML."""
+    click.echo(load_config(options).to_yaml(), nl=False)
+
+
+@click.command()
+def info() -> None:
+    """Versions and devices, for a bug report."""
+    from anomaly_vae.cli.console import info_rows, table
+
+    click.echo(table(info_rows()))
+
+
+@click.command()
+@settings
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port to listen on.")
+def ui(host: str, port: int, **options: Any) -> None:
+    """Open the MLflow UI on the store of the runs."""
+    config = load_config(options)
+    from anomaly_vae import tracking
+    from anomaly_vae.tracking import store
+
+    store.serve_ui(config, tracking.require_store, host=host, port=port)
+
+
+COMMANDS = (sample_data, runs, config_command, info, ui)

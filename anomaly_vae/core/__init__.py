@@ -1,0 +1,1 @@
+"""Settings, errors, safe files, devices and processes: what every room needs. Imports nothing of the package."""

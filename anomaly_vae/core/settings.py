@@ -1,0 +1,258 @@
+"""Every setting, its one home and its one default: the sections of a configuration.
+
+Settings whose best value depends on the kind of data default to None; `config.Config.resolve` fills them in.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
+
+NETWORKS = ("dense", "conv1d", "conv2d")  # that other members are built around
+DataKind = Literal["table", "series", "pixels", "images"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(Section):
+    """How the input is read."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML's `normal: [3]` is the text 3 of a file
+
+    path: str | None = Field(None, description="file or folder that `fit` reads where the command names none")
+    kind: DataKind | None = Field(None, description="kind of data; None: recognised from the file")
+    label: str | None = Field(None, description="column that tells normal from anomalous; never an input of the model")
+    normal: tuple[str, ...] = Field((), description="label values that count as normal; empty: 0, false, normal, good")
+    id: str | None = Field(None, description="column reported as id; None: row number, timestamp or file name")
+    time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
+    group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
+    drop: tuple[str, ...] = Field((), description="columns to leave out")
+    condition: tuple[str, ...] = Field(
+        (),
+        description="columns that a sample is judged under and that are never judged themselves: class, machine, mode;"
+        " text and at most 20 whole numbers name classes (model.kind=conditional)",
+    )
+    shape: tuple[int, ...] | None = Field(None, description="(C, H, W) of one picture of a pixel table")
+    size: int | None = Field(None, ge=4, description="height and width that image files are resized to, pixels")
+    tile: int | None = Field(
+        None, ge=8, description="side of the tiles, pixels, that pictures of `size` are cut into; None: seen whole"
+    )
+    overlap: float = Field(0.25, ge=0, le=0.75, description="share of its side that a tile has in common with the next")
+    object: str | None = Field(None, description="of a list of images with a column `object`, which one")
+    skip_broken: bool = Field(False, description="leave out, and name, image files that cannot be decoded")
+    channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")
+    window: int | None = Field(None, ge=4, description="time steps of one window of a series; None: from the rows")
+    memory: ByteSize = Field(
+        ByteSize(1 << 26),
+        ge=0,
+        description="bytes of an array or table that fit holds in memory, e.g. 2GiB; larger ones live in files below"
+        " tracking.folder/cache that are mapped, with the same result",
+    )
+    max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")
+
+    @field_validator("normal", "drop", "condition", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int | float) else value
+
+
+class SplitConfig(Section):
+    """Who trains, who chooses the threshold, who reports. A share of the rows (0-1) or a number of rows."""
+
+    train: float | None = Field(None, gt=0, description="normal rows that train; of a series, the first time steps")
+    valid: float | None = Field(None, gt=0, description="rows that stop the training and choose the threshold")
+    test_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of the test rows that choose the threshold too, where the data names train and test alone;"
+        " 0: held-out training rows choose it, as in published comparisons",
+    )
+
+
+class ModelConfig(Section):
+    """The network and its likelihood."""
+
+    kind: (
+        Literal["dense", "conv1d", "conv2d", "conditional", "features", "flow", "hierarchical", "kl_autoencoder", "vq"]
+        | None
+    ) = Field(None, description="None: by the kind of data")
+    network: Literal["dense", "conv1d", "conv2d"] | None = Field(
+        None, description="what flow and conditional are built around; None: by the axes of a sample"
+    )
+    latent: int | None = Field(
+        None, ge=1, description="latent dimensions; hierarchical, kl_autoencoder, vq: channels of a latent map"
+    )
+    hidden: tuple[int, ...] | None = Field(None, description="units of each dense layer (dense), of the last (conv)")
+    channels: tuple[int, ...] | None = Field(None, description="channels of each stride-2 stage (all but dense)")
+    blocks: int | None = Field(
+        None, ge=0, description="residual blocks of each stage; hierarchical: and latent maps of each scale"
+    )
+    likelihood: Literal["gaussian", "bernoulli", "laplace"] | None = Field(None, description="p(x|z) of numbers")
+    sigma: Literal["predicted", "element", "shared", "optimal", "fixed"] | None = Field(
+        None,
+        description="scale of p(x|z): decoded for each element of each sample, learned for each element, learned"
+        " for all, set to its analytic optimum (Rybkin 2020), or fixed",
+    )
+    sigma_value: float | None = Field(None, gt=0, description="the scale where sigma is fixed, else where it starts")
+    sigma_min: float | None = Field(None, gt=0, description="floor of every scale that is not fixed, in scaled units")
+    members: int | None = Field(None, ge=1, description="independent VAEs trained side by side (dense)")
+    pretrained: str | None = Field(
+        None, description="folder of a diffusers AutoencoderKL that training starts from (kl_autoencoder)"
+    )
+    backbone: str | None = Field(
+        None,
+        description="frozen network whose feature maps are modelled: efficientnet_lite0, a name of torchvision, or"
+        " timm/NAME (features)",
+    )
+    layers: tuple[str, ...] = Field((), description="layers of the backbone that are read; empty: those known for it")
+    weights: str | None = Field(
+        None,
+        description="file of the backbone's weights; None: the package that brings them, or the cache of its library",
+    )
+    carry_backbone: bool = Field(
+        True, description="a detector's folder holds the backbone's weights; false: refers to them by their hash"
+    )
+    codes: int | None = Field(None, ge=2, description="vectors of the codebook (vq)")
+    code_prior: Literal["unigram", "causal"] | None = Field(
+        None, description="p(codes): each position on its own, or given those before it (vq)"
+    )
+    commitment: float | None = Field(None, ge=0, description="weight of the encoder's distance to its codes (vq)")
+    flow_steps: int | None = Field(None, ge=1, description="autoregressive steps of the posterior (flow)")
+
+
+class ObjectiveConfig(Section):
+    """The negative ELBO in nats: recon + beta * KL, with free bits."""
+
+    beta: float = Field(1.0, ge=0, description="weight of the KL at the end of its schedule")
+    schedule: Literal["constant", "linear", "cosine", "sigmoid", "cyclical"] = Field(
+        "linear", description="how beta rises to its value (cyclical: Fu 2019)"
+    )
+    warmup: float = Field(0.2, ge=0, le=1, description="share of the epochs in which beta rises")
+    capacity: float | None = Field(
+        None,
+        ge=0,
+        description="nats that the KL is held to, rising from 0 as beta else would: recon + beta * |KL - capacity|"
+        " (Burgess 2018); None: the KL is charged as it is",
+    )
+    cycles: int = Field(4, ge=1, description="cycles of the cyclical schedule")
+    adversarial: float = Field(
+        0.0, ge=0, description="weight, in nats a pixel, of a discriminator that judges patches of reconstructions"
+    )
+    free_bits: float = Field(0.0, ge=0, description="nats of batch-mean KL a latent dimension has free (Kingma 2016)")
+    free_bits_total: float = Field(2.0, ge=0, description="nats of batch-mean KL all dimensions have free together")
+
+
+class TrainingConfig(Section):
+    """The one training loop."""
+
+    steps: int | None = Field(None, ge=1, description="optimiser steps, however many rows there are")
+    epochs: int | None = Field(None, ge=1, description="passes over the training rows, instead of steps")
+    batch_size: int | None = Field(None, ge=2, description="samples of one optimiser step; at most half of the rows")
+    lr: float | None = Field(None, gt=0, description="AdamW's learning rate, raised over 5 % and decayed on a cosine")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW's decoupled weight decay")
+    clip: float = Field(5.0, gt=0, description="largest norm of the gradient of the loss, in nats an element")
+    noise: float | None = Field(
+        None, ge=0, description="Gaussian noise on the input, as a share of the standard deviation of the data"
+    )
+    jitter: float | None = Field(
+        None, ge=0, description="strength of random affine changes to pictures; 1: 10 degrees, 10 % scale, 5 % shift"
+    )
+    binarise: bool = Field(
+        False, description="pixels are drawn from Bernoulli(grey), anew each time; for model.likelihood=bernoulli"
+    )
+    patience: int = Field(20, ge=1, description="epochs without a better held-out ELBO before training stops")
+    bf16: bool | None = Field(None, description="bfloat16 autocast where the hardware computes in it")
+
+
+class ScoringConfig(Section):
+    """What the score is the sum of. recon and kl always; each further part has a column of its own."""
+
+    recon: Literal["likelihood", "energy", "level", "covariance"] | None = Field(
+        None,
+        description="reconstruction nats of the training likelihood, or of one calibrated after training: of blurred"
+        " residuals (pictures), of each sensor and its level (series), or with all covariances (features)",
+    )
+    prior: Literal["normal", "mixture"] | None = Field(
+        None,
+        description="what the KL is taken to: the model's own prior, N(0, I) or of the codes, or a Gaussian mixture"
+        " fitted to the training posteriors",
+    )
+    components: int = Field(10, ge=1, description="components of the mixture, if there are posteriors enough")
+    neighbours: int | None = Field(
+        None,
+        ge=0,
+        description="training rows (dense) or positions (features) that the neighbours part measures distances to; 0:"
+        " no such part",
+    )
+    border: bool = Field(
+        True,
+        description="positions near the border count less where normal pictures score more (features)",
+    )
+
+
+class ThresholdConfig(Section):
+    """How the threshold is chosen."""
+
+    policy: str = Field(
+        "auto",
+        description="youden, f1, fpr=RATE, recall=RATE, cost=RATIO (a miss costs RATIO false alarms), tail=RATE; auto:"
+        " youden where validation has anomalies, else `unlabelled`",
+    )
+    unlabelled: str | None = Field(
+        None,
+        description="auto without anomalies: fpr=RATE by conformal prediction, or tail=RATE of a log-normal",
+    )
+
+    pixels: str = Field(
+        "auto",
+        description="of maps, which pixels are anomalous: youden, f1, recall=RATE, cost=RATIO by the pixels' ROC curve"
+        " (needs masks); fpr=RATE: share of normal pictures with such a pixel; auto: f1 with masks, else `unlabelled`",
+    )
+
+    @field_validator("policy", "unlabelled", "pixels")
+    @classmethod
+    def _known(cls, policy: str | None) -> str | None:
+        if policy not in ("auto", None):
+            Policy.parse(policy)
+        return policy
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded. The environment's MLFLOW_TRACKING_URI wins where it is set."""
+
+    enabled: bool = Field(True, description="log the run to MLflow")
+    folder: str = Field("mlruns", description="folder of the local sqlite store, of artifacts and of checkpoints")
+    experiment: str | None = Field(None, description="MLflow experiment; None: the name of the data")
+    name: str | None = Field(None, description="name of the run; None: model and data")
+
+
+class Policy(NamedTuple):
+    """A rule for choosing a threshold: its name and, where it takes one, its number."""
+
+    name: str
+    value: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Policy:
+        """`youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`; else raises ValueError."""
+        name, equals, number = text.partition("=")
+        if name in ("youden", "f1") and not equals:
+            return cls(name)
+        if name in ("fpr", "recall", "cost", "tail") and equals:
+            try:
+                value = float(number)
+            except ValueError:
+                value = -1.0
+            if (0 < value < 1) or (name == "recall" and value == 1) or (name == "cost" and 0 < value < float("inf")):
+                return cls(name, value)
+        raise ValueError(
+            f"'{text}' is no threshold policy; use youden, f1, fpr=0.01, recall=0.95, cost=10 (a miss costs 10 false"
+            " alarms) or tail=0.001"
+        )
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}={self.value:g}"

@@ -1,0 +1,92 @@
+"""Pictures in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.core.config import DataKind
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.kinds.pixels import _picture, _to_bytes
+from anomaly_vae.data.readers.base import plural
+from anomaly_vae.data.source import Chunk, Coded, Layout
+from anomaly_vae.data.spill import Room
+
+
+class Pictures:
+    """Pictures in memory, (N, H, W) or (N, C, H, W), uint8 or floats in 0-1 or 0-255.
+
+    Raises DataError for another number of axes, and for values out of range.
+    """
+
+    kind: DataKind = "pixels"
+    name = path = "memory"
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, values: NDArray[Any], labels: NDArray[np.str_] | None = None) -> None:
+        if values.ndim not in (3, 4) or 0 in values.shape:
+            raise DataError(f"memory: pictures of shape {values.shape}; expected (N, H, W) or (N, C, H, W)")
+        values = values[:, None] if values.ndim == 3 else values  # (N, C, H, W)
+        if values.dtype != np.uint8:
+            good = (values >= 0) & (values <= 255)
+            if not good.all():
+                row = int(np.argwhere(~good)[0][0])
+                raise DataError(f"memory: picture {row} has a pixel that is missing or outside 0-255")
+        self._values = values
+        self._labels = None if labels is None else Coded.of([labels])
+        # Whole-number types hold 0-255 even where a few dark pictures have no pixel above 1.
+        self._white = 1.0 if values.dtype.kind == "f" and values.max() <= 1 else 255.0
+        self.why = f"{len(values)} pictures of {_picture(values.shape[1:])}"
+
+    def labels(self) -> Coded | None:
+        return self._labels
+
+    def column(self, name: str) -> NDArray[np.str_]:
+        if name != "label" or self._labels is None:
+            raise DataError(f"memory: pictures have no column '{name}'")
+        return self._labels[:]
+
+    def roles(self) -> NDArray[np.str_] | None:
+        return None
+
+    def originals(self) -> None:
+        return None
+
+    def groups(self) -> None:
+        return None
+
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        return rows
+
+    def settle(self, room: Room) -> None:
+        """They are in memory."""
+
+    def count(self) -> int:
+        return len(self._values)
+
+    def learn(self, rows: NDArray[np.intp]) -> Layout:
+        """Raises DataError for fewer than two rows."""
+        if len(rows) < 2:
+            raise DataError(f"memory: {plural(len(rows), 'picture')} to train on; at least 2 are needed")
+        return Layout("pixels", tuple(self._values.shape[1:]), pixel_max=self._white)
+
+    def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
+        """Pictures (N, C, H, W), uint8. Raises DataError where their shape is not the one of the layout."""
+        if tuple(self._values.shape[1:]) != layout.shape:
+            raise DataError(f"memory: {_picture(self._values.shape[1:])}, expected {_picture(layout.shape)}")
+        white = layout.pixel_max if self._values.dtype.kind == "f" else 255.0
+        for first in range(0, len(self._values), rows):
+            values = self._values[first : first + rows]
+            if values.dtype != np.uint8 and values.max() > white:
+                raise DataError(f"memory: a pixel of {values.max():g}; the detector was fitted on values from 0 to 1")
+            labels = None if self._labels is None else self._labels[first : first + rows]
+            pictures = values if values.dtype == np.uint8 else _to_bytes(values, white)
+            yield Chunk(np.arange(first, first + len(values)), pictures, labels)
+
+    def digest(self) -> str:
+        described = f"{self._values.shape} {self._values.dtype}".encode()
+        return hashlib.blake2b(described + np.ascontiguousarray(self._values).tobytes(), digest_size=8).hexdigest()

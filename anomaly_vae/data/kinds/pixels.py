@@ -1,0 +1,165 @@
+"""Pictures as numbers: a table with one row a picture and one column a pixel, or arrays in memory."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from anomaly_vae.core.config import DataConfig, DataKind
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.columns import LABELS, is_identifier
+from anomaly_vae.data.readers.base import Reader, is_number, plural
+from anomaly_vae.data.source import Chunk, Layout
+from anomaly_vae.data.spill import Room
+from anomaly_vae.data.tabular import Rows
+
+NAMED = re.compile(r"^(pixel|pix|px)[\W_]*\d+([\W_x]+\d+)*$|^\d+x\d+(x\d+)?$", re.IGNORECASE)
+FEW_NAMED = 4  # columns named like pixels from which on a table holds pictures
+FEW_PIXELS = 784  # columns of 0-255, named like anything, from which on a table holds pictures
+ROWS = 4096  # rows looked at together in learn(), which bounds its memory
+
+
+def looks_like_pixels(reader: Reader, config: DataConfig) -> bool:
+    """Whether the columns are named like pixels, or are a large square number of columns of integers in 0-255."""
+    if sum(bool(NAMED.match(name)) for name in reader.columns) >= FEW_NAMED:
+        return True
+    names = pixel_columns(reader, config)
+    if len(names) < FEW_PIXELS or math.isqrt(len(names)) ** 2 != len(names):
+        return False
+    columns = (reader.peek[name] for name in names)
+    return all(pa.types.is_integer(column.type) for column in columns) and _range(reader, names)[1] <= 255
+
+
+def pixel_columns(reader: Reader, config: DataConfig) -> list[str]:
+    """The columns named like pixels; without any, all columns of numbers that have no other part."""
+    other = {config.label, config.id, config.group, config.time, *config.drop, *config.condition}
+    numbers = [name for name in reader.columns if is_number(reader.peek[name].type) and name not in other]
+    named = [name for name in reader.columns if NAMED.match(name) and name not in other]
+    if len(named) >= FEW_NAMED:
+        return named
+    return [name for name in numbers if name.lower() not in LABELS and not is_identifier(name)]
+
+
+class Pixels(Rows):
+    """A pixel table."""
+
+    kind: DataKind = "pixels"
+
+    @cached_property
+    def why(self) -> str:
+        names = pixel_columns(self.reader, self.config)
+        if not names:
+            return f"a pixel table: {self.count()} pictures, no column of numbers"
+        low, high = _range(self.reader, names)
+        return f"a pixel table: {plural(self.count(), 'picture')} of {len(names)} pixels, values {low:g} to {high:g}"
+
+    def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
+        return self.cells(self.id_of(layout), rows)
+
+    def settle(self, room: Room) -> None:
+        """Nothing: a fit keeps one byte a pixel, and the file is read in a stream."""
+
+    def learn(self, rows: NDArray[np.intp]) -> Layout:
+        """The pixel columns in the order of the file, the shape, and whether white is 1 or 255.
+
+        Raises DataError where the columns make no picture of the shape, and for values out of range.
+        """
+        self.need_two(rows)
+        names = pixel_columns(self.reader, self.config)
+        shape = self._shape(len(names))
+        white = 1.0 if self._largest(names, rows) <= 1 else 255.0
+        reasons = self.special
+        left_out = {n: reasons.get(n, "not a pixel") for n in self.reader.columns if n not in set(names)}
+        return Layout(
+            "pixels", shape, pixels=tuple(names), pixel_max=white, label=self.config.label, id=self.config.id,
+            left_out=left_out, conditions=self.conditions(rows),
+        )  # fmt: skip
+
+    def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
+        """Pictures (N, C, H, W), uint8. Raises DataError for a pixel that is missing or out of range."""
+        names = layout.pixels or tuple(pixel_columns(self.reader, self.config))
+        if len(names) != math.prod(layout.shape):
+            raise DataError(f"{self.path}: {len(names)} pixel columns, expected {_picture(layout.shape)}")
+        types = dict.fromkeys(names, pa.float32())
+        for first, table, chunk in self.stream(layout, types, rows, self.id_of(layout)):
+            values = _values(table, names)
+            self._check(values, names, np.arange(first, first + len(values)), layout.pixel_max)
+            pictures = _to_bytes(values, layout.pixel_max).reshape(-1, *layout.shape)
+            yield replace(chunk, values=pictures)
+
+    def _shape(self, pixels: int) -> tuple[int, ...]:
+        side = math.isqrt(pixels)
+        if self.config.shape is not None:
+            shape = (1,) * (3 - len(self.config.shape)) + self.config.shape
+            if len(shape) == 3 and math.prod(shape) == pixels:
+                return shape
+            raise DataError(
+                f"{self.path}: {pixels} pixel columns do not make pictures of data.shape={list(self.config.shape)};"
+                f" leave columns out with data.drop, or give the [channels,height,width] of {pixels} values"
+            )
+        if not pixels or side * side != pixels:
+            raise DataError(
+                f"{self.path}: {pixels} pixel columns make no square picture; give --set data.shape=[C,H,W], leave"
+                " columns that are no pixels out with data.drop, or read the file with --kind table"
+            )
+        return 1, side, side
+
+    def _largest(self, names: Sequence[str], rows: NDArray[np.intp]) -> float:
+        """The largest pixel of the training rows; raises DataError for one that is none."""
+        training = np.zeros(self.count(), dtype=bool)
+        training[rows] = True
+        largest, first = 0.0, 0
+        for table in self.reader.batches(dict.fromkeys(names, pa.float32()), ROWS):
+            chosen = first + np.flatnonzero(training[first : first + table.num_rows])
+            values = _values(table, names)[chosen - first]
+            if len(values):
+                self._check(values, names, chosen, 255.0)
+                largest = max(largest, float(values.max()))
+            first += table.num_rows
+        return largest
+
+    def _check(self, values: NDArray[np.float32], names: Sequence[str], rows: NDArray[np.intp], white: float) -> None:
+        """values: (N, P) of the rows with these indices."""
+        good = (values >= 0) & (values <= white)  # NaN is not good
+        if good.all():
+            return
+        row, column = np.argwhere(~good)[0]
+        value = values[row, column]
+        found = "a missing pixel" if np.isnan(value) else f"the value {value:g}"
+        raise DataError(
+            f"{self.path}: {self.reader.place(int(rows[row]))}, column '{names[column]}': {found}; expected a number"
+            f" from 0 to {white:g}" + (" as in the training rows" if white == 1 else ", or --kind table")
+        )
+
+
+def _values(table: pa.Table, names: Sequence[str]) -> NDArray[np.float32]:
+    """(N, P), NaN where a cell is missing."""
+    values = np.empty((table.num_rows, len(names)), dtype=np.float32)
+    for i, name in enumerate(names):
+        values[:, i] = table[name].to_numpy()
+    return values
+
+
+def _to_bytes(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    return np.rint(values * (255.0 / white)).astype(np.uint8)
+
+
+def _range(reader: Reader, names: Sequence[str]) -> tuple[float, float]:
+    """The smallest and the largest value of the first rows."""
+    found = [pc.min_max(reader.peek[name]).as_py() for name in names if is_number(reader.peek[name].type)]
+    low = min((f["min"] for f in found if f["min"] is not None), default=math.nan)
+    high = max((f["max"] for f in found if f["max"] is not None), default=math.nan)
+    return float(low), float(high)
+
+
+def _picture(shape: Sequence[int]) -> str:
+    return " x ".join(str(n) for n in shape) + f" = {math.prod(shape)} pixels"

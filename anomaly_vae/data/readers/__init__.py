@@ -1,0 +1,1 @@
+"""File formats as columns by name, in constant memory."""

@@ -1,0 +1,241 @@
+"""From a source to a trained network and the scores of what was held out: the steps of a fit, top to bottom.
+
+Every row is read once, and lives from then on in the room (`data.room`): in memory, or, where `data.memory` is too
+little, in files that are mapped. The same steps go over either piece by piece, and end in the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anomaly_vae.core.callbacks import EpochCallback
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.device import pick_device
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.datasets import Samples, samples
+from anomaly_vae.data.images.masks import Originals
+from anomaly_vae.data.loaded import Whole, read_whole
+from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.source import Layout, Source
+from anomaly_vae.data.spill import Room, release
+from anomaly_vae.data.split import Split, split
+from anomaly_vae.models import backbone, pretrained
+from anomaly_vae.models.base import VAE
+from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
+from anomaly_vae.scoring.score_model import ScoreNet, new_net
+from anomaly_vae.scoring.scorer import Scorer
+from anomaly_vae.scoring.scores import Scores, gathered
+from anomaly_vae.training.loop import JUDGED, History, train
+from anomaly_vae.training.objective import active_units
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fitting saw, for the report: the data and its split, the training, and the scores of held-out rows."""
+
+    data: Whole
+    split: Split
+    history: History
+    scores: Scores  # of valid and test, of a series of all steps; their ids are row numbers
+    kl: NDArray[np.float64]  # (G,) nats of each latent group, mean over held-out normals
+    active: NDArray[np.bool_]  # (D,) active units
+    notes: tuple[str, ...]
+
+    def part(self, rows: NDArray[np.intp]) -> tuple[Scores, NDArray[np.bool_] | None]:
+        """Scores, without elements, of some of the scored rows, and which of them are anomalous (None: nothing is
+        labelled)."""
+        scores = replace(self.scores, elements=None).take(np.searchsorted(self.scores.ids, rows))
+        return scores, None if self.split.anomalous is None else self.split.anomalous[rows]
+
+    def pieces(self, rows: NDArray[np.intp]) -> Iterator[Scores]:
+        """The scores of some of the scored rows with their elements, a chunk at a time."""
+        step = self.data.layout.chunk_rows
+        for first in range(0, len(rows), step):
+            yield self.scores.take(np.searchsorted(self.scores.ids, rows[first : first + step]))
+            release(self.scores.elements)
+
+    def shown(self, rows: NDArray[np.intp]) -> Scores:
+        """The scores of a few of the scored rows with their elements, and with the ids that a person knows them by."""
+        chosen = self.scores.take(np.searchsorted(self.scores.ids, rows))
+        return replace(chosen, ids=self.data.ids(rows))
+
+    def usual(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """(*shape of a sample) the mean nats of each element over some of the scored rows."""
+        assert self.scores.elements is not None
+        total = np.zeros(self.scores.elements.shape[1:])
+        for piece in self.pieces(rows):
+            assert piece.elements is not None
+            total += piece.elements.sum(axis=0, dtype=np.float64)
+        mean: NDArray[np.float32] = (total / len(rows)).astype(np.float32)
+        return mean
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained network with what it reads data by, and what fitting saw. originals: of pictures from files."""
+
+    config: Config
+    layout: Layout
+    scaler: Scaler
+    net: ScoreNet
+    fit: Fit
+    originals: Originals | None
+
+
+def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path | None) -> Learned:
+    """Splits, learns the layout, scales, trains, and scores what was held out; see `Detector.fit_source`."""
+    config = config.resolve(source.kind)
+    config = config.model_copy(update={"model": backbone.adapted(pretrained.adapted(config.model))})
+    frozen = backbone.open_weights(config.model) if config.model.kind == "features" else None
+    room = Room(config.data.memory, cache_folder(config))
+    source.settle(room)
+    parts = split(source, config)
+    originals = source.originals()
+    if originals is not None and parts.anomalous is not None:
+        originals.require(parts.anomalous)
+    config = config.with_window(len(parts.train))
+    device, window = pick_device(config.device), config.data.window
+    layout = source.learn(parts.train)
+    data = read_whole(source, layout, room)
+    scaler = _scaler(data, parts.train)
+    normals = parts.valid if parts.anomalous is None else parts.valid[~parts.anomalous[parts.valid]]
+
+    training = samples(data, parts.train, scaler, layout, device, window, room)
+    held = samples(data, normals, scaler, layout, device, window, room)
+    _require_samples(training, held, source, config)
+    config = _with_supported(config, layout, scaler, len(training), len(held))
+    net = new_net(config, layout, scaler)
+    if net.positions is not None and frozen is not None:
+        net.positions.features.backbone.load(*frozen)
+    net.to(device)
+    if config.model.pretrained:
+        pretrained.load_into(net.model, config.model.pretrained)
+    learned, judged = net.prepare(training, held, feature_cache(config), config.seed)
+    history = train(net.model, learned, judged, config, watch, checkpoint)
+    own = net.fit(learned, held, config.seed)
+
+    scorer = Scorer(net, scaler, layout, window, source.path)
+    _fit_level(scorer, data, np.r_[parts.train, normals])
+    scores = _scores(scorer, data, parts, normals, own)
+    kl, active = _latent_use(net.model, judged)
+    notes = (*source.notes, *_notes(config, history, active, layout))
+    fit = Fit(data, parts, history, scores, kl, active, notes)
+    return Learned(config, layout, scaler, net, fit, originals)
+
+
+def cache_folder(config: Config) -> Path | None:
+    """Where what a fit computes or converts is kept for the next: beside the runs; nowhere, if nothing is recorded."""
+    return Path(config.tracking.folder) / "cache" if config.tracking.enabled else None
+
+
+def feature_cache(config: Config) -> Path | None:
+    """Where feature maps are kept."""
+    folder = cache_folder(config)
+    return None if folder is None else folder / "features"
+
+
+def _scaler(data: Whole, train: NDArray[np.intp]) -> Scaler:
+    condition = None if data.condition is None else data.condition[train]
+    return Scaler.of(data.columns(train) if data.layout.columns else (), data.layout, condition)
+
+
+def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, held: int) -> Config:
+    """The configuration with no more reference rows and mixture components than there is data for."""
+    if config.model.kind == "features":
+        each = new_net(config, layout, scaler).each
+        rows, held = rows * each, 0
+    if config.model.kind != "features" and not any(column.categories is None for column in layout.columns):
+        neighbours = 0  # no numbers to measure distances in
+    else:
+        neighbours = min(config.scoring.neighbours or 0, rows + held)
+    changes = {"neighbours": neighbours}
+    if config.scoring.prior == "mixture":
+        model = new_net(config, layout, scaler).model
+        changes["components"] = MixturePrior.supported(config.scoring.components, rows, model.latent)
+    return config.model_copy(update={"scoring": config.scoring.model_copy(update=changes)})
+
+
+def _require_samples(training: Samples, held: Samples, source: Source, config: Config) -> None:
+    for name, part in (("training", training), ("validation", held)):
+        if len(part) < 2:
+            raise DataError(
+                f"{source.path}: the {name} rows hold {len(part)} windows of {config.data.window} normal time steps;"
+                " more rows, another split or a smaller data.window would work"
+            )
+
+
+def _fit_level(scorer: Scorer, data: Whole, normal: NDArray[np.intp]) -> None:
+    """Fits the level part, where there is one, to the residuals of a series, machine after machine with a break between
+    them; the rows in `normal` are known as such."""
+    if scorer.net.level is None:
+        return
+    everything = np.arange(len(data))
+    order = everything if data.groups is None else np.argsort(data.groups, kind="stable")
+    place = np.empty_like(everything)
+    place[order] = everything
+    residuals = data.room.empty((len(data), len(scorer.scaler.column)), np.float64)
+    first = 0
+    for piece in scorer.residuals(chunk for _, chunk in data.pieces(everything)):
+        residuals[place[first : first + len(piece)]] = piece
+        first += len(piece)
+        release(residuals)
+    usable = np.zeros(len(data), bool)
+    usable[normal] = True
+    usable = usable[order]
+    if data.groups is not None:
+        machines = data.groups[order]
+        usable &= ~np.r_[True, machines[1:] != machines[:-1]]
+    scorer.net.level.fit(residuals, usable)
+
+
+def _scores(scorer: Scorer, data: Whole, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
+    """The scores of valid and test, of a series of every step. own: see `ScoreNet.fit`, of the rows in `normals`."""
+    if data.layout.kind == "series":
+        rows = np.arange(len(data))
+        return gathered(scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True), rows, data.room)
+    rows, mine = np.sort(np.r_[parts.valid, parts.test]), None
+    if scorer.net.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
+        mine = torch.full((len(data),), -1)
+        mine[torch.from_numpy(normals)] = own
+        mine = mine[torch.from_numpy(rows)]
+    scored = (
+        scorer.samples(chunk, True, here.start, None if mine is None else mine[here])
+        for here, chunk in data.pieces(rows)
+    )
+    return gathered(scored, rows, data.room)
+
+
+@torch.no_grad()
+def _latent_use(model: VAE, held: Samples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(G,) mean KL of each latent group in nats and (D,) active units, over the held-out normals that training was
+    judged by."""
+    kls, mus = [], []
+    for part in held.spaced(JUDGED).split(1024):
+        out = model(held.take(part))
+        kls.append(out.kl)
+        mus.append(out.mu)
+    kl = torch.cat(kls).double().mean(0)
+    return kl.cpu().numpy(), active_units(torch.cat(mus)).cpu().numpy()
+
+
+def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: Layout) -> tuple[str, ...]:
+    """What the user should know of the fit and could do about it."""
+    asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop, *config.data.condition}
+    notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
+    if not active.any():
+        notes.append(
+            "posterior collapse: no latent unit is active, so the score is reconstruction alone; a larger"
+            f" objective.free_bits (now {config.objective.free_bits:g}), a longer objective.warmup or a smaller"
+            f" objective.beta (now {config.objective.beta:g}) would work"
+        )
+    if history.skipped:
+        notes.append(f"{history.skipped} training steps without a finite gradient were skipped")
+    if history.halved:
+        notes.append(f"memory did not hold a larger batch than {history.batch_size} samples, which was used")
+    return tuple(notes)

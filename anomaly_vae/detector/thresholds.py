@@ -1,0 +1,190 @@
+"""From scores to alarms: ROC analysis where there are labels, conformal prediction where there are none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.settings import Policy
+from anomaly_vae.detector.metrics import Curve
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A sample whose score is at or above `value` (nats, always finite) is an anomaly.
+
+    policy: the rule that chose it. labelled: whether anomalies took part. false_alarm_rate: what the rule promises
+    (conformal) or saw on validation (ROC). normals, anomalies: validation rows behind the choice. note: what the user
+    should know of it, else empty.
+    """
+
+    value: float
+    policy: str
+    labelled: bool
+    false_alarm_rate: float
+    normals: int
+    anomalies: int
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose(
+    policy: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64], unlabelled: str = "fpr=0.01"
+) -> Threshold:
+    """The threshold that a policy picks from validation scores (nats): ROC with anomalies, else conformal or a tail.
+
+    unlabelled: the policy of `auto` where there are no anomalies.
+
+    Raises DataError for a policy that needs anomalies where there are none, or where no normal scores are given.
+    """
+    if len(normal) == 0:
+        raise DataError("no normal rows in validation to choose a threshold by; a larger split.valid would work")
+    if policy == "auto":
+        rule = Policy("youden") if len(anomalous) else Policy.parse(unlabelled)
+    else:
+        rule = Policy.parse(policy)
+    if rule.name == "tail":
+        return _tail(rule, normal)
+    if len(anomalous) == 0:
+        if rule.name != "fpr" or rule.value is None:
+            raise DataError(
+                f"threshold policy {rule} needs labelled anomalies in validation and there are none; use fpr=RATE,"
+                " which needs normal rows only"
+            )
+        return _conformal(rule.value, normal)
+    return _roc(rule, normal, anomalous)
+
+
+def choose_pixels(
+    policy: str, peaks: NDArray[np.float64], curve: Curve | None, unlabelled: str = "fpr=0.01"
+) -> Threshold:
+    """The pixel threshold (nats) of maps: a pixel at or above it is anomalous.
+
+    peaks: (n,) the highest value of the map of each held-out normal picture. curve: ROC of validation's pixels; None
+    without masks. unlabelled: the policy of `auto` without masks; with them it is f1, since anomalous pixels are few:
+    Youden's J, which weighs a normal pixel by their small share, draws contours far around the anomalies.
+    fpr and tail speak of normal *pictures* with any pixel at or above the threshold, and need no masks: neighbouring
+    pixels are not exchangeable, pictures are, and the conformal promise is about exchangeable things. The other
+    policies count pixels.
+
+    Raises DataError for a policy that needs masks where there are none, or where there is no normal picture.
+    """
+    rule = Policy.parse(policy if policy != "auto" else "f1" if curve is not None else unlabelled)
+    if rule.name in ("fpr", "tail"):
+        return choose(str(rule), peaks, peaks[:0])
+    if curve is None:
+        raise DataError(
+            f"pixel threshold policy {rule} needs masks in validation and there are none; use fpr=RATE, the share of"
+            " normal pictures with a pixel at or above the threshold"
+        )
+    best, note = _best(rule, curve)
+    return Threshold(
+        float(curve.cuts[best]), str(rule), True, float(curve.fpr[best]), curve.normals, curve.anomalies, note
+    )
+
+
+def p_values(scores: NDArray[np.float64], calibration: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Conformal p-values (1 + #{calibration >= s}) / (n + 1) of scores (N,) against sorted held-out normals (n,).
+
+    For an exchangeable normal sample P(p <= a) <= a (Vovk et al. 2005; Bates et al. 2023).
+    """
+    above = len(calibration) - np.searchsorted(calibration, scores, side="left")
+    result: NDArray[np.float64] = (1 + above) / (len(calibration) + 1)
+    return result
+
+
+def alarm_interval(k: int, n: int, m: int, level: float = 0.95) -> tuple[float, float]:
+    """Central interval of the share of alarms among m unseen normals, where the threshold is the k-th largest of the
+    scores of n held-out normals and an unseen one: their true rate is Beta(k, n + 1 - k) distributed (Vovk 2012), their
+    number beta-binomial. Counts are whole, so it covers at least `level`."""
+    from scipy.stats import betabinom
+
+    low, high = betabinom(m, k, n + 1 - k).ppf([(1 - level) / 2, (1 + level) / 2])
+    return float(low / m), float(high / m)
+
+
+def _conformal(rate: float, normal: NDArray[np.float64]) -> Threshold:
+    """The smallest threshold whose alarms all have p-values of at most `rate`."""
+    n = len(normal)
+    allowed = math.floor(rate * (n + 1) + 1e-9)  # alarms have rank <= allowed among the n + 1
+    note = ""
+    if allowed == 0:
+        smallest = 1 / (n + 1)
+        note = (
+            f"{n} held-out normals support no false-alarm rate below {smallest:.2g}; asked for {rate:g}, the threshold"
+            f" stands just above their largest score, a rate of {smallest:.2g}"
+        )
+        allowed, rate = 1, smallest
+    edge = np.sort(normal)[n - allowed]
+    return Threshold(float(np.nextafter(edge, np.inf)), str(Policy("fpr", rate)), False, rate, n, 0, note)
+
+
+def _tail(rule: Policy, normal: NDArray[np.float64]) -> Threshold:
+    """The score that a log-normal fitted to held-out normals exceeds with the rule's probability.
+
+    Consecutive steps of a series are so alike that a hundred of them say little about a rate of 1 %: conformal
+    prediction would need independent ones. A parametric tail extrapolates; its promise is as good as its shape.
+    """
+    assert rule.value is not None
+    if len(normal) < 2 or normal.min() <= 0:
+        raise DataError(
+            "threshold policy tail=RATE needs at least two positive validation scores, as those of a series are; use"
+            " fpr=RATE"
+        )
+    logs = np.log(normal)
+    value = math.exp(logs.mean() - NormalDist().inv_cdf(rule.value) * logs.std())
+    return Threshold(float(value), str(rule), False, rule.value, len(normal), 0)
+
+
+def _roc(rule: Policy, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:
+    """The point of the ROC curve that the rule prefers."""
+    from sklearn.metrics import roc_curve
+
+    labels = np.r_[np.zeros(len(normal)), np.ones(len(anomalous))]
+    scores = np.r_[normal, anomalous]
+    fpr, tpr, cuts = roc_curve(labels, scores, drop_intermediate=False)
+    curve = Curve(fpr[1:], tpr[1:], cuts[1:], len(normal), len(anomalous))  # the first cut is infinite: no alarm at all
+    best, note = _best(rule, curve)
+    return Threshold(
+        _between(curve.cuts, best), str(rule), True, float(curve.fpr[best]), len(normal), len(anomalous), note
+    )
+
+
+def _best(rule: Policy, curve: Curve) -> tuple[int, str]:
+    """Which point of a ROC curve the rule prefers, and what the user should know of it."""
+    fpr, tpr = curve.fpr, curve.tpr
+    false, hits = fpr * curve.normals, tpr * curve.anomalies
+    value, note = rule.value or 0.0, ""
+    if rule.name == "youden":
+        best = int(np.argmax(tpr - fpr))
+    elif rule.name == "f1":
+        best = int(np.argmax(2 * hits / (hits + false + curve.anomalies)))
+    elif rule.name == "cost":
+        best = int(np.argmin(false + value * (curve.anomalies - hits)))
+    elif rule.name == "recall":
+        best = int(np.argmax(tpr >= value))  # tpr rises to 1, so there is a first
+    else:
+        within = fpr <= value
+        best = int(np.flatnonzero(within)[-1]) if within.any() else 0
+        if not within.any():
+            note = (
+                f"the highest {round(false[0])} of {curve.normals} normal scores tie or lead, so no threshold reaches a"
+                f" false-alarm rate of {value:g}; this one gives {fpr[0]:.2g}"
+            )
+    return best, note
+
+
+def _between(cuts: NDArray[np.float64], best: int) -> float:
+    """Half-way from a cut to the next lower score: the same validation alarms, and the widest margin to both."""
+    if best + 1 == len(cuts):
+        return float(cuts[best])
+    middle = 0.5 * (cuts[best] + cuts[best + 1])
+    return float(middle if cuts[best + 1] < middle <= cuts[best] else cuts[best])

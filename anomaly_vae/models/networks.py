@@ -1,0 +1,22 @@
+"""The networks that a member of the family may be built around."""
+
+from __future__ import annotations
+
+from anomaly_vae.core.config import ModelConfig
+from anomaly_vae.models.conv import ConvVAE
+from anomaly_vae.models.dense import DenseVAE
+from anomaly_vae.models.gaussian import GaussianVAE
+
+BY_AXES = {1: "dense", 2: "conv1d", 3: "conv2d"}  # of a sample, where the configuration names no network
+
+
+def network(
+    config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = (), extra: int = 0, told: int = 0
+) -> GaussianVAE:
+    """The VAE of `model.network`, or where that is None of the shape; `categories` as in Rows.
+
+    extra: further elements or channels that its encoder reads, told: further numbers that its decoder reads beside z.
+    """
+    if (config.network or BY_AXES[len(shape)]) == "dense":
+        return DenseVAE(config, shape, categories, extra, told)
+    return ConvVAE(config, shape, extra, told)

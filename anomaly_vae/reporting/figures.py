@@ -1,0 +1,237 @@
+"""The pictures of a fit and the tables of its most telling rows: what the run's page and the report show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.data.images.masks import Originals
+from anomaly_vae.detector.anomaly_maps import resized
+from anomaly_vae.detector.dataframe import score_columns
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import Fit
+from anomaly_vae.reporting.report import Picture, Rows
+from anomaly_vae.reporting.summary import Summary
+from anomaly_vae.scoring.scorer import Scorer
+from anomaly_vae.scoring.scores import Scores
+
+PICTURES = 8  # shown beside their reconstructions
+STEPS = 4_000  # of a series drawn at most
+ROWS, EXPLAINED = 100, 3  # of a table, and columns named for each
+
+Drawn = tuple[str, str, str, Any]  # name, title, alt, matplotlib Figure
+
+
+class Shown:
+    """The test rows of a fit and what is known of them. wrong: (N,) anomalous, all False where nothing is labelled."""
+
+    def __init__(self, detector: Detector, originals: Originals | None = None) -> None:
+        assert detector.fitted
+        self.detector: Detector = detector
+        self.fitted: Fit = detector.fitted
+        self.rows = self.fitted.split.test
+        self.scores, anomalous = self.fitted.part(self.rows)  # without elements
+        self.labelled = anomalous is not None
+        self.wrong = np.zeros(len(self.scores), bool) if anomalous is None else anomalous
+        self.total = self.scores.total
+        self.alarm = self.total >= detector.threshold.value
+        self.originals = originals
+        self.names = [column.name for column in detector.layout.columns]
+
+    def at(self, rows: NDArray[np.intp]) -> Scores:
+        """A few of the test rows, with their elements and the ids that a person knows them by."""
+        return self.fitted.shown(self.rows[rows])
+
+    @property
+    def pictures(self) -> bool:
+        return self.detector.layout.kind in ("images", "pixels")
+
+    def worst_first(self) -> NDArray[np.intp]:
+        order: NDArray[np.intp] = np.argsort(-self.total, kind="stable")
+        return order
+
+    def false_alarms(self) -> NDArray[np.intp]:
+        """Normals at or above the threshold, the highest first; empty where nothing is labelled."""
+        order = self.worst_first()
+        return order[self.labelled & self.alarm[order] & ~self.wrong[order]]
+
+    def misses(self) -> NDArray[np.intp]:
+        """Anomalies below the threshold, the lowest first."""
+        order = self.worst_first()[::-1]
+        return order[~self.alarm[order] & self.wrong[order]]
+
+
+def pictures(detector: Detector, summary: Summary, originals: Originals | None) -> list[Picture]:
+    """Every figure of a fit. originals: of pictures from files, for their masks."""
+    from anomaly_vae.reporting import plots
+
+    shown = Shown(detector, originals)
+    drawn = chain(_quality(shown, summary), _of_kind(shown), _latents(shown))  # one at a time, for their memory
+    return [Picture(name, title, alt, plots.png(figure)) for name, title, alt, figure in drawn]
+
+
+def _quality(shown: Shown, summary: Summary) -> Iterator[Drawn]:
+    """How well the scores tell anomalies from normals, and whether they can be trusted."""
+    from anomaly_vae.reporting import plots
+
+    wrong, total, cut = shown.wrong, shown.total, shown.detector.threshold.value
+    figure = plots.score_histogram(total[~wrong], total[wrong] if wrong.any() else None, cut)
+    yield "score_histogram", "Scores of the test data, and the threshold", f"Histogram. {summary.verdict()}", figure
+    if wrong.any() and not wrong.all():
+        others = {choice.policy: choice.threshold for choice in summary.choices if not choice.chosen}
+        auroc, auprc = summary.metrics["auroc"], summary.metrics["auprc"]
+        alt = f"ROC curve with AUROC {auroc:.3f} and the points of {len(others) + 1} policies."
+        yield "roc", "ROC curve, and where each policy would stand", alt, plots.roc(wrong, total, cut, others)
+        alt = f"Precision against recall; area {auprc:.3f}."
+        yield "precision_recall", "Precision and recall", alt, plots.precision_recall(wrong, total, cut)
+    parts = shown.scores.parts
+    two = set(parts) == {"recon", "kl"}
+    figure = plots.parts(parts["recon"], parts["kl"], wrong, cut if two else None)
+    yield "parts", "Which part of the score tells", "Scatter of reconstruction against KL, in nats.", figure
+    normal = total[~wrong]
+    if len(normal):
+        figure = plots.calibration(shown.detector.p_values(normal), len(shown.detector.normal))
+        alt = f"Share of {len(normal)} normal test rows at or below each p-value, beside the diagonal."
+        yield "calibration", "Whether p-values keep their promise on normals", alt, figure
+
+
+def _latents(shown: Shown) -> Iterator[Drawn]:
+    """How training went and what the latent dimensions carry."""
+    from anomaly_vae.reporting import plots
+
+    epochs = shown.fitted.history.epochs
+    curves = {key: [epoch[key] for epoch in epochs] for key in epochs[0]}
+    yield "training", "Training", f"Loss, reconstruction and KL over {len(epochs)} epochs.", plots.training(curves)
+    kl, active = shown.fitted.kl, shown.fitted.active
+    figure = plots.kl_per_dimension(kl, active if len(active) == len(kl) else None)  # a group may be many units
+    yield "kl_per_dimension", "KL of each latent dimension", f"Bars; {active.sum()} units are active.", figure
+    figure = plots.kl_by_epoch(shown.fitted.history.kl)
+    yield "kl_by_epoch", "KL of each latent dimension over epochs", "Heat map of KL by epoch and dimension.", figure
+
+
+def _of_kind(shown: Shown) -> Iterator[Drawn]:
+    """What only a series, a table or pictures have."""
+
+    kind = shown.detector.layout.kind
+    if kind == "series":
+        yield _series(shown)
+    elif kind == "table":
+        yield _columns(shown)
+    else:
+        order = shown.worst_first()
+        normal = order[~shown.wrong[order]]
+        rows = np.r_[order[: PICTURES // 2], normal[len(normal) // 2 :][: PICTURES - PICTURES // 2]]
+        title = "The most anomalous pictures beside typical normal ones"
+        what = "reconstructions and maps" if shown.detector.net.positions is None else "maps"
+        yield "reconstructions", title, f"Originals, {what} of excess nats.", _rebuilt(shown, rows)
+        for name, title, rows in (
+            ("false_alarms", "The worst false alarms", shown.false_alarms()),
+            ("misses", "The anomalies that look most normal", shown.misses()),
+        ):
+            if len(rows):
+                alt = f"{title}: {len(rows[:PICTURES])} of {len(rows)}, with {what} of excess nats."
+                yield name, f"{title} ({len(rows)} in all)", alt, _rebuilt(shown, rows[:PICTURES])
+
+
+def _series(shown: Shown) -> Drawn:
+    from anomaly_vae.reporting import plots
+
+    rows = shown.rows[-STEPS:]
+    scores, cut = shown.fitted.shown(rows), shown.detector.threshold.value
+    _, anomalous = shown.fitted.part(rows)
+    values = shown.fitted.data.take(rows).values
+    figure = plots.series(scores.ids, values, shown.names, scores.total, cut, anomalous)
+    return "series", "Sensors and score over the test's time steps", "Sensors above, score and threshold below.", figure
+
+
+def _columns(shown: Shown) -> Drawn:
+    """The columns behind the most anomalous tenth of the test rows."""
+    from anomaly_vae.reporting import plots
+
+    top = np.sort(shown.worst_first()[: max(1, len(shown.scores) // 10)])
+    mean = np.zeros(len(shown.names))
+    for piece in shown.fitted.pieces(shown.rows[top]):
+        order, shares = shown.detector.contributions(piece, len(shown.names))
+        np.add.at(mean, order.ravel(), shares.ravel() / len(top))
+    best = np.argsort(-mean)[:15]
+    figure = plots.table_parts([shown.names[i] for i in best], mean[best])
+    alt = f"Bars; {shown.names[best[0]]} comes first with {mean[best[0]]:.0%}."
+    return "columns", "Columns behind the most anomalous tenth", alt, figure
+
+
+def _rebuilt(shown: Shown, rows: NDArray[np.intp]) -> Any:
+    """A Figure of some test pictures with their reconstructions, where the model reads pictures, and maps, and the
+    outlines of their masks."""
+    from anomaly_vae.reporting import plots
+
+    detector, scores, originals = shown.detector, shown.at(rows), shown.originals
+    chosen = shown.fitted.data.take(shown.rows[rows])
+    rebuilt = None
+    if detector.net.positions is None:
+        rebuilt = Scorer(detector.net, detector.scaler, detector.layout, None).reconstruct(chosen).clip(0, 1)
+    maps, masks = detector.maps(scores), None
+    if originals is not None and originals.masked:
+        own = (originals.mask(int(row)).astype(np.float32) for row in shown.rows[rows])
+        masks = np.stack([resized(mask, maps.shape[1:]) > 0.5 for mask in own])
+    names = ["/".join(str(id_).split("/")[-2:])[-20:] for id_ in scores.ids]
+    titles = [
+        f"{name}\n{shown.total[row]:.0f} nats{', anomaly' if shown.wrong[row] else ''}"
+        for name, row in zip(names, rows, strict=True)
+    ]
+    assert detector.pixels is not None
+    originals_read = chosen.values.astype(np.float32) / 255
+    return plots.reconstructions(originals_read, rebuilt, maps, titles, detector.pixels.value, masks)
+
+
+def tables(detector: Detector) -> list[Rows]:
+    """The most anomalous test rows and, where there are labels, the mistakes, with what made them so."""
+    shown = Shown(detector)
+    top = shown.worst_first()[:ROWS]
+    noun = (
+        "at: the picture's hottest pixel, row and column"
+        if shown.pictures
+        else "made_by: the columns that contribute most, with their shares"
+    )
+    found = [
+        Rows(
+            "most_anomalous",
+            "The most anomalous test rows",
+            f"The highest scores, in nats; {noun}.",
+            *_cells(shown, top),
+        )
+    ]
+    false, missed = shown.false_alarms()[: ROWS // 2], shown.misses()[: ROWS // 2]
+    if len(false) or len(missed):
+        text = "False alarms, the highest first, then missed anomalies, the lowest first."
+        found.append(Rows("mistakes", "Mistakes", text, *_cells(shown, np.r_[false, missed])))
+    return found
+
+
+def _cells(shown: Shown, rows: NDArray[np.intp]) -> tuple[list[str], list[list[Any]]]:
+    """Heads and cells of some test rows."""
+    scores = shown.at(rows)
+    columns = score_columns(scores, shown.detector, shown.alarm[rows], [], 0)
+    if shown.labelled:
+        columns["labelled"] = np.where(shown.wrong[rows], "anomalous", "normal")
+    columns |= _places(shown, scores) if shown.pictures else _causes(shown, scores)
+    plain = {name: np.asarray(values).tolist() for name, values in columns.items()}
+    return list(plain), [list(cells) for cells in zip(*plain.values(), strict=True)]
+
+
+def _causes(shown: Shown, scores: Scores) -> dict[str, Any]:
+    order, shares = shown.detector.contributions(scores, EXPLAINED)
+    made_by = [
+        ", ".join(f"{shown.names[column]} {share:.0%}" for column, share in zip(columns, row, strict=True))
+        for columns, row in zip(order, shares, strict=True)
+    ]
+    return {"made_by": made_by}
+
+
+def _places(shown: Shown, scores: Scores) -> dict[str, Any]:
+    maps = shown.detector.maps(scores)
+    peaks = [np.unravel_index(int(heat.argmax()), heat.shape) for heat in maps]
+    return {"at": [f"{row}, {column}" for row, column in peaks]}

@@ -1,0 +1,36 @@
+"""Arrays in, Figure out: every picture of a run, and the heat maps of `score --maps`.
+
+Its modules are the only importers of matplotlib.
+"""
+
+from anomaly_vae.reporting.plots.curves import (
+    kl_per_dimension,
+    precision_recall,
+    roc,
+    score_histogram,
+    table_parts,
+    training,
+)
+from anomaly_vae.reporting.plots.overlays import overlay, save_png
+from anomaly_vae.reporting.plots.pictures import SENSORS, reconstructions, series
+from anomaly_vae.reporting.plots.review import calibration, kl_by_epoch, parts
+from anomaly_vae.reporting.plots.style import DRAWN, png
+
+__all__ = [
+    "DRAWN",
+    "SENSORS",
+    "calibration",
+    "kl_by_epoch",
+    "kl_per_dimension",
+    "overlay",
+    "parts",
+    "png",
+    "precision_recall",
+    "reconstructions",
+    "roc",
+    "save_png",
+    "score_histogram",
+    "series",
+    "table_parts",
+    "training",
+]

@@ -1,0 +1,113 @@
+"""What the score of a fit is made of and whether its p-values can be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from anomaly_vae.reporting.plots.style import ANOMALOUS, DRAWN, FAINT, INK, NORMAL, new_figure, say, set_scale, styled
+
+LINES = 64  # latent dimensions drawn at most: those with most KL
+EXACT = 1_000  # test rows up to which the band of kept promises is exact to the row
+LOWEST = 1e-3  # nats; less is drawn alike
+
+
+@styled
+def parts(recon: ArrayLike, kl: ArrayLike, anomalous: ArrayLike, threshold: float | None) -> Figure:
+    """Reconstruction against KL (N,), nats, of samples of which some are anomalous (N,).
+
+    threshold: of their sum, drawn as the line where it is reached; None where the score has further parts.
+    """
+    x, y = np.asarray(recon, dtype=float), np.asarray(kl, dtype=float)
+    wrong = np.asarray(anomalous).astype(bool)
+    figure, axes = new_figure(7, 4.6)
+    for mask, colour, name, size in ((~wrong, NORMAL, "normal", 12), (wrong, ANOMALOUS, "anomalous", 12)):
+        some = _some(np.flatnonzero(mask))
+        if len(some):
+            label = f"{name}: {int(mask.sum()):,}" + (f", {len(some):,} drawn" if len(some) < mask.sum() else "")
+            axes.scatter(x[some], y[some], s=size, color=colour, alpha=0.5, linewidths=0, label=label, zorder=2)
+    for axis, values in ((axes.xaxis, x), (axes.yaxis, y)):
+        usual = values[~wrong] if (~wrong).any() else values
+        set_scale(axis, usual[np.isfinite(usual)], values[np.isfinite(values)])
+    if threshold is not None:
+        low, high = axes.get_xlim()
+        bottom, top = axes.get_ylim()
+        at = np.linspace(low, high, 400)
+        axes.plot(at, threshold - at, color=INK, linewidth=1.3, linestyle=(0, (4, 2)), label=f"sum {threshold:.4g}")
+        axes.set(xlim=(low, high), ylim=(bottom, top))
+    axes.set(title="Reconstruction and KL on test data", xlabel="reconstruction (nats)", ylabel="KL (nats)")
+    if len(x):
+        axes.legend(loc="best")
+    return figure
+
+
+@styled
+def kl_by_epoch(kl: ArrayLike) -> Figure:
+    """Held-out KL (E, G), nats, of each latent dimension in each epoch; dimensions by their KL in the last."""
+    nats = np.nan_to_num(np.asarray(kl, dtype=float))
+    figure, axes = new_figure(7, 4.2)
+    if nats.ndim != 2 or not nats.size:
+        return say(figure, axes, "no epochs")
+    order = np.argsort(-nats[-1], kind="stable")[:LINES]
+    shown = np.clip(nats[:, order].T, LOWEST, None)  # (G, E)
+    extent = (0.5, len(nats) + 0.5, len(order) - 0.5, -0.5)
+    scale = LogNorm(LOWEST, max(float(shown.max()), 10 * LOWEST))
+    image = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap="viridis", norm=scale, extent=extent)
+    if len(order) <= 20:
+        axes.set_yticks(np.arange(len(order)), [str(dimension) for dimension in order])
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
+    left_out = f", the largest {len(order)} of {nats.shape[1]}" if len(order) < nats.shape[1] else ""
+    axes.set(title=f"KL of each latent dimension by epoch{left_out}", xlabel="epoch", ylabel="latent dimension")
+    axes.grid(False)
+    figure.colorbar(image, ax=axes, pad=0.02).set_label("KL (nats, held out)", fontsize=9)
+    return figure
+
+
+@styled
+def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
+    """Share of p-values (N,) of test normals at or below each level, beside the diagonal of a kept promise.
+
+    calibrated: held-out normals that the p-values come from; the band holds 95 % of such curves at each level, if
+    calibration and test rows are exchangeable: the count at or below level k/(n+1) is then beta-binomial (Vovk 2012).
+    """
+    values = np.sort(np.asarray(p_values, dtype=float))
+    figure, axes = new_figure(5.6, 5.2)
+    if not len(values) or calibrated < 1:
+        return say(figure, axes, "no normal test rows")
+    ranks = np.unique(np.linspace(1, calibrated, min(calibrated, 200)).round().astype(int))
+    level = ranks / (calibrated + 1)
+    low, high = _band(len(values), ranks, calibrated + 1)
+    axes.fill_between(level, low, high, color=FAINT, alpha=0.2, linewidth=0, label="95 % of kept promises")
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    some = np.unique(np.linspace(0, len(values) - 1, min(len(values), DRAWN)).round().astype(int))
+    share = np.searchsorted(values, values[some], side="right") / len(values)
+    axes.step(np.r_[0, values[some], 1], np.r_[0, share, 1], where="post", color=NORMAL,
+              label=f"{len(values):,} normal test rows")  # fmt: skip
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.03), aspect="equal")
+    axes.set(title="Are the p-values of normals uniform?", xlabel="p-value", ylabel="share of normals at or below")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _band(rows: int, ranks: NDArray[np.int_], of: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The 2.5 % and 97.5 % quantiles of beta-binomial counts, parameters (rank, of - rank), as shares of `rows`.
+
+    Of more than EXACT rows those of the beta distribution with the same mean and variance: the exact ones take time in
+    proportion to the rows, and differ by less than one row.
+    """
+    from scipy.stats import beta, betabinom
+
+    if rows <= EXACT:
+        low, high = (betabinom.ppf(q, rows, ranks, of - ranks) / rows for q in (0.025, 0.975))
+    else:
+        worth = rows * (of + 1) / (rows + of) - 1  # parameters' sum
+        low, high = (beta.ppf(q, ranks / of * worth, (1 - ranks / of) * worth) for q in (0.025, 0.975))
+    return low, high
+
+
+def _some(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """At most DRAWN of them, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), DRAWN)).round().astype(np.intp)] if len(rows) else rows

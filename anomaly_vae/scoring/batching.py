@@ -1,0 +1,83 @@
+"""How many samples go through the network at once: as many as are fast, and a score's bits do not depend on it.
+
+A matrix product's last bit may depend on its size and on a row's place in it. So sample number i of a source is always
+at the same place, i modulo the size, of a padded block of one size: its score depends neither on its neighbours nor on
+the chunks. Rows of a table go in blocks of more sizes, one for a single row that someone waits for and one for files of
+millions, provided that on this machine a probe has the same bits in all of them: the order in which a product is summed
+up does not depend on the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from anomaly_vae.core.threads import workers
+from anomaly_vae.scoring.score_model import ScoreNet
+
+BLOCK = 256  # samples of every forward pass, where there is one size
+SIZES = (16, BLOCK, 1024)  # of rows, each a multiple of the one before
+FEATURE_BLOCK = {"cpu": 1, "cuda": 16}  # pictures that go through a backbone at once: a block is computed whole
+BLOCK_ELEMENTS = 3 << 17  # of a block at most, which caches hold: 256 pictures of 1 x 28 x 28, 32 of 3 x 64 x 64
+
+_agreeing: WeakKeyDictionary[ScoreNet, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Samples start .. start + rows of a piece, at `place` of a padded block of `size`."""
+
+    start: int
+    rows: int
+    place: int
+    size: int
+
+
+def block_sizes(net: ScoreNet, shape: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
+    """The sizes of block, in rising order, that samples of a shape may go through the network in."""
+    if net.positions is not None:
+        return (FEATURE_BLOCK[device.type],)
+    if len(shape) > 1 or net.model.rows is None:
+        return (max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape))),)
+    found = _agreeing.setdefault(net, {})
+    if device.type not in found:
+        # with a thread like those that will compute the blocks
+        found[device.type] = workers().submit(_agree, net, device).result()
+    return found[device.type]
+
+
+def blocks(first: int, n: int, sizes: tuple[int, ...]) -> Iterator[Block]:
+    """The blocks of n samples, the first of which is number `first`: the largest that are full, then the smallest that
+    holds what is left, if no more than BLOCK would be computed for it."""
+    at, end = first, first + n
+    while at < end:
+        holding = [size for size in sizes if end - at <= size - at % size and size <= BLOCK]
+        full = [size for size in sizes if at % size == 0 and end - at >= size]
+        size = holding[0] if holding else (full or sizes[:1])[-1]
+        rows = min(end - at, size - at % size)
+        yield Block(at - first, rows, at % size, size)
+        at += rows
+
+
+@torch.inference_mode()
+def _agree(net: ScoreNet, device: torch.device) -> tuple[int, ...]:
+    """Those of SIZES in which a random probe has the same bits as in blocks of BLOCK."""
+    rows = net.model.rows
+    assert rows is not None
+    probe = torch.randn(SIZES[-1], rows.elements + net.model.given, generator=torch.Generator().manual_seed(0))
+    probe[:, rows.named] = 0
+    probe = probe.to(device)
+
+    def numbers(x: Tensor, size: int) -> Tensor:
+        """(B, E + parts) all that the network says of rows x."""
+        found = [net(block) for block in x.split(size)]
+        return torch.cat([torch.cat([elements, *(p[:, None] for p in parts.values())], 1) for elements, parts in found])
+
+    known = numbers(probe, BLOCK)
+    some = {size: slice(max(size, BLOCK)) for size in SIZES}
+    return tuple(size for size in SIZES if torch.equal(numbers(probe[some[size]], size), known[some[size]]))

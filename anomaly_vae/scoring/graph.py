@@ -1,0 +1,131 @@
+"""A detector as one module over raw values: scaler, network and score, for `export` to write as a graph.
+
+The scaler and the folding of windows are NumPy elsewhere, where files are streamed; here they are the same formulas on
+tensors, over everything at once. `tests/workflows/test_export.py` holds the two together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.scoring.parts.sensor_level import LEVEL, SMOOTH, TEMPER
+from anomaly_vae.scoring.score_model import ScoreNet
+
+BIG = float(torch.finfo(torch.float32).max)  # of a part beyond float32's range
+
+
+class Scaled(nn.Module):
+    """`Scaler.transform` of rows (N, F), or of the consecutive steps of one series: (N, E) float32."""
+
+    shift: Tensor  # (E,) as all of these
+    scale: Tensor
+    centre: Tensor
+    spread: Tensor
+    column: Tensor
+    is_asinh: Tensor
+    is_difference: Tensor
+
+    def __init__(self, scaler: Scaler) -> None:
+        super().__init__()
+        self.limit = scaler.limit
+        for name in ("shift", "scale", "centre", "spread"):
+            values = [getattr(element, name) for element in scaler.elements]
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64))
+        self.register_buffer("column", torch.from_numpy(scaler.column))
+        hows = [element.how for element in scaler.elements]
+        self.asinh, self.difference = "asinh" in hows, "difference" in hows
+        self.register_buffer("is_asinh", torch.tensor([how == "asinh" for how in hows]))
+        self.register_buffer("is_difference", torch.tensor([how == "difference" for how in hows]))
+
+    def forward(self, values: Tensor) -> Tensor:
+        x = values.double()[:, self.column]
+        scaled = (x - self.shift) / self.scale
+        if self.asinh:
+            # written out, for ONNX's runtimes have asinh in float32 alone; what overflows is clipped below
+            size = scaled.abs()
+            scaled = torch.where(self.is_asinh, scaled.sign() * torch.log(size + (size * size + 1).sqrt()), scaled)
+        if self.difference:
+            steps = torch.cat([torch.zeros_like(x[:1]), x[1:] - x[:-1]])
+            scaled = torch.where(self.is_difference, steps / self.scale, scaled)
+        scaled = (scaled - self.centre) / self.spread
+        # a comparison with NaN is false: a missing cell stays missing
+        scaled = torch.where(scaled > self.limit, self.limit, scaled)
+        return torch.where(scaled < -self.limit, -self.limit, scaled).float()
+
+
+class RowGraph(nn.Module):
+    """Rows (B, F) float64, or pictures (B, C, H, W) uint8, to score and parts, each (B,) float64 nats."""
+
+    def __init__(self, net: ScoreNet, scaler: Scaler) -> None:
+        super().__init__()
+        self.net = net
+        self.names = net.part_names
+        self.scaled = Scaled(scaler) if scaler.elements else None
+
+    def forward(self, values: Tensor) -> tuple[Tensor, ...]:
+        x = self.scaled(values) if self.scaled is not None else values.float() / 255
+        parts = self.net(x)[1]
+        return _scored([parts[name].double() for name in self.names])
+
+
+class SeriesGraph(nn.Module):
+    """Consecutive steps (N, C) float64 of one machine, at least a window of them, to score and parts, (N,) each.
+
+    Windows are cut, scored and folded back as by `folding.Folder`: every T // 8 steps and one at the end; a step's
+    residual is the mean over the windows that cover it, and the KL of a window is shared by its steps.
+    """
+
+    def __init__(self, net: ScoreNet, scaler: Scaler, window: int) -> None:
+        super().__init__()
+        self.net, self.scaled, self.window, self.stride = net, Scaled(scaler), window, max(1, window // 8)
+
+    def forward(self, values: Tensor) -> tuple[Tensor, ...]:
+        x = self.scaled(values)  # (N, E)
+        n, t = x.shape[0], self.window
+        windows = torch.arange((n - t) // self.stride + 2, device=x.device)  # (W,)
+        starts = (windows * self.stride).clamp(max=n - t)
+        # the last window stands at the end, and counts where the grid does not end there itself
+        doubled = windows * self.stride >= n - t + self.stride
+        weight = torch.where(doubled, 0.0, 1.0).double()
+        rows = starts[:, None] + torch.arange(t, device=x.device)  # (W, T)
+        found, parts = self.net(x[rows].transpose(1, 2))  # (W, E, T)
+        count = _gathered(rows, weight[:, None, None].expand(-1, t, 1), n)  # (N, 1)
+        each = found.double().transpose(1, 2) * weight[:, None, None]
+        mean = _gathered(rows, each, n) / count  # (N, E)
+        share = (parts["kl"].double() * weight / t)[:, None, None].expand(-1, t, 1)
+        kl = (_gathered(rows, share, n) / count)[:, 0]
+        level = self.net.level
+        if level is None:
+            return _scored([mean.sum(1), kl])
+        recon = _centred_mean(0.5 * mean.square() / level.step.double(), SMOOTH)
+        stood = TEMPER * 0.5 * _trailing_mean(mean, LEVEL).square() / level.level.double()
+        return _scored([recon.sum(1), kl, stood.sum(1)])
+
+
+def _scored(parts: list[Tensor]) -> tuple[Tensor, ...]:
+    """The score and its parts; beyond float32's range as large as can be said, never a NaN."""
+    finite = [torch.where(torch.isnan(part), BIG, part).clamp(max=BIG) for part in parts]
+    return (torch.stack(finite).sum(0), *finite)
+
+
+def _gathered(rows: Tensor, values: Tensor, n: int) -> Tensor:
+    """(n, K) sums of values (W, T, K) by the row (W, T) that each belongs to."""
+    zeros = torch.zeros(n, values.shape[2], dtype=values.dtype, device=values.device)
+    return zeros.index_put((rows,), values, accumulate=True)
+
+
+def _trailing_mean(x: Tensor, steps: int) -> Tensor:
+    """`level.trailing_mean`: (N, C) sums over the last `steps` rows divided by `steps`."""
+    total = torch.cumsum(torch.cat([x.new_zeros(steps + 1, x.shape[1]), x]), dim=0)
+    return (total[steps + 1 :] - total[1:-steps]) / steps
+
+
+def _centred_mean(x: Tensor, steps: int) -> Tensor:
+    """`level.centred_mean`: (N, C) means over rows t - steps/2 .. t + steps/2 - 1, as many of them as there are."""
+    n = x.shape[0]
+    total = torch.cat([x.new_zeros(1, x.shape[1]), torch.cumsum(x, dim=0)])
+    rows = torch.arange(n, device=x.device)
+    first, last = (rows - steps // 2).clamp(min=0), (rows + (steps + 1) // 2).clamp(max=n)
+    return (total[last] - total[first]) / (last - first)[:, None]

@@ -1,0 +1,134 @@
+"""How far a row lies from the training rows it should resemble, as a density in nats.
+
+The ELBO of a small VAE is loose where the data is clustered: two rows may be reconstructed equally well, one amid its
+kind, the other alone. This part measures that. Rows are placed in the joined space of what the network reads, the
+latent means of all members, and their residuals; the nearest reference row gives the k-nearest-neighbour estimate of
+the density there, -log p = D log r + constant (Loftsgaarden & Quesenberry 1965).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from anomaly_vae.core.errors import ConfigError
+from anomaly_vae.models.base import VAE, Output
+from anomaly_vae.models.inputs import Rows
+from anomaly_vae.scoring.parts import distances
+
+BAGS = 4  # disjoint parts of the reference rows; the log distances to the nearest row of each are averaged
+AXES = 32  # principal axes of the joined space that distances are taken in, the length of the rest being one more
+RESIDUAL = 0.5  # weight of a residual, in units of its training root mean square
+NEAR = 5  # neighbours that tell how dense the data is around a reference row
+ADAPT, ADAPT_ROWS = 0.5, 300  # power of that local scale at most, and the training rows that give half of it
+
+
+class Neighbours(nn.Module):
+    """The neighbours part of the score, fitted to training rows once the model is trained; its state is buffers.
+
+    A distance is divided by a power of the local scale rho of the reference row, its mean distance to its 5 nearest:
+    a gap that is ordinary in a sparse region is remarkable in a dense one (as in LOF, Breunig 2000).
+    """
+
+    residual_scale: Tensor  # (M, 1, F)
+    centre: Tensor  # (J,)
+    axes: Tensor  # (J, A), empty where all J axes are kept
+    weights: Tensor  # (bags, A + 2, R / bags): scaled squared distances to a bag's rows are one matrix product
+    floor: Tensor  # (2,) smallest squared distance, and smallest scaled one
+
+    def __init__(self, model: VAE, references: int) -> None:
+        """Buffers of the right shape for `references` rows, to be fitted or loaded."""
+        super().__init__()
+        numbers, joined = len(_rows(model).numbers), self.joined(model)
+        kept = min(AXES + 1, joined)
+        self.bags = max(1, min(BAGS, references // 12))
+        self.register_buffer("residual_scale", torch.ones(model.members, 1, numbers))
+        self.register_buffer("centre", torch.zeros(joined))
+        self.register_buffer("axes", torch.zeros(joined, AXES if joined > AXES + 1 else 0))
+        self.register_buffer("weights", torch.zeros(self.bags, kept + 2, references // self.bags))
+        self.register_buffer("floor", torch.zeros(2))
+        self.dimensions = joined
+
+    @staticmethod
+    def joined(model: VAE) -> int:
+        """J, the axes of the joined space."""
+        rows = _rows(model)
+        return rows.inputs + model.given + model.latent + model.members * len(rows.numbers)
+
+    @torch.no_grad()
+    def fit(self, model: VAE, x: Tensor, generator: torch.Generator) -> Tensor:
+        """To scaled normal rows x (N, E). Returns (R,) which of them are references, drawn from `generator`."""
+        n = len(x)
+        squares = torch.cat([self._residual(model, part, model(part)).square() for part in x.split(4096)], dim=1)
+        self.residual_scale = RESIDUAL / squares.mean(1, keepdim=True).sqrt().clamp(min=0.02)
+        rows = torch.randperm(n, generator=generator)[: self.bags * self.weights.shape[2]]
+        references = x[rows.to(x.device)]
+        joined = self._join(model, references, model(references))  # (R, J)
+        self.centre = joined.mean(0)
+        if self.axes.shape[1]:
+            found = torch.linalg.svd(joined - self.centre, full_matrices=False)[2][:AXES].T
+            self.axes = nn.functional.pad(found, (0, AXES - found.shape[1])).contiguous()  # fewer rows than axes
+        place = self._project(joined)
+        distances = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
+        near = distances.topk(min(NEAR, len(place) - 1), largest=False).values.mean(1)
+        median = near.median().clamp(min=1e-6)
+        power = ADAPT * n / (n + ADAPT_ROWS)
+        weight = (near / median).clamp(0.5, 5.0) ** (-2 * power)
+        smallest = (0.02 * median) ** 2
+        self.floor = torch.stack([smallest, smallest * weight.min()])
+        # w |v - r|^2 = w (|v|^2 + smallest) - 2 w v.r + w |r|^2
+        parts = [-2 * place * weight[:, None], weight[:, None], (place.square().sum(1) * weight)[:, None]]
+        self.weights = torch.cat(parts, dim=1).unflatten(0, (self.bags, -1)).transpose(1, 2).contiguous()
+        return rows
+
+    def nats(self, model: VAE, x: Tensor, out: Output, own: Tensor | None = None) -> Tensor:
+        """(B,) -log density of scaled rows x (B, E) in the joined space, up to a constant.
+
+        own: (B,) the reference that a row itself is, left out of its own neighbours; -1 for none.
+        """
+        place = self._project(self._join(model, x, out))
+        ones = torch.ones_like(place[:, :1])
+        left = torch.cat([place, place.square().sum(1, keepdim=True) + self.floor[0], ones], dim=1)
+        size = self.weights.shape[2]
+        nearest = torch.cat([self._nearest(left[rows], own, rows, room) for rows, room in distances.tiles(left, size)])
+        return self.dimensions * 0.5 * nearest.clamp(min=self.floor[1]).log().mean(1)
+
+    def _nearest(self, left: Tensor, own: Tensor | None, some: slice, room: Tensor | None) -> Tensor:
+        """(B, bags) the smallest scaled squared distance to each bag, of `some` of the rows."""
+        size, nearest = self.weights.shape[2], []
+        for bag in range(self.bags):
+            squared = torch.mm(left, self.weights[bag], out=room)  # (B, R / bags)
+            if own is not None:
+                mine = own[some]
+                rows = ((mine >= 0) & (mine // size == bag)).nonzero()[:, 0]
+                squared[rows, mine[rows] % size] = math.inf
+            nearest.append(squared.amin(1))
+        return torch.stack(nearest, dim=1)
+
+    def _residual(self, model: VAE, x: Tensor, out: Output) -> Tensor:
+        """(M, B, F) of the numbers; 0 where x is missing."""
+        rows = _rows(model)
+        numbers = rows.pick(x[:, : rows.elements])
+        return (numbers - rows.pick(out.px.mean)).masked_fill_(torch.isnan(numbers), 0.0)
+
+    def _join(self, model: VAE, x: Tensor, out: Output) -> Tensor:
+        """(B, J): inputs, latent means of all members, and their weighted residuals, members counting as one."""
+        share = 1 / math.sqrt(model.members)
+        residual = self._residual(model, x, out) * (self.residual_scale * share)
+        condition = x[:, x.shape[1] - model.given :]  # a neighbour is one under a like condition
+        return torch.cat([_rows(model)(x), condition, out.mu * share, *residual], dim=1)
+
+    def _project(self, joined: Tensor) -> Tensor:
+        offset = joined - self.centre
+        return distances.place(offset, self.axes) if self.axes.shape[1] else offset
+
+
+def _rows(model: VAE) -> Rows:
+    """Raises ConfigError where the model reads no rows with numbers."""
+    if model.rows is None or model.rows.numbers.numel() == 0:
+        raise ConfigError(
+            "scoring.neighbours needs rows of a table with a numeric column; scoring.neighbours=0 leaves the part out"
+        )
+    return model.rows

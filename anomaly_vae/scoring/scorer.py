@@ -1,0 +1,161 @@
+"""Scores from the same terms as the loss: deterministic, in nats, each the exact sum of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.threads import workers
+from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.source import Chunk, Layout
+from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks
+from anomaly_vae.scoring.parts.sensor_level import LevelStream
+from anomaly_vae.scoring.score_model import ScoreNet
+from anomaly_vae.scoring.scores import DECIMALS, Scores
+from anomaly_vae.scoring.windows import Arrays, Folder, Residuals, Stage
+
+
+class Scorer:
+    """A ScoreNet with what it needs to read raw values."""
+
+    def __init__(self, net: ScoreNet, scaler: Scaler, layout: Layout, window: int | None, path: str = "memory") -> None:
+        """path: of what is scored, for messages."""
+        self.net, self.scaler, self.layout, self.window, self.path = net.eval(), scaler, layout, window, path
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Of a sample that the network is given."""
+        if self.layout.kind != "series":
+            return self.layout.shape
+        assert self.window
+        return (*self.layout.shape, self.window)  # (C, T)
+
+    def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[Scores]:
+        """Scores of every row, time step or picture, in the order of the chunks and in constant memory.
+
+        Raises DataError where a group of a series is shorter than one window.
+        """
+        if self.layout.kind == "series":
+            yield from self._steps(chunks, explain)
+            return
+        seen = 0
+        for chunk in chunks:
+            yield self.samples(chunk, explain, first=seen)
+            seen += len(chunk)
+
+    def samples(self, chunk: Chunk, explain: bool, first: int = 0, own: Tensor | None = None) -> Scores:
+        """Scores of rows or pictures, the first of which is number `first` of its source; own: see ScoreNet.fit."""
+
+        def read(rows: slice) -> NDArray[np.float32]:
+            return self.scaler.read(chunk.values[rows], None if chunk.condition is None else chunk.condition[rows])
+
+        parts, nats = self._forward(read, len(chunk), explain, first, own)
+        return Scores(chunk.ids, _rounded(parts), None if nats is None else self.scaler.by_column(nats))
+
+    def _forward(
+        self, read: Callable[[slice], NDArray[np.float32]], n: int, keep: bool, first: int, own: Tensor | None = None
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
+        """Parts (N,) and, to `keep`, elements (N, *shape), of images (N, 1, H, W), of n samples, the first being number
+        `first`, in padded blocks.
+
+        read: scaled samples (B, *shape) of some of the rows; called for a block at a time, whose numbers then stay in
+        the cache of the core that goes on with them.
+        """
+        device = next(self.net.parameters()).device
+        sizes = block_sizes(self.net, self._shape, device)
+
+        @torch.inference_mode()
+        def run(block: Block) -> tuple[dict[str, Tensor], Tensor | None]:
+            some, here = slice(block.start, block.start + block.rows), slice(block.place, block.place + block.rows)
+            x = torch.from_numpy(read(some))
+            mine = None if own is None else own[some]
+            if block.rows < block.size:
+                whole = x.new_zeros(block.size, *x.shape[1:])
+                whole[here] = x
+                x = whole
+                if mine is not None:
+                    mine = torch.cat([mine, mine.new_full((block.size - block.rows,), -1)]).roll(block.place)
+            found, parts = self.net(x.to(device), None if mine is None else mine.to(device))
+            if keep and self.layout.kind == "images":  # a map needs no channels, and a third of the memory
+                found = found.sum(1, keepdim=True)
+            return {name: part[here] for name, part in parts.items()}, found[here] if keep else None
+
+        pieces = blocks(first, n, sizes)
+        done = list(workers().map(run, pieces) if device.type == "cpu" else map(run, pieces))
+        joined = {name: torch.cat([d[0][name] for d in done]).cpu().numpy() for name in (done[0][0] if done else {})}
+        kept = [d[1] for d in done if d[1] is not None]
+        return joined, torch.cat(kept).cpu().numpy() if kept else None
+
+    # --- series ----------------------------------------------------------------------------------------------------
+
+    def residuals(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.float64]]:
+        """(n, C) mean residual of each time step over the windows that cover it, in scaled units, piece after piece."""
+        return (arrays[0] for _, arrays, _ in self._fold(chunks, Residuals) if arrays)
+
+    def _steps(self, chunks: Iterable[Chunk], explain: bool) -> Iterator[Scores]:
+        level = self.net.level
+
+        def stage() -> Stage:
+            return Residuals() if level is None else LevelStream(*level.variances())
+
+        for ids, arrays, kl in self._fold(chunks, stage):
+            if len(ids):
+                names = ("recon", "level")[: len(arrays)]
+                parts = {name: nats.sum(axis=1) for name, nats in zip(names, arrays, strict=True)}
+                by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
+                yield Scores(ids, _rounded({"recon": parts.pop("recon"), "kl": kl, **parts}), by_sensor)
+
+    def _fold(
+        self, chunks: Iterable[Chunk], stage: Callable[[], Stage]
+    ) -> Iterator[tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]]:
+        """What `Folder.finished` gives, as chunks come and at their end."""
+        assert self.window
+        sensors = self.layout.shape[0]
+
+        def prepare(raw: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float32]:
+            return self.scaler.read(raw[:, :sensors], raw[:, sensors:], None if before is None else before[:sensors])
+
+        folder = Folder(self.window, prepare, stage, self.scaler.given)
+        for chunk in chunks:
+            condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
+            folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups)
+            self._windows(folder)
+            yield folder.finished()
+        folder.close()
+        self._windows(folder)
+        yield folder.finished()
+        if folder.short:
+            name, steps = folder.short
+            where = f"group '{name}' has" if name else "holds"
+            raise DataError(
+                f"{self.path}: {where} {steps} time steps, fewer than the {self.window} of one window; longer data, or"
+                " a detector fitted with a smaller data.window, would work"
+            )
+
+    def _windows(self, folder: Folder) -> None:
+        for number, windows in folder.windows(BLOCK):  # (B, C, T)
+            parts, found = self._forward(windows.__getitem__, len(windows), True, number)
+            assert found is not None
+            folder.add(found, parts["kl"])
+
+    @torch.inference_mode()
+    def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:
+        """(N, C, H, W) the expected x of pictures, in 0-1, where the model reads pictures."""
+        device = next(self.net.parameters()).device
+        (size,) = block_sizes(self.net, self._shape, device)
+        pieces = torch.from_numpy(self.scaler.read(chunk.values, chunk.condition)).split(size)
+        mean: NDArray[np.float32] = torch.cat([self.net.mean(x.to(device)).cpu() for x in pieces]).numpy()
+        return mean
+
+
+def _rounded(parts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Finite float64 nats: a sample beyond float32's range is as anomalous as can be said, never a NaN."""
+    big = float(np.finfo(np.float32).max)
+    finite = {name: np.nan_to_num(np.asarray(v, np.float64), nan=big, posinf=big) for name, v in parts.items()}
+    return {name: v.round(DECIMALS) for name, v in finite.items()}

@@ -1,0 +1,76 @@
+"""Scores of samples, with their parts, and the joining of pieces of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.spill import Room, release
+
+DECIMALS = 6  # scores are given to a millionth of a nat, so that a printed line adds up exactly
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of N samples.
+
+    parts: name -> (N,) float64 nats, `recon` and `kl` first; the score is their sum. elements: (N, *shape) float32
+    nats of reconstruction, the share of each column, sensor or pixel in recon, of images summed over channels
+    (N, 1, H, W); None where it was not asked for.
+    """
+
+    ids: NDArray[np.generic]
+    parts: dict[str, NDArray[np.float64]]
+    elements: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """(N,) the score: higher is more anomalous."""
+        total: NDArray[np.float64] = np.round(np.sum(list(self.parts.values()), axis=0), DECIMALS)
+        return total
+
+    def take(self, rows: NDArray[np.intp]) -> Scores:
+        parts = {name: part[rows] for name, part in self.parts.items()}
+        return Scores(self.ids[rows], parts, None if self.elements is None else self.elements[rows])
+
+
+def numbered(pieces: Iterable[Scores]) -> Iterator[tuple[Scores, NDArray[np.intp]]]:
+    """Each piece of a stream with the row numbers (N,) that it has in its source."""
+    first = 0
+    for piece in pieces:
+        yield piece, np.arange(first, first + len(piece))
+        first += len(piece)
+
+
+def join(pieces: Iterable[Scores]) -> Scores:
+    """One Scores of several, in their order."""
+    pieces = [piece for piece in pieces if len(piece)]
+    if not pieces:
+        raise DataError("there are no rows to score; give at least one")
+    parts = {name: np.concatenate([p.parts[name] for p in pieces]) for name in pieces[0].parts}
+    found = [p.elements for p in pieces if p.elements is not None]
+    return Scores(np.concatenate([p.ids for p in pieces]), parts, np.concatenate(found) if found else None)
+
+
+def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], room: Room) -> Scores:
+    """One Scores of several, in their order, of the rows with these numbers (N,), which are its ids; its elements live
+    in the room."""
+    parts: dict[str, list[NDArray[np.float64]]] = {}
+    elements, first = None, 0
+    for piece in pieces:
+        for name, part in piece.parts.items():
+            parts.setdefault(name, []).append(part)
+        if piece.elements is not None:
+            if elements is None:
+                elements = room.empty((len(rows), *piece.elements.shape[1:]), np.float32)
+            elements[first : first + len(piece)] = piece.elements
+            release(elements)
+        first += len(piece)
+    return Scores(rows, {name: np.concatenate(found) for name, found in parts.items()}, elements)

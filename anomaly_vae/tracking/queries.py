@@ -1,0 +1,149 @@
+"""Looking runs up: the detector of one, the latest of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run as RunRecord
+from mlflow.tracking import MlflowClient
+
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import RunError
+from anomaly_vae.tracking.client import RUNS_HINT, connect, experiment_ids, experiments, find_run
+from anomaly_vae.tracking.recording import DETECTOR
+from anomaly_vae.tracking.registry import MODELS, resolve
+from anomaly_vae.tracking.store import clean, cut, server_uri, store_errors, store_folder, store_uri
+
+
+def full_run_id(run: str, config: Config) -> str:
+    """The whole id of a run given by the first 6 or more characters of it. Raises RunError."""
+    return str(find_run(connect(config), run).info.run_id)
+
+
+def data_of(run: str, config: Config) -> str | None:
+    """The path of the data that a run was fitted on, as it was given; None where the run has none."""
+    path: str | None = find_run(connect(config), run).data.tags.get("data")
+    return path
+
+
+def run_facts(run: str, config: Config) -> tuple[str, str, str | None]:
+    """The whole id of a run, the name of its experiment, and the data that it was last evaluated on."""
+    client = connect(config)
+    record = find_run(client, run)
+    with store_errors(f"reading the experiment of run {run}"):
+        experiment = client.get_experiment(record.info.experiment_id)
+    return record.info.run_id, experiment.name, record.data.tags.get("evaluated_on")
+
+
+def times_logged(run: str, metric: str, config: Config) -> int:
+    """How often a metric of a run was logged."""
+    client = connect(config)
+    with store_errors(f"reading {metric} of run {run}"):
+        return len(client.get_metric_history(run, metric))
+
+
+def find_detector(name: str | None, config: Config, scratch: str | None = None) -> tuple[str, Path]:
+    """Id of a run and local folder of its detector; None: of the last run to finish, over all experiments.
+
+    name: a run id or the first 6 or more characters of one, or `models:/` with a registered name and alias or version
+    (`NAME@champion`, `NAME/3`) or the id of a logged model: of a model only the folder of the detector in it is read,
+    never its code. scratch: the folder that what a server has is downloaded to; None: a temporary one that stays.
+    Raises RunError for a run that is unknown, not finished or without a detector, and for an unknown model.
+    """
+    client = connect(config)
+    if name is not None and name.startswith(MODELS):
+        return _of_model(client, config, name, scratch)
+    record = _latest(client, config) if name is None else find_run(client, name)
+    run_id, status = record.info.run_id, record.info.status
+    if status != "FINISHED":
+        error = record.data.tags.get("error")
+        why = f" ({cut(clean(error), 200)})" if error else ""
+        raise RunError(f"run {run_id} is {status}, not finished{why}; `anomaly-vae fit --resume {run_id}` continues it")
+    local = store_folder(config) / "artifacts" / run_id / "artifacts" / DETECTOR
+    if not server_uri() and local.is_dir():
+        return run_id, local  # also after the folder of the store was moved, when the recorded address is stale
+    with store_errors(f"reading the detector of run {run_id}"):
+        if not client.list_artifacts(run_id, DETECTOR):
+            raise RunError(f"run {run_id} has no detector; {RUNS_HINT}")
+        return run_id, Path(client.download_artifacts(run_id, DETECTOR, scratch))
+
+
+def _of_model(client: MlflowClient, config: Config, uri: str, scratch: str | None) -> tuple[str, Path]:
+    model = resolve(client, config, uri)
+    folder = f"artifacts/{DETECTOR}"
+    local = store_folder(config) / "artifacts" / "models" / model.model_id / "artifacts" / folder
+    if not server_uri() and local.is_dir():
+        return str(model.source_run_id or ""), local
+    with store_errors(f"reading the detector of {uri}"):
+        if not client.list_logged_model_artifacts(model.model_id, folder):
+            raise RunError(f"{uri} holds no detector of anomaly-vae (no {folder} in it)")
+        address = f"{model.artifact_location}/{folder}"
+        found = download_artifacts(address, dst_path=scratch, tracking_uri=store_uri(config))
+    return str(model.source_run_id or ""), Path(found)
+
+
+def _latest(client: MlflowClient, config: Config) -> RunRecord:
+    with store_errors("looking for the latest run"):
+        found = client.search_runs(
+            experiment_ids(client),
+            filter_string=f"attributes.status = 'FINISHED' and tags.{DETECTOR} = '{DETECTOR}'",
+            order_by=["attributes.end_time DESC"],
+            max_results=1,
+        )
+    if not found:
+        raise RunError(f"no finished run with a detector in {store_uri(config)}; `anomaly-vae fit` makes one")
+    return found[0]
+
+
+def children(run_id: str, config: Config) -> dict[str, str]:
+    """Name and id of the runs nested under a run. Raises RunError."""
+    client = connect(config)
+    with store_errors(f"looking for the runs under {run_id}"):
+        experiment = client.get_run(run_id).info.experiment_id
+        wanted = f"tags.mlflow.parentRunId = '{run_id}'"
+        return {found.info.run_name: found.info.run_id for found in client.search_runs([experiment], wanted)}
+
+
+def list_runs(config: Config, limit: int = 20) -> list[dict[str, Any]]:
+    """The latest runs, newest first: run_id, name, experiment, status, started (ISO 8601), kind, model, auroc, auprc,
+    f1, seconds, detector (whether it has one) and parent. What a run has not logged is None."""
+    if not server_uri() and not (store_folder(config) / "mlflow.db").exists():
+        return []
+    client = connect(config)
+    with store_errors("listing the runs"):
+        names = {experiment.experiment_id: experiment.name for experiment in experiments(client)}
+        records = client.search_runs(list(names), order_by=["attributes.start_time DESC"], max_results=limit)
+    return [_row(record, names) for record in records]
+
+
+def _row(record: RunRecord, experiments: Mapping[str, str]) -> dict[str, Any]:
+    info, params, metrics, tags = record.info, record.data.params, record.data.metrics, record.data.tags
+    ended = info.end_time if info.status != "RUNNING" else None
+    seconds = _metric(metrics, "seconds")
+    if seconds is None and ended:
+        seconds = (ended - info.start_time) / 1000
+    return {
+        "run_id": info.run_id,
+        "name": info.run_name,
+        "experiment": experiments.get(info.experiment_id, info.experiment_id),
+        "status": info.status,
+        "started": datetime.fromtimestamp(info.start_time / 1000).astimezone().isoformat(timespec="seconds"),
+        "kind": params.get("kind") or tags.get("kind"),
+        "model": params.get("model.kind"),
+        **{name: _metric(metrics, name) for name in ("auroc", "auprc", "f1")},
+        "seconds": seconds,
+        DETECTOR: DETECTOR in tags,
+        "parent": tags.get("mlflow.parentRunId"),
+    }
+
+
+def _metric(metrics: Mapping[str, float], name: str) -> float | None:
+    """The metric `name`, or the one of the test split where it carries a prefix."""
+    for key in (name, f"test/{name}", f"test.{name}", f"test_{name}"):
+        if key in metrics:
+            return metrics[key]
+    return None

@@ -1,0 +1,212 @@
+"""Where the runs are kept: the address of the store, its folder, how it is made whole, and MLflow's UI on it.
+
+Either a folder with a sqlite database, or the server that MLFLOW_TRACKING_URI names. Nothing here imports mlflow: who
+needs a store that exists passes in what makes its schema. Every failure is a RunError of one line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import RunError
+
+Schema = Callable[[Path, Path], None]  # makes a new database of runs, given the folder of their artifacts
+
+
+def server_uri() -> str:
+    """Address of the server, or of another store, that the environment names; "": the runs are in the local folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def store_uri(config: Config) -> str:
+    """Address of the tracking store."""
+    return server_uri() or f"sqlite:///{store_folder(config) / 'mlflow.db'}"
+
+
+def store_folder(config: Config) -> Path:
+    """The folder of the local store."""
+    return Path(config.tracking.folder).expanduser().absolute()
+
+
+def checkpoint_folder(run_id: str, config: Config) -> Path:
+    """Where the checkpoints of a run are; always local, beside the local store. Nothing is created."""
+    return store_folder(config) / "checkpoints" / file_name(run_id)
+
+
+def check_store(config: Config, schema: Schema | None = None) -> None:
+    """The store exists and answers; with `schema`, a local one can be written, and is made where there is none.
+
+    Raises RunError.
+    """
+    remote = server_uri()
+    if remote:
+        try:
+            knock(remote)
+        except RunError as error:
+            raise RunError(
+                f"{error}; start it, or unset MLFLOW_TRACKING_URI to use the local store, or turn tracking off with"
+                " --set tracking.enabled=false"
+            ) from error
+    else:
+        _local_store(store_folder(config), schema)
+
+
+def knock(uri: str) -> None:
+    """Raises RunError where no server listens: MLflow's own retries would take minutes to say so."""
+    address = urlsplit(uri)
+    proxied = any(os.environ.get(name) for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"))
+    if address.scheme not in ("http", "https") or proxied or not address.hostname:
+        return
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), timeout=10).close()
+    except OSError as error:
+        raise RunError(f"no MLflow server answers at {uri} ({error.strerror or error})") from error
+
+
+def _local_store(folder: Path, schema: Schema | None) -> None:
+    """Check the sqlite store in `folder`, and create it for a writer, who has its schema. Raises RunError.
+
+    MLflow would find the same faults, after retrying for 100 s with a traceback each time.
+    """
+    if {"%", "?"} & set(str(folder)):
+        raise RunError(f"{folder}: MLflow cannot keep its store in a folder whose path has '%' or '?'; set"
+                       " tracking.folder to another")  # fmt: skip
+    database = folder / "mlflow.db"
+    instead = "set tracking.folder to a folder that can be written, or tracking.enabled to false"
+    if not database.exists():
+        if schema is None:
+            raise RunError(f"no runs in {folder} yet; `anomaly-vae fit` makes one, -m FOLDER names a saved detector")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _create_store(database, schema)
+        except (OSError, sqlite3.Error) as error:
+            raise RunError(f"{folder}: cannot keep runs here ({_reason(error)}); {instead}") from error
+    elif not database.stat().st_size:
+        raise RunError(f"{database} is empty; delete it, and it is made anew")
+    try:
+        address = f"{database.as_uri()}?mode={'rw' if schema else 'ro'}"
+        with sqlite3.connect(address, uri=True, timeout=20) as connection:
+            if schema:
+                # A write that changes nothing.
+                connection.execute("UPDATE alembic_version SET version_num = version_num")
+                connection.rollback()
+            else:
+                connection.execute("SELECT count(*) FROM sqlite_master")
+        connection.close()
+    except sqlite3.Error as error:
+        raise RunError(f"{database}: cannot use this store of runs ({_reason(error)}); {instead}") from error
+
+
+def _create_store(database: Path, schema: Schema) -> None:
+    """A fresh store, made beside its place and linked in whole.
+
+    Two fits may do this at once, and a killed one leaves no half-made store: the first link wins.
+    """
+    with tempfile.TemporaryDirectory(prefix=".new-store-", dir=database.parent) as scratch:
+        fresh = Path(scratch) / database.name
+        with store_errors(f"creating {database}"):
+            schema(fresh, database.parent / "artifacts")
+        with suppress(FileExistsError):
+            try:
+                os.link(fresh, database)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links
+                if not database.exists():
+                    os.rename(fresh, database)
+
+
+def serve_ui(config: Config, ready: Callable[[Config], None], host: str = "127.0.0.1", port: int = 5000) -> None:
+    """MLflow's UI on the store, in the foreground until Ctrl-C. The address goes to stderr.
+
+    `ready` sees to it that the store exists. Raises RunError.
+    """
+    remote = server_uri()
+    if remote.startswith(("http://", "https://")):
+        raise RunError(f"the runs are on the server at {remote} (MLFLOW_TRACKING_URI): open that address")
+    ready(config)  # the errors of the store are told before a server starts
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RunError(f"cannot listen on {host}:{port} ({error.strerror}); try --port {port + 1}") from error
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(config)]
+    command += ["--default-artifact-root", (store_folder(config) / "artifacts").as_uri(), "--workers", "1"]
+    command += ["--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]
+    sys.stderr.write(f"MLflow UI on {store_uri(config)}: http://{host}:{port}  (Ctrl-C ends it)\n")
+    sys.stderr.flush()
+    # PYTHONSAFEPATH: a types.py or random.py in the user's folder must not shadow the standard library.
+    # MLflow's job runners evaluate language models; they would double the time to start.
+    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    quiet |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**quiet, **os.environ, "PYTHONSAFEPATH": "1"}
+    # In a session of its own, so that Ctrl-C reaches this process alone and the server is ended in order.
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server would outlive this process
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:
+        code = 0
+    finally:
+        _stop(server)
+        signal.signal(signal.SIGTERM, previous)
+    if code:
+        raise RunError(f"the MLflow server ended with code {code}; what it printed is above")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers, which are one session."""
+    for sign, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        if server.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(seconds)
+
+
+@contextmanager
+def store_errors(doing: str) -> Iterator[None]:
+    """What the store raises, as one line."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:  # MlflowException, SQLAlchemy's, requests', OSError: MLflow lets them all through
+        raise RunError(f"{doing}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error).split("\n(Background on this error")[0]
+    return cut(clean(text) or type(error).__name__, 500)
+
+
+def clean(text: str) -> str:
+    """Without line ends, control characters and doubled spaces; slashes, quotes and letters of any script stay."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def cut(value: Any, length: int) -> str:
+    """At most `length` characters, the last an ellipsis where some are left out."""
+    text = str(value)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def file_name(name: str) -> str:
+    """A file name on every system."""
+    return re.sub(r"[^\w.\-]+", "_", name).strip(".") or "_"

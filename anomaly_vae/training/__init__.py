@@ -1,0 +1,1 @@
+"""The one loop that trains a model: objective, schedules, augmentation, checkpoints."""

@@ -1,0 +1,1 @@
+"""One page a command, top to bottom: open, do, record, return. Read these first."""

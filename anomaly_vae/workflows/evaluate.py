@@ -1,0 +1,151 @@
+"""How probable a fitted model finds data it has not seen: one page, beside `workflow`."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anomaly_vae.core.callbacks import Progress
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.datasets import samples
+from anomaly_vae.data.open import open_source
+from anomaly_vae.data.source import Chunk, Source
+from anomaly_vae.data.split import is_anomalous
+from anomaly_vae.detector.anomaly_maps import PixelMeter
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.metrics import metrics
+from anomaly_vae.reporting.summary import Result
+from anomaly_vae.scoring.importance import Bound, Drawn, weigh
+from anomaly_vae.scoring.scores import numbered
+from anomaly_vae.workflows.opening import open_data
+
+
+def evidence(
+    path: str,
+    detector: Detector,
+    *,
+    draws: int,
+    rows: int,
+    label: str | None = None,
+    normal: tuple[str, ...] = (),
+    skip_broken: bool = False,
+    run_id: str = "",
+    progress: Progress = lambda *_: None,
+) -> Bound:
+    """The importance-weighted bound of a fitted detector's model on a file or folder; added to its run, if it has one.
+
+    draws: posterior samples of each row (K). rows: at most so many, drawn with the detector's seed; windows of a
+    series. label, normal: instead of those it was fitted with. Of labelled data only the normal rows count.
+    """
+    config = detector.config.labelled(label, normal, skip_broken)
+    found = bound(open_source(path, config.data), detector, config, draws=draws, rows=rows, progress=progress)
+    if run_id:
+        from anomaly_vae import tracking
+
+        with tracking.update(run_id, detector.config) as run:
+            run.metrics({f"nll_{draws}": found.nll, f"nll_{draws}_error": found.error, "bits_per_pixel": found.bits})
+            run.tags({"nll_of": path})
+    return found
+
+
+def bound(
+    source: Source,
+    detector: Detector,
+    config: Config,
+    *,
+    draws: int,
+    rows: int,
+    progress: Progress = lambda *_: None,
+) -> Bound:
+    """The same of an open source, without a record. config: of the detector, but for how the source was opened."""
+    if detector.net.positions is not None:
+        raise DataError(
+            "this detector models features of pictures (model.kind=features), which have no density as pictures"
+        )
+    layout, device = detector.layout, next(detector.net.parameters()).device
+    labels = source.labels()
+    anomalous = np.zeros(source.count(), bool) if labels is None else is_anomalous(labels, config, source.path)
+    chosen, rng = np.flatnonzero(~anomalous), np.random.default_rng(config.seed)
+    if layout.kind == "series":  # every step is read, for a window lies within normal steps that follow each other
+        data = Chunk.join(source.chunks(layout, detector.chunk_rows))
+    else:
+        data = _picked(source, detector, np.sort(rng.permutation(chosen)[:rows]))
+        chosen = np.arange(len(data))
+    held = samples(data, chosen, detector.scaler, layout, device, config.data.window)
+    if len(held) == 0:
+        raise DataError(f"{source.path}: holds no normal {'window' if layout.kind == 'series' else 'row'} to weigh")
+    index = torch.from_numpy(np.sort(rng.permutation(len(held))[:rows]))
+    drawn, nll, elbo = _drawn(detector), [], []
+    for batch_nll, batch_elbo in weigh(detector.net.model, held, index, drawn, draws, config.seed):
+        nll.append(batch_nll)
+        elbo.append(batch_elbo)
+        progress("weighing", sum(map(len, nll)), len(index))
+    pixels = int(np.prod(layout.shape)) if drawn == "dequantised" else None
+    return Bound.of(torch.cat(nll).cpu().numpy(), torch.cat(elbo).cpu().numpy(), draws, pixels)
+
+
+def _picked(source: Source, detector: Detector, rows: NDArray[np.intp]) -> Chunk:
+    """Some rows (sorted) of a source, read in chunks."""
+    pieces, seen = [], 0
+    for chunk in source.chunks(detector.layout, detector.chunk_rows):
+        here = rows[(rows >= seen) & (rows < seen + len(chunk))] - seen
+        seen += len(chunk)
+        if len(here):
+            pieces.append(chunk.take(here))
+    if not pieces:
+        raise DataError(f"{source.path}: holds no normal rows to weigh")
+    return Chunk.join(pieces)
+
+
+def _drawn(detector: Detector) -> Drawn:
+    """What makes the model's likelihood a probability of the data."""
+    if detector.layout.kind not in ("pixels", "images"):
+        return "given"
+    if detector.config.model.likelihood == "bernoulli":
+        return "binarised" if detector.config.training.binarise else "binary"
+    return "dequantised"
+
+
+def evaluate(
+    path: str,
+    detector: Detector,
+    *,
+    label: str | None = None,
+    normal: tuple[str, ...] = (),
+    skip_broken: bool = False,
+    run_id: str = "",
+) -> Result:
+    """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`.
+
+    Of data that names its parts, on the test part alone. label, normal: instead of those it was fitted with.
+    """
+    began = time.perf_counter()
+    config = detector.config.labelled(label, normal, skip_broken)
+    source = open_data(path, config)
+    labels = source.labels()
+    if labels is None:
+        raise DataError(f"{path}: has no labels to evaluate by; name their column with --label")
+    anomalous = is_anomalous(labels, config, path)
+    roles, meter, totals = source.roles(), PixelMeter(detector, source), []
+    tested = np.ones(len(labels), bool) if roles is None else roles == "test"
+    if not tested.any():
+        raise DataError(f"{path}: no row of it is said to be a test; name its part to test on, or one without a split")
+    for scores, rows in numbered(detector.score_source(source, explain=meter.wanted)):
+        totals.append(scores.total[tested[rows]])
+        meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
+    total = np.concatenate(totals)
+    found = metrics(anomalous[tested], total, detector.threshold.value) | meter.metrics()
+    if run_id:
+        from anomaly_vae import tracking
+
+        with tracking.update(run_id, detector.config) as run:
+            run.metrics({f"evaluate_{name}": value for name, value in found.items()})
+            run.tags({"evaluated_on": path})
+    return Result(
+        run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
+        round(time.perf_counter() - began, 2), {"test": len(total)}, source.notes, detector.pixels,
+    )  # fmt: skip

@@ -1,0 +1,135 @@
+"""Samples side by side, of whatever kind of data, as a figure and as the numbers behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.core.config import DataKind
+from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.source import Layout
+
+DIGITS = 6  # significant, of a number in a CSV
+CURVES = 4  # rows of panels that drawn series are spread over
+UNSEEN = "(not seen in training)"  # the name of a category's last class
+
+
+@dataclass(frozen=True)
+class Grid:
+    """R x C samples in the units of the data: (R, C, F), (R, C, channels, H, W) in 0-255 or (R, C, T, sensors).
+
+    rows, columns: their names in the figure. about: name -> what each sample is, row by row, for the CSV; places
+    beyond it are empty. turned: the figure has rows and columns changed about.
+    """
+
+    values: NDArray[np.float64]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    about: Mapping[str, Sequence[Any]]
+    turned: bool = False
+
+    @classmethod
+    def of(cls, values: NDArray[Any], rows: Mapping[str, Sequence[str]], columns: Mapping[str, Sequence[str]]) -> Grid:
+        """values (R, C, ...) with the names of rows and of columns, each under the name of what it tells."""
+        (row, row_names), (column, column_names) = *rows.items(), *columns.items()
+        about = {
+            row: [name for name in row_names for _ in column_names],
+            column: list(column_names) * len(row_names),
+        }
+        return cls(np.asarray(values, np.float64), tuple(row_names), tuple(column_names), about)
+
+    @classmethod
+    def of_many(cls, values: NDArray[np.float64], kind: DataKind, about: Mapping[str, Iterable[Any]]) -> Grid:
+        """values (N, ...): a square of pictures, rows of one block, or curves over a few rows of panels."""
+        n = len(values)
+        rows = {"table": 1, "series": min(CURVES, n)}.get(kind, math.ceil(n / math.ceil(math.sqrt(n))))
+        columns = math.ceil(n / rows)
+        empty = np.full((rows * columns - n, *values.shape[1:]), np.nan if kind == "series" else 255.0)
+        placed = np.concatenate([values, empty]).reshape(rows, columns, *values.shape[1:])
+        names = [f"{row * columns} to {min(n, (row + 1) * columns) - 1}" for row in range(rows)]
+        numbered = [str(number) for number in range(columns)]
+        shown = {"table": ([""], numbered), "series": (names, [""] * columns)}
+        row_names, column_names = shown.get(kind, ([""] * rows, [""] * columns))
+        known = {name: list(what) for name, what in about.items()}
+        return cls(placed, tuple(row_names), tuple(column_names), known)
+
+    def turn(self) -> Grid:
+        return replace(self, turned=not self.turned)
+
+
+def numbers_of(grid: Grid, layout: Layout) -> dict[str, Any]:
+    """name -> (N,) of the CSV: what each sample is, then its columns, or its sensors step by step, or its pixels."""
+    flat = grid.values.reshape(-1, *grid.values.shape[2:])
+    flat = flat[: len(next(iter(grid.about.values())))]
+    if layout.kind == "series":
+        steps = flat.shape[1]
+        about = {name: np.repeat(np.asarray(what), steps) for name, what in grid.about.items()}
+        about["step"] = np.tile(np.arange(steps), len(flat))
+        sensors = {c.name: _significant(flat[:, :, i].ravel()) for i, c in enumerate(layout.columns)}
+        return about | sensors
+    if layout.kind == "table":
+        return dict(grid.about) | {
+            c.name: _significant(flat[:, i]) if c.categories is None else _names(flat[:, i], c.categories)
+            for i, c in enumerate(layout.columns)
+        }
+    pixels = np.rint(flat.reshape(len(flat), -1)).astype(np.int64)
+    return dict(grid.about) | dict(zip(_pixel_names(layout), pixels.T, strict=True))
+
+
+def draw_grid(grid: Grid, layout: Layout, scaler: Scaler, title: str, reference: bool) -> Any:
+    """The figure of a grid. reference: its first column is what the others are compared with."""
+    from anomaly_vae.reporting.plots import latent as plots
+
+    values, rows, columns = grid.values, grid.rows, grid.columns
+    if grid.turned:
+        values, rows, columns = values.swapaxes(0, 1), columns, rows
+    names = [column.name for column in layout.columns]
+    if layout.kind == "series":
+        return plots.curve_grid(values, rows, columns, names, title, reference)
+    if layout.kind == "table":
+        flat = values.reshape(-1, len(names))
+        texts = [[_text(v, c.categories) for v, c in zip(line, layout.columns, strict=True)] for line in flat]
+        return plots.row_grid(_shades(flat, layout, scaler).reshape(values.shape), texts, rows, columns, names, title)
+    return plots.picture_grid(values, rows, columns, title)
+
+
+def _shades(flat: NDArray[np.float64], layout: Layout, scaler: Scaler) -> NDArray[np.float64]:
+    """(N, F) standard deviations from the training mean; NaN for a category."""
+    scaled = scaler.transform(flat)
+    shades = np.full(flat.shape, np.nan)
+    for element in reversed(range(len(scaler.elements))):  # the first element of a column is the one kept: linear
+        if layout.columns[scaler.elements[element].column].categories is None:
+            shades[:, scaler.elements[element].column] = scaled[:, element]
+    return shades
+
+
+def _text(value: float, categories: tuple[str, ...] | None) -> str:
+    return f"{value:.3g}" if categories is None else str(_names(np.array([value]), categories)[0])
+
+
+def _names(codes: NDArray[np.float64], categories: tuple[str, ...]) -> NDArray[np.str_]:
+    """(N,) the values that codes stand for, empty where one is missing."""
+    values = np.array([*categories, UNSEEN, ""])
+    known = np.where(np.isnan(codes), len(categories) + 1, codes).astype(np.intp)
+    return np.asarray(values[known])
+
+
+def _significant(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rounded to so many significant digits: more would be noise of float32."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        digits = DIGITS - 1 - np.floor(np.log10(np.abs(values)))
+    power = 10.0 ** np.clip(np.nan_to_num(digits, nan=0.0, posinf=0.0, neginf=0.0), -300, 300)
+    return np.asarray(np.round(values * power) / power)
+
+
+def _pixel_names(layout: Layout) -> list[str]:
+    channels, height, width = layout.sample
+    if layout.pixels:
+        return list(layout.pixels)
+    places = [f"{row}_{column}" for row in range(height) for column in range(width)]
+    return [f"pixel_{c}_{p}" if channels > 1 else f"pixel_{p}" for c in range(channels) for p in places]

@@ -1,0 +1,253 @@
+"""Looking into a detector's latent space: one page a verb, each a figure and the numbers behind it.
+
+Every verb works for pictures, for windows of a series (curves) and for rows of a table, in the units of the data. They
+ask of a model only what every member of the family promises: `code`, `decode` and `prior`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_vae.core.errors import DataError, UsageError
+from anomaly_vae.core.files import replacing
+from anomaly_vae.data.source import Source
+from anomaly_vae.data.writers import batch, open_writer
+from anomaly_vae.workflows.latent import directions
+from anomaly_vae.workflows.latent.directions import Direction
+from anomaly_vae.workflows.latent.grid import Grid, draw_grid, numbers_of
+from anomaly_vae.workflows.latent.projection import Method, project
+from anomaly_vae.workflows.latent.space import Axes, LatentSpace, lerp, slerp
+from anomaly_vae.workflows.opening import EMBEDDED_DATA, Model, open_data, reopen
+
+ROWS = 10_000  # rows, pictures or windows of DATA that are looked at, at most, evenly spread
+ARTIFACTS = "latent"  # folder of a run
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """figure: drawn when it is asked for. columns: name -> (N,) of the CSV. said: what it shows, in a line."""
+
+    figure: Callable[[], Any]
+    columns: dict[str, Any]
+    said: str
+
+
+def samples(
+    model: Model, count: int | None = None, seed: int = 0, condition: Mapping[str, str] | None = None
+) -> Drawing:
+    """New data: decoded draws of the mixture fitted to the training posteriors, else of the model's prior.
+
+    condition: column -> value of a conditional model. Each row of the figure is then one condition, and a column of it
+    the same draw under all of them; classes that are left open are all drawn.
+    """
+    space = LatentSpace(model.detector)
+    told = space.told(condition or {})
+    prior = "the prior" if model.detector.net.prior is None else "the mixture fitted to the training posteriors"
+    if not told:
+        count = count or (64 if space.pictures else 16)
+        values = space.decode(*space.draw(count, seed))
+        title = f"{count} samples of {prior}, seed {seed}"
+        return _drawing(space, Grid.of_many(values, space.layout.kind, {"sample": range(count)}), title)
+    count = count or (10 if space.pictures else 4)
+    codes, members = space.draw(count, seed)
+    whole = np.concatenate([np.c_[codes, np.tile(end, (count, 1))] for end in told.values()])
+    values = space.decode(whole, None if members is None else np.tile(members, len(told)))
+    grid = Grid.of(
+        values.reshape(len(told), count, *values.shape[1:]),
+        {"condition": list(told)},
+        {"sample": [str(number) for number in range(count)]},
+    )
+    return _drawing(space, grid, f"{count} samples of {prior} under each condition, seed {seed}")
+
+
+def reconstruct(model: Model, data: str | None, ids: Sequence[str] = (), count: int = 10) -> Drawing:
+    """Items of DATA beside what is left of them after the latent space: those with these ids, or some of all."""
+    space, source = LatentSpace(model.detector), _source(data, model)
+    items = space.find(source, ids) if ids else space.spread(source, count)
+    decoded = space.decode(space.codes(items.x), starts=space.starts(items))
+    values = np.stack([items.values, decoded], axis=1)  # (N, 2, ...)
+    grid = Grid.of(values, {"id": items.ids.tolist()}, {"what": ["original", "reconstruction"]})
+    title = f"{len(items.ids)} of {source.path} and their reconstructions"
+    return _drawing(space, grid.turn() if space.pictures else grid, title, reference=True)
+
+
+def interpolate(model: Model, data: str | None, a: str, b: str, steps: int = 9) -> Drawing:
+    """From one item of DATA to another through latent space: on the straight line, and on the sphere."""
+    space, source = LatentSpace(model.detector), _source(data, model)
+    items = space.find(source, (a, b))
+    codes, share = space.codes(items.x), np.linspace(0, 1, steps)
+    ways = {"linear": lerp(codes[0], codes[1], share), "spherical": slerp(codes[0], codes[1], share)}
+    first = space.starts(items)
+    starts = None if first is None else np.tile(lerp(first[0], first[1], share), (2, 1))
+    values = space.decode(np.concatenate(list(ways.values())), starts=starts).reshape(2, steps, *items.values.shape[1:])
+    grid = Grid.of(values, {"way": list(ways)}, {"share": [f"{s:.3g}" for s in share]})
+    return _drawing(space, grid, f"From {a} to {b}, the share of the way")
+
+
+def traverse(
+    model: Model, data: str | None, around: str | None = None, dimensions: int = 10, steps: int = 9
+) -> Drawing:
+    """One row a latent dimension, the most used first: it runs over 3 standard deviations to both sides of its mean
+    over DATA, while the others stay where they are: at the mean, or at the code of the item `around`."""
+    space, source = LatentSpace(model.detector), _source(data, model)
+    axes = space.axes(source, ROWS)
+    mean = np.r_[axes.centre, axes.told]
+    base = mean if around is None else space.codes(space.find(source, [around]).x)[0]
+    shown, offsets = axes.order[:dimensions], np.linspace(-3, 3, steps)
+    codes = np.tile(base, (len(shown) * steps, 1))
+    dimension = np.repeat(shown, steps)
+    codes[np.arange(len(codes)), dimension] = (
+        axes.centre[dimension] + np.tile(offsets, len(shown)) * axes.spread[dimension]
+    )
+    values = space.decode(codes, space.member_of(dimension))
+    grid = Grid.of(
+        values.reshape(len(shown), steps, *values.shape[1:]),
+        {"dimension": [f"z{d}  {axes.use[d]:.2g}" for d in shown]},
+        {"sd": [f"{offset:+.3g}" for offset in offsets]},
+    )
+    where = "the mean code" if around is None else around
+    return _drawing(space, grid, f"Traversal around {where}, dimensions by {axes.by}, ± 3 sd")
+
+
+def manifold(model: Model, data: str | None, steps: int | None = None) -> Drawing:
+    """The plane of two latent dimensions: a grid of equal probability under N(0, 1), by its inverse distribution
+    function (Kingma & Welling 2014, appendix A). Of more than two dimensions, the two most used over DATA, of one
+    member; the rest stays 0. Raises UsageError for a model of a single dimension."""
+    from statistics import NormalDist
+
+    space = LatentSpace(model.detector)
+    if space.model.latent < 2:
+        raise UsageError("a plane needs two latent dimensions, and this model has one; `latent traverse` shows it")
+    axes = space.axes(_source(data, model), ROWS) if space.model.latent > 2 or space.model.told else None
+    first, second = (0, 1) if axes is None or space.model.latent == 2 else _two(space, axes)
+    steps = steps or (15 if space.pictures else 5)
+    places = np.array([NormalDist().inv_cdf(share) for share in np.linspace(0, 1, steps + 2)[1:-1]])
+    told = np.empty(0) if axes is None else axes.told
+    codes = np.tile(np.r_[np.zeros(space.model.latent), told], (steps * steps, 1))
+    codes[:, second], codes[:, first] = np.repeat(places[::-1], steps), np.tile(places, steps)  # up and to the right
+    members = space.member_of(np.full(len(codes), first))
+    values = space.decode(codes, members)
+    names = [f"{place:+.2f}" for place in places]
+    grid = Grid.of(values.reshape(steps, steps, *values.shape[1:]), {f"z{second}": names[::-1]}, {f"z{first}": names})
+    return _drawing(space, grid, f"The plane of z{first} (to the right) and z{second} (up)")
+
+
+def scatter(model: Model, data: str | None, color: str | None = None, method: Method = "pca", seed: int = 0) -> Drawing:
+    """Codes of DATA in two dimensions, coloured by a column; default: the label column, where there is one."""
+    from anomaly_vae.reporting.plots import latent as plots
+
+    space, source = LatentSpace(model.detector), _source(data, model)
+    color = color or _label(source, model)
+    items, codes = space.codes_of(source, ROWS)
+    points, names = project(codes[:, : space.model.latent], method, seed)
+    values = None if color is None else directions.colours(source.column(color), items.places, plots.CLASSES)
+    columns: dict[str, Any] = {"id": items.ids, "x": _rounded(points[:, 0]), "y": _rounded(points[:, 1])}
+    columns |= {} if values is None or color is None else {color: values}
+    title = f"{len(codes)} codes of {source.path}"
+    return Drawing(lambda: plots.code_scatter(points, values, color or "", names, title), columns, title)
+
+
+def direction(model: Model, data: str | None, column: str, value: str | None = None) -> Drawing:
+    """The attribute vector of a column (Larsen 2016): how codes change with it. `edit` follows it.
+
+    value: what those with the attribute hold. Without, a column of two values or of numbers: strength 1 is then the way
+    from those without to those with it, or one standard deviation of the numbers.
+    """
+    from anomaly_vae.reporting.plots import latent as plots
+
+    space, source = LatentSpace(model.detector), _source(data, model)
+    attribute = directions.attribute(source.column(column), column, value, column == _label(source, model))
+    items, codes = space.codes_of(source, ROWS)
+    found = attribute.of(items.places)
+    known, codes = ~np.isnan(found), codes[:, : space.model.latent]
+    way = Direction.fit(codes[known], found[known], column, space.fingerprint())
+    along, said = way.along(codes[known]), way.said(codes[known], found[known], attribute)
+    return Drawing(
+        lambda: plots.attribute_axis(along, found[known], attribute.names, column, said), way.to_columns(), said
+    )
+
+
+def edit(model: Model, data: str | None, id_: str, way: Direction, strengths: Sequence[float]) -> Drawing:
+    """An item of DATA, its reconstruction, and what it becomes along an attribute's direction.
+
+    Raises UsageError for a direction of another detector.
+    """
+    space, source = LatentSpace(model.detector), _source(data, model)
+    way.require(space.fingerprint())
+    items = space.find(source, [id_])
+    codes = space.codes(items.x) + np.array([0.0, *strengths])[:, None] * np.pad(way.vector, (0, space.model.told))
+    starts = space.starts(items)
+    edited = space.decode(codes, starts=None if starts is None else np.repeat(starts, len(codes), axis=0))
+    names = ["original", "reconstruction", *(f"{strength:+.3g}" for strength in strengths)]
+    grid = Grid.of(np.concatenate([items.values, edited])[None], {"id": [id_]}, {"strength": names})
+    return _drawing(space, grid, f"{id_} along '{way.column}'", reference=True)
+
+
+def places(verb: str, output: str | None) -> tuple[Path, Path]:
+    """Where a verb's PNG and CSV go. Raises UsageError unless `output` ends in .png."""
+    png = Path(output or f"latent-{verb}.png")
+    if png.suffix.lower() != ".png":
+        raise UsageError(f"{png}: a figure is written as PNG; end the name in .png (its numbers go beside it, as .csv)")
+    return png, png.with_suffix(".csv")
+
+
+def keep(drawing: Drawing, model: Model, to: tuple[Path, Path]) -> None:
+    """Writes the PNG and the CSV, both or neither, and logs them to the detector's run, if it has one."""
+    png, csv = to
+    rows = batch(drawing.columns)
+    with replacing(png) as beside, open_writer(csv, rows.schema) as write:
+        write(rows)
+        drawing.figure().savefig(beside)
+    if model.run_id:
+        from anomaly_vae import tracking
+
+        with tracking.update(model.run_id, model.detector.config) as run:
+            run.file(png, ARTIFACTS)
+            run.file(csv, ARTIFACTS)
+
+
+# --- steps of the above ------------------------------------------------------------------------------------------
+
+
+def _source(path: str | None, model: Model) -> Source:
+    """DATA, or what the detector was fitted on where its run knows. Raises UsageError where neither is known."""
+    if path is None and model.run_id:
+        from anomaly_vae import tracking
+
+        path = tracking.data_of(model.run_id, model.detector.config)
+    if path is None:
+        raise UsageError("name the data to look at: a detector in a folder does not know what it was fitted on")
+    return open_data(None, model.detector.config) if path == EMBEDDED_DATA else reopen(path, model.detector)
+
+
+def _label(source: Source, model: Model) -> str | None:
+    """The column that labels this data, if it has one."""
+    name = model.detector.config.data.label or "label"
+    try:
+        return name if source.labels() is not None else None
+    except DataError:  # new data without the labels of the fit
+        return None
+
+
+def _drawing(space: LatentSpace, grid: Grid, title: str, reference: bool = False) -> Drawing:
+    layout, scaler = space.layout, space.detector.scaler
+    return Drawing(lambda: draw_grid(grid, layout, scaler, title, reference), numbers_of(grid, layout), title)
+
+
+def _two(space: LatentSpace, axes: Axes) -> tuple[int, int]:
+    """The most used dimension, and the next most used of the same member."""
+    member = space.member_of(axes.order)
+    same = axes.order if member is None else axes.order[member == member[0]]
+    if len(same) < 2:
+        raise UsageError("a plane needs two latent dimensions of one member, and those of this model have one")
+    return int(same[0]), int(same[1])
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.round(values, 6)

@@ -1,0 +1,313 @@
+"""Image files: layouts of folders, manifests, decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_vae.core.config import DataConfig
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.images.decoding import resize
+from anomaly_vae.data.open import open_source
+from anomaly_vae.data.source import Chunk, Source
+
+
+def save(path: Path, value: int | tuple[int, ...] = 7, size: tuple[int, int] = (8, 8), mode: str = "L") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+def opened(path: Path, **settings: object) -> Source:
+    return open_source(path, DataConfig.model_validate({"size": 8, **settings}))
+
+
+def whole(source: Source) -> Chunk:
+    (chunk,) = source.chunks(source.learn(np.arange(source.count())), 100)
+    return chunk
+
+
+def texts(values: np.ndarray | None) -> list[str] | None:
+    return None if values is None else values[:].tolist()
+
+
+def test_mvtec_layout(tmp_path: Path) -> None:
+    names = [
+        "train/good/1.png",
+        "train/good/0.png",
+        "test/good/0.png",
+        "test/crack/0.png",
+        "ground_truth/crack/0_mask.png",
+    ]
+    for value, name in enumerate(names):
+        save(tmp_path / "bottle" / name, value)
+    source = opened(tmp_path / "bottle")
+    assert (source.kind, source.name) == ("images", "bottle")
+    assert source.why == "images in train and test folders: 4 of 2 kinds (2 train, 2 test), 1 with a mask"
+    assert texts(source.labels()) == ["crack", "good", "good", "good"]
+    assert texts(source.roles()) == ["test", "test", "train", "train"]
+    chunk = whole(source)
+    assert chunk.ids.tolist() == ["test/crack/0.png", "test/good/0.png", "train/good/0.png", "train/good/1.png"]
+    np.testing.assert_array_equal(chunk.values[:, 0, 0, 0], [3, 2, 1, 0])
+
+
+def test_one_folder_a_class_and_a_flat_folder(tmp_path: Path) -> None:
+    for name in ("ok/b.png", "ok/a.png", "broken/deep/c.png", ".hidden/d.png"):
+        save(tmp_path / name)
+    source = opened(tmp_path)
+    assert texts(source.labels()) == ["broken", "ok", "ok"]
+    assert source.roles() is None
+    flat = opened(tmp_path / "ok")
+    assert flat.labels() is None
+    assert whole(flat).ids.tolist() == ["a.png", "b.png"]
+    assert flat.why == "images in one folder: 2, no labels"
+    save(tmp_path / "only" / "good" / "a.png")
+    assert opened(tmp_path / "only").labels() is None
+
+
+def test_manifest(tmp_path: Path) -> None:
+    for name, value in (("one/a.png", 10), ("b.png", 20), ("c.png", 30)):
+        save(tmp_path / name, value)
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path,label,split\nc.png,0,train\none/a.png,0,val\nb.png,1.0,test\n")
+    source = opened(manifest)
+    assert (source.kind, source.name) == ("images", "list")
+    assert texts(source.labels()) == ["0", "0", "1"]
+    assert texts(source.roles()) == ["train", "valid", "test"]
+    chunk = whole(source)
+    assert chunk.ids.tolist() == ["c.png", "one/a.png", "b.png"]
+    np.testing.assert_array_equal(chunk.values[:, 0, 0, 0], [30, 10, 20])
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        ("path\na.png\ngone.png\n", {}, r"row 2 \(line 3\): no image 'gone\.png'; paths are relative"),
+        ("path,split\na.png,train\na.png,later\n", {}, r"row 2 \(line 3\), column 'split': 'later'; expected train"),
+        ("file,x\na.png,1\n", {"kind": "images"}, "column 'path' not found; the columns are 'file', 'x'"),
+        ("path\na.png\n", {"label": "y"}, "label column 'y' not found"),
+    ],
+)
+def test_a_faulty_manifest(tmp_path: Path, content: str, settings: dict[str, object], message: str) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path / "list.csv", **settings).labels()
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "ending", "expected"),
+    [
+        ("L", 100, "png", [100]),
+        ("1", 1, "png", [255]),
+        ("I;16", 257 * 100, "png", [100]),
+        ("I;16", 4095, "png", [255]),  # twelve bits a pixel
+        ("LA", (100, 255), "png", [100]),
+        ("LA", (100, 0), "png", [255]),  # what cannot be seen is white, whatever lies under it
+        ("L", 100, "bmp", [100]),
+        ("RGB", (10, 20, 30), "png", [10, 20, 30]),
+        ("RGBA", (10, 20, 30, 255), "png", [10, 20, 30]),
+        ("RGB", (10, 20, 30), "tiff", [10, 20, 30]),
+        ("RGB", (50, 50, 50), "png", [50]),
+    ],
+)
+def test_every_depth_becomes_grey_or_colour_of_8_bits(
+    tmp_path: Path, mode: str, value: int | tuple[int, ...], ending: str, expected: list[int]
+) -> None:
+    for name in "ab":
+        save(tmp_path / f"{name}.{ending}", value, mode=mode)
+    values = whole(opened(tmp_path)).values
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, np.broadcast_to(np.reshape(expected, (-1, 1, 1)), (2, len(expected), 8, 8)))
+
+
+def test_one_colour_picture_makes_all_colour_unless_told_otherwise(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", 9)
+    save(tmp_path / "b.png", (10, 20, 30), mode="RGB")
+    assert opened(tmp_path).learn(np.arange(2)).shape == (3, 8, 8)
+    assert opened(tmp_path, channels=1).learn(np.arange(2)).shape == (1, 8, 8)
+
+
+def test_pictures_are_resized_and_turned_upright(tmp_path: Path) -> None:
+    array = np.zeros((6, 12), np.uint8)
+    array[:, :6] = 200  # the left half is bright
+    picture = Image.fromarray(array)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise: the left becomes the top
+    picture.save(tmp_path / "a.png", exif=exif)
+    picture.save(tmp_path / "b.png")
+    turned, straight = whole(opened(tmp_path, size=4)).values[:, 0]
+    np.testing.assert_array_equal(turned[[0, 3]], [[200] * 4, [0] * 4])
+    np.testing.assert_array_equal(straight[:, [0, 3]], [[200, 0]] * 4)
+
+
+@pytest.mark.parametrize("cut", [0, 20, 300])
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_truncated_image_is_named(tmp_path: Path, ending: str, cut: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    for name in "ab":
+        Image.fromarray(noise).save(tmp_path / f"{name}.{ending}")
+    source = opened(tmp_path)
+    layout = source.learn(np.arange(2))
+    path = tmp_path / f"b.{ending}"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match=rf"b\.{ending}: not a readable image, or its end is missing") as raised:
+        list(source.chunks(layout, 10))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="a folder, expected a CSV or Parquet file for kind table"):
+        opened(tmp_path, kind="table")
+
+
+def test_one_image_is_too_few_to_train_on(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="1 image to train on"):
+        opened(tmp_path).learn(np.arange(1))
+
+
+def draw(path: Path, value: int | np.ndarray, size: tuple[int, int] = (8, 8)) -> None:
+    """A grey picture (width, height) of one value, or an array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = value if isinstance(value, np.ndarray) else np.full(size[::-1], value, np.uint8)
+    Image.fromarray(array).save(path)
+
+
+CORNER = np.zeros((6, 10), np.uint8)
+CORNER[:2, :3] = 1  # VisA marks with small numbers, not with white
+
+
+def test_masks_of_the_mvtec_layout(tmp_path: Path) -> None:
+    for name in ("train/good/0.png", "train/good/1.png", "test/good/0.png", "test/cut/0.png", "test/cut/1.jpg"):
+        draw(tmp_path / name, 9, (10, 6))
+    draw(tmp_path / "ground_truth/cut/0_mask.png", CORNER)
+    draw(tmp_path / "ground_truth/cut/1.png", 255 * CORNER[::-1])  # BTAD's masks are called as their pictures
+    for root, rows in ((tmp_path, [0, 1, 2]), (tmp_path / "test", [0, 1, 2])):
+        source = opened(root)
+        assert source.why.endswith(", 2 with a mask")
+        originals = source.originals()
+        assert originals is not None
+        assert originals.masked
+        np.testing.assert_array_equal(originals.mask(rows[0]), CORNER > 0)
+        np.testing.assert_array_equal(originals.mask(rows[1]), CORNER[::-1] > 0)
+        np.testing.assert_array_equal(originals.mask(rows[2]), np.zeros((6, 10), bool))  # a good one needs none
+        originals.require(np.array(source.labels()) == "cut")
+    assert not any("ground_truth" in id_ for id_ in whole(opened(tmp_path)).ids)
+
+
+def test_an_anomalous_picture_without_mask_or_with_one_of_another_size(tmp_path: Path) -> None:
+    for name in ("good/0.png", "cut/0.png", "cut/1.png"):
+        draw(tmp_path / name, 9, (10, 6))
+    draw(tmp_path / "masks/cut/0.png", CORNER)
+    anomalous = np.array([True, True, False])
+    with pytest.raises(DataError, match=r"the anomalous picture 1\.png \(cut\) has no mask while others have"):
+        opened(tmp_path).originals().require(anomalous)
+    draw(tmp_path / "masks/cut/1.png", CORNER[:, :6])
+    with pytest.raises(DataError, match=r"1\.png: a mask of 6x6 pixels for a picture of 10x6"):
+        opened(tmp_path).originals().require(anomalous)
+
+
+def test_a_mask_lies_over_the_upright_picture(tmp_path: Path) -> None:
+    """The picture is stored lying, and its mask was drawn over what a viewer shows."""
+    picture = Image.fromarray(np.zeros((10, 6), np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    (tmp_path / "cut").mkdir()
+    picture.save(tmp_path / "cut/0.jpg", exif=exif)
+    lossy = Image.fromarray(255 * CORNER)
+    (tmp_path / "masks/cut").mkdir(parents=True)
+    lossy.save(tmp_path / "masks/cut/0.jpg", quality=100, subsampling=0)  # noise around black is no anomaly
+    originals = opened(tmp_path).originals()
+    assert originals.size(0) == (6, 10)
+    assert originals.picture(0).shape == (6, 10, 3)
+    np.testing.assert_array_equal(originals.mask(0), CORNER > 0)
+
+
+def test_a_palette_is_a_picture_of_its_colours_and_a_mask_of_its_numbers(tmp_path: Path) -> None:
+    paletted = Image.fromarray(CORNER, "P")
+    paletted.putpalette([0, 0, 0, 0, 0, 0] + [9] * 762)  # 0 and 1 are both drawn black
+    for name in ("cut/0.png", "masks/cut/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        paletted.save(tmp_path / name)
+    originals = opened(tmp_path).originals()
+    assert originals.picture(0).max() == 0
+    np.testing.assert_array_equal(originals.mask(0), CORNER > 0)
+
+
+VISA = """object,split,label,image,mask
+candle,train,normal,candle/0.JPG,
+candle,test,anomaly,candle/1.JPG,masks/1.png
+pcb,test,normal,pcb/0.JPG,
+candle,test,normal,candle/2.JPG,
+"""
+
+
+def test_visa_split_file(tmp_path: Path) -> None:
+    """Its paths are relative to the folder above the one it lies in."""
+    for value, name in enumerate(("candle/0.JPG", "candle/1.JPG", "candle/2.JPG", "pcb/0.JPG")):
+        draw(tmp_path / name, 50 * value, (10, 6))
+    draw(tmp_path / "masks/1.png", CORNER)
+    (tmp_path / "split_csv").mkdir()
+    (tmp_path / "split_csv/1cls.csv").write_text(VISA)
+    source = opened(tmp_path / "split_csv/1cls.csv", object="candle")
+    assert (source.kind, source.name) == ("images", "candle")
+    assert texts(source.labels()) == ["normal", "anomaly", "normal"]
+    assert texts(source.roles()) == ["train", "test", "test"]
+    chunk = whole(source)
+    assert chunk.ids.tolist() == ["candle/0.JPG", "candle/1.JPG", "candle/2.JPG"]
+    np.testing.assert_array_equal(chunk.values[:, 0, 0, 0], [0, 50, 100])
+    np.testing.assert_array_equal(source.originals().mask(1), CORNER > 0)
+    with pytest.raises(DataError, match=r"holds 2 objects \('candle', 'pcb'\); choose one, e\.g\. --set data\.object="):
+        opened(tmp_path / "split_csv/1cls.csv")
+    with pytest.raises(DataError, match="column 'object' has no 'cup'"):
+        opened(tmp_path / "split_csv/1cls.csv", object="cup")
+
+
+def test_a_manifest_with_masks_names_what_it_does_not_read(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 9, (10, 6))
+    draw(tmp_path / "m.png", CORNER)
+    (tmp_path / "list.csv").write_text("path,label,mask,camera\na.png,bad,m.png,2\n")
+    source = opened(tmp_path / "list.csv")
+    np.testing.assert_array_equal(source.originals().mask(0), CORNER > 0)
+    assert source.notes == ("not read: column 'camera'; known are 'path', 'image', 'label', 'mask', 'split', 'object'",)
+    (tmp_path / "list.csv").write_text("path,mask\na.png,\na.png,gone.png\n")
+    with pytest.raises(DataError, match=r"row 2 \(line 3\): no mask 'gone\.png'"):
+        opened(tmp_path / "list.csv")
+
+
+def test_broken_files_are_named_together_or_skipped_and_named(tmp_path: Path) -> None:
+    for name in "abcd":
+        draw(tmp_path / f"{name}.png", ord(name))
+    for name in "bd":
+        (tmp_path / f"{name}.png").write_bytes(b"no image")
+    source = opened(tmp_path)
+    with pytest.raises(DataError, match=r"2 pictures cannot be read: b\.png \(.*\), d\.png \(.*--skip-broken"):
+        source.learn(np.arange(4))
+    skipped = opened(tmp_path, skip_broken=True)
+    assert whole(skipped).ids.tolist() == ["a.png", "c.png"]
+    (note,) = skipped.notes
+    assert note.startswith("skipped 2 broken pictures: b.png (not a readable image, or its end is missing), d.png (")
+    for name in "ac":
+        (tmp_path / f"{name}.png").unlink()
+    with pytest.raises(DataError, match="none is left"):
+        opened(tmp_path, skip_broken=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((8, 8), (16, 12)), ((90, 70), (25, 25)), ((5, 60), (32, 8)), ((1, 1), (4, 4))]
+)
+def test_pictures_are_resized_as_torchvision_does(
+    channels: int, size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    stored = np.random.default_rng(0).integers(0, 256, (*size, channels), np.uint8)
+    picture = stored.transpose(2, 0, 1)  # (C, H, W)
+    expected = functional.resize(torch.from_numpy(picture), list(wanted), antialias=True)
+    np.testing.assert_array_equal(resize(picture, *wanted), expected)

@@ -1,0 +1,212 @@
+"""Thresholds against brute force over all cuts, p-values by hand, and the promised rate by simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.detector.metrics import PixelCounts
+from anomaly_vae.detector.thresholds import Threshold, choose, choose_pixels, p_values
+
+Array = NDArray[np.float64]
+NONE = np.empty(0)
+
+
+def counts(cut: float, normal: Array, anomalous: Array) -> tuple[int, int]:
+    """(false alarms, hits) at a cut."""
+    return int((normal >= cut).sum()), int((anomalous >= cut).sum())
+
+
+def tied_scores(seed: int) -> tuple[Array, Array]:
+    """Overlapping scores with many ties."""
+    rng = np.random.default_rng(seed)
+    return np.round(rng.normal(0, 2, rng.integers(5, 60))), np.round(rng.normal(1.5, 2, rng.integers(3, 30)))
+
+
+# What each policy wants to be as small as possible, of (false alarms, hits) among n normals and m anomalies.
+GOALS: dict[str, Callable[[int, int, int, int], float]] = {
+    "youden": lambda false, hits, n, m: false / n - hits / m,
+    "f1": lambda false, hits, n, m: -2 * hits / (hits + false + m),
+    "cost=3": lambda false, hits, n, m: false + 3 * (m - hits),
+    "cost=0.2": lambda false, hits, n, m: false + 0.2 * (m - hits),
+    "recall=0.8": lambda false, hits, n, m: false if hits >= 0.8 * m else math.inf,
+    "recall=1": lambda false, hits, n, m: false if hits == m else math.inf,
+    "fpr=0.3": lambda false, hits, n, m: -hits if false <= 0.3 * n else math.inf,
+}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("policy", GOALS)
+def test_no_other_cut_is_better(policy: str, seed: int) -> None:
+    normal, anomalous = tied_scores(seed)
+    if policy.startswith("fpr") and (normal == max(normal.max(), anomalous.max())).mean() > 0.3:
+        pytest.skip("no cut keeps the rate")
+    found = choose(policy, normal, anomalous)
+    goal = GOALS[policy]
+    n, m = len(normal), len(anomalous)
+
+    def worth(cut: float) -> float:
+        return goal(*counts(cut, normal, anomalous), n, m)
+
+    assert worth(found.value) == pytest.approx(min(worth(cut) for cut in np.unique(np.r_[normal, anomalous])))
+    assert (found.labelled, found.normals, found.anomalies, found.policy) == (True, n, m, policy)
+    assert found.false_alarm_rate == pytest.approx(counts(found.value, normal, anomalous)[0] / n)
+
+
+def test_perfect_separation_is_cut_in_the_middle() -> None:
+    normal, anomalous = np.array([1.0, 2.0, 3.0]), np.array([7.0, 9.0])
+    for policy in ("youden", "f1", "recall=1", "cost=5", "auto"):
+        found = choose(policy, normal, anomalous)
+        assert found.value == 5.0
+        assert found.false_alarm_rate == 0.0
+    assert choose("auto", normal, anomalous).policy == "youden"
+
+
+def test_a_rate_that_ties_forbid_is_said() -> None:
+    found = choose("fpr=0.1", np.array([5.0, 5, 5, 1]), np.array([5.0, 2]))
+    assert found.false_alarm_rate == 0.75
+    assert "no threshold reaches a false-alarm rate of 0.1; this one gives 0.75" in found.note
+
+
+@pytest.mark.parametrize("policy", [*GOALS, "auto"])
+@pytest.mark.parametrize(
+    ("normal", "anomalous"),
+    [
+        ([5.0, 5.0], [5.0]),
+        ([1.0], [0.0]),
+        ([3.4e38, 3.4e38], [6.8e38, 1.0]),
+        ([1.0, 2.0], [3.0, 3.0]),
+        ([0.0, np.nextafter(0, 1)], [0.0]),
+    ],
+)
+def test_a_threshold_is_finite_and_alarms_somewhere(policy: str, normal: list[float], anomalous: list[float]) -> None:
+    found = choose(policy, np.array(normal), np.array(anomalous))
+    assert math.isfinite(found.value)
+    assert sum(counts(found.value, np.array(normal), np.array(anomalous))) > 0
+
+
+@pytest.mark.parametrize("policy", ["youden", "f1", "recall=0.9", "cost=2"])
+def test_a_policy_that_needs_anomalies_says_so(policy: str) -> None:
+    with pytest.raises(DataError, match=f"{policy} needs labelled anomalies in validation and there are none; use fpr"):
+        choose(policy, np.array([1.0, 2.0]), NONE)
+
+
+@pytest.mark.parametrize("policy", ["auto", "fpr=0.1", "youden"])
+def test_no_normal_scores_is_an_error(policy: str) -> None:
+    with pytest.raises(DataError, match=r"a larger split\.valid would work"):
+        choose(policy, NONE, np.array([1.0]))
+
+
+def test_p_values_by_hand() -> None:
+    calibration = np.array([1.0, 2.0, 2.0, 4.0])
+    found = p_values(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), calibration)
+    assert (found * 5).tolist() == pytest.approx([5, 5, 4, 2, 2, 1])
+
+
+def test_p_values_against_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    scores, calibration = np.round(rng.normal(size=40), 1), np.sort(np.round(rng.normal(size=30), 1))
+    expected = [(1 + sum(c >= s for c in calibration)) / 31 for s in scores]
+    np.testing.assert_allclose(p_values(scores, calibration), expected)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
+def test_the_threshold_and_the_p_values_agree(rate: float) -> None:
+    rng = np.random.default_rng(1)
+    calibration, scores = np.round(rng.normal(size=99), 1), np.round(rng.normal(size=400), 1)
+    found = choose(f"fpr={rate}", calibration, NONE)
+    np.testing.assert_array_equal(scores >= found.value, p_values(scores, np.sort(calibration)) <= rate + 1e-12)
+
+
+def test_conformal_by_hand() -> None:
+    """19 normals support a rate of 1/20: only what is above all of them; 2/20 lets their largest through too."""
+    normal = np.arange(19.0)
+    found = choose("fpr=0.05", normal, NONE)
+    assert found == Threshold(float(np.nextafter(18, 19)), "fpr=0.05", False, 0.05, 19, 0)
+    assert choose("fpr=0.1", normal, NONE).value == np.nextafter(17, 18)
+    assert choose("fpr=0.149", normal, NONE).value == np.nextafter(17, 18)
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.01, 99), (0.05, 60), (0.2, 14)])
+def test_the_false_alarm_rate_is_kept(rate: float, n: int) -> None:
+    """Over many draws of calibration normals, a new normal raises an alarm at most as often as promised."""
+    rng = np.random.default_rng(0)
+    draws = 4000
+    alarms = sum(rng.normal(size=50) >= choose(f"fpr={rate}", rng.normal(size=n), NONE).value for _ in range(draws))
+    realised = float(np.sum(alarms)) / (50 * draws)
+    allowed = math.floor(rate * (n + 1)) / (n + 1)  # what n normals can express
+    assert realised == pytest.approx(allowed, abs=4 * math.sqrt(allowed / draws / 2))
+    assert realised <= rate + 4 * math.sqrt(rate / draws / 2)
+
+
+def test_a_tail_by_hand() -> None:
+    """Logs 0 and 2: mean 1, standard deviation 1; a normal variable exceeds 1.6449 with probability 0.05."""
+    found = choose("tail=0.05", np.array([1.0, math.exp(2)]), NONE)
+    assert found.value == pytest.approx(math.exp(1 + 1.6448536))
+    assert (found.policy, found.labelled, found.false_alarm_rate, found.normals) == ("tail=0.05", False, 0.05, 2)
+    assert choose("auto", np.array([1.0, math.exp(2)]), NONE, "tail=0.05") == found
+    assert choose("auto", np.array([1.0]), np.array([2.0]), "tail=0.05").policy == "youden"
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1e-17])
+def test_a_tail_keeps_its_promise_for_log_normal_scores(rate: float) -> None:
+    normal = np.exp(np.random.default_rng(0).normal(3, 0.5, 4000))
+    z = (math.log(choose(f"tail={rate}", normal, NONE).value) - 3) / 0.5
+    assert 0.5 * math.erfc(z / math.sqrt(2)) == pytest.approx(rate, rel=0.3 if rate > 1e-9 else 10)
+
+
+@pytest.mark.parametrize("normal", [[1.0], [0.0, 1.0], [-1.0, 2.0]])
+def test_a_tail_needs_positive_scores(normal: list[float]) -> None:
+    with pytest.raises(DataError, match="needs at least two positive validation scores"):
+        choose("tail=0.01", np.array(normal), NONE)
+
+
+def test_too_few_normals_say_what_they_support() -> None:
+    found = choose("auto", np.arange(9.0), NONE)
+    assert found.value == np.nextafter(8, 9)
+    assert found.false_alarm_rate == 0.1
+    assert found.note.startswith("9 held-out normals support no false-alarm rate below 0.1; asked for 0.01")
+    assert choose("auto", np.arange(99.0), NONE).note == ""
+
+
+@pytest.mark.parametrize("normal", [[3.4e38], [5.0, 5.0], [-1.0] * 200])
+def test_a_conformal_threshold_is_finite(normal: list[float]) -> None:
+    found = choose("auto", np.array(normal), NONE)
+    assert math.isfinite(found.value)
+    assert found.value > max(normal)
+
+
+def pixels(seed: int) -> tuple[Array, Array, PixelCounts]:
+    """Values of normal and of anomalous pixels with many ties, and their counts."""
+    normal, anomalous = tied_scores(seed)
+    counted = PixelCounts()
+    counted.add(np.r_[normal, anomalous][None], (np.arange(len(normal) + len(anomalous)) >= len(normal))[None])
+    return normal, anomalous, counted
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("policy", [policy for policy in GOALS if not policy.startswith("fpr")])
+def test_no_other_pixel_threshold_is_better(policy: str, seed: int) -> None:
+    normal, anomalous, counted = pixels(seed)
+    found = choose_pixels(policy, normal[:5], counted.curve())
+    goal, n, m = GOALS[policy], len(normal), len(anomalous)
+    worths = [goal(*counts(cut, normal, anomalous), n, m) for cut in np.unique(np.r_[normal, anomalous])]
+    assert goal(*counts(found.value, normal, anomalous), n, m) == pytest.approx(min(worths))
+    assert (found.labelled, found.normals, found.anomalies, found.policy) == (True, n, m, policy)
+
+
+def test_a_pixel_threshold_speaks_of_pictures_without_masks_and_of_pixels_with_them() -> None:
+    peaks = np.arange(1.0, 100.0)  # 99 held-out normal pictures: 1 of 100 may be in alarm
+    found = choose_pixels("auto", peaks, None)
+    assert (found.policy, found.labelled, found.normals) == ("fpr=0.01", False, 99)
+    assert 99 < found.value < 99 + 1e-9
+    curve = pixels(0)[2].curve()
+    assert choose_pixels("auto", peaks, curve).policy == "f1"
+    assert choose_pixels("fpr=0.05", peaks, curve) == choose_pixels("fpr=0.05", peaks, None)
+    with pytest.raises(DataError, match="youden needs masks in validation and there are none; use fpr=RATE"):
+        choose_pixels("youden", peaks, None)

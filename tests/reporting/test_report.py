@@ -1,0 +1,215 @@
+"""What a person reads of a fit: the worries that are told, the note, the report, and all of it in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from anomaly_vae.core.config import Config
+from anomaly_vae.detector.thresholds import Threshold
+from anomaly_vae.reporting import report, summary
+from anomaly_vae.reporting.summary import Choice, Summary
+from anomaly_vae.tracking import view
+from anomaly_vae.tracking.store import store_uri
+
+Fits = dict[str, dict[str, Any]]
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+ROC = Threshold(5.0, "youden", True, 0.02, 100, 50)
+
+
+def a_summary(**changes: Any) -> Summary:
+    told: dict[str, Any] = {
+        "kind": "table", "data": "<b>a|b.csv", "data_is": "a table", "rows": {"train": 9, "valid": 4, "test": 10},
+        "metrics": {"auroc": 0.75, "recall": 0.5, "false_alarm_rate": 0.1, "alarm_rate": 0.3, "anomalies": 4.0,
+                    "active_units": 2.0},
+        "threshold": ROC, "pixels": None, "choices": (Choice("youden", 5.0, True, 0.3, 0.5, 0.1),),
+        "changed": {f"training.k{i}": i for i in range(20)}, "seconds": 1.25, "worries": ("rates are <i>unsure</i>",),
+    }  # fmt: skip
+    return Summary(**{**told, **changes})
+
+
+# --- worries -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("alarms", "normals", "chosen", "series", "words"),
+    [
+        (2, 100, ROC, False, []),
+        (30, 200, ROC, False, ["false alarms on test are 15.00% where validation let 2.00% expect"]),
+        # 3 of 36: SciPy's binomtest(3, 36).proportion_ci() is (0.01751, 0.22470)
+        (3, 36, ROC, False, ["3 of only 36 normal test rows are false alarms: the rate lies between 1.8% and 22.5%"]),
+        (0, 10, ROC, False, ["0 of only 10 normal test rows are false alarms: the rate lies between 0.0% and 30.8%"]),
+        (60, 1000, ROC, True, []),
+        (120, 1000, ROC, True, ["false alarms on test are 12.00%"]),
+        (0, 0, ROC, False, []),
+    ],
+)
+def test_false_alarms_beyond_the_promise_are_told(
+    alarms: int, normals: int, chosen: Threshold, series: bool, words: list[str]
+) -> None:
+    told = summary._alarm_worries(alarms, normals, chosen, series)
+    assert [any(text.startswith(word) for text in told) for word in words] == [True] * len(words)
+    assert len(told) == len(words)
+
+
+# --- the note and the report ---------------------------------------------------------------------------------------
+
+
+def test_the_note_tells_everything_in_markdown() -> None:
+    note = report.to_markdown(a_summary())
+    assert note.startswith(
+        "**Finds 50.0% of the anomalies in the test rows and raises an alarm for 10.0% of the normal"
+    )
+    assert "| trained on | 9 normal rows of <b>a\\|b.csv (table) |" in note
+    assert "| youden (chosen) | 5 | 50.00% | 10.00% | 30.00% |" in note
+    assert "- rates are <i>unsure</i>" in note
+    assert "- and 8 more: the parameters `changed.*`" in note
+    unlabelled = a_summary(metrics={"alarm_rate": 0.3, "active_units": 2.0}, worries=())
+    assert "how much it finds is not known" in report.to_markdown(unlabelled)
+    assert "worry" not in report.to_markdown(unlabelled)
+
+
+class Outline(HTMLParser):
+    """Headings, pictures and everything that would be fetched."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.fetched: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        self.fetched += [
+            value or "" for name, value in attrs if name in ("src", "href") and not (value or "").startswith("data:")
+        ]
+
+
+def test_the_report_stands_alone() -> None:
+    picture = report.Picture("roc", "ROC <curve>", 'AUROC "0.75"', b"\x89PNG" + bytes(12) + (700).to_bytes(4, "big"))
+    rows = report.Rows("top", "Top", "The <highest>.", ["id", "score"], [["<x>", 1234567.0]])
+    text = report.to_html(a_summary(), "a <run>", [picture], [rows], "run 1")
+    found = Outline(text)
+    assert found.fetched == [], "nothing is loaded from elsewhere"
+    assert not {"script", "iframe", "b", "i", "x"} & set(found.tags), "and nothing of the data is taken for a tag"
+    assert found.images[0]["alt"] == 'AUROC "0.75"'
+    assert found.tags.count("h1") == 1 and found.tags.count("h2") == 6
+    assert "1.23457e+06" in text
+
+
+@pytest.mark.parametrize("name", ["digits", "table", "series"])
+def test_a_fit_logs_note_report_and_tables(name: str, fits: Fits) -> None:
+    run = MlflowClient(store_uri(Config())).get_run(fits[name]["run_id"])
+    folder = Path("mlruns/artifacts") / run.info.run_id / "artifacts"
+    report = Outline((folder / "report.html").read_text())
+    assert len(report.images) == len(list((folder / "figures").iterdir()))
+    assert all(image["alt"] for image in report.images)
+    assert report.fetched == []
+    assert run.data.tags["mlflow.note.content"].startswith("**")
+    tables = {entry["path"] for entry in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
+    top = pd.read_json(folder / "most_anomalous.json", orient="split")
+    assert "most_anomalous.json" in tables
+    assert top["score"].is_monotonic_decreasing
+    parts = [part for part in ("recon", "kl", "neighbours", "level") if part in top]
+    np.testing.assert_allclose(top[parts].sum(axis=1), top["score"], atol=1e-5)
+    wrong = pd.read_json(folder / "mistakes.json", orient="split")
+    assert ((wrong["labelled"] == "anomalous") != wrong["is_anomaly"]).all(), "each a false alarm or a miss"
+    kl = pd.read_csv(folder / "kl_by_epoch.csv", index_col="epoch")
+    assert len(kl) == 3
+    assert (kl >= 0).all(axis=None)
+
+
+# --- in a browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(fits: Fits) -> Iterator[str]:
+    """The address of `anomaly-vae ui` on the runs of `fits`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "anomaly_vae", "ui", "--port", str(port)]
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": paths})
+    try:
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                break
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def is_our_error(said: Any) -> bool:
+    """MLflow asks for a user that a server without accounts does not know; that error is its own."""
+    return bool(said.type == "error" and not said.location["url"].endswith("/users/current"))
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path: apt-get install chromium")
+@pytest.mark.skipif(not find_spec("playwright"), reason="needs the extra browser: pip install '.[browser]'")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_review_in_a_browser(fits: Fits, server: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    run_id, auroc = fits["table"]["run_id"], fits["table"]["metrics"]["auroc"]
+    client = MlflowClient(store_uri(Config()))
+    experiment = client.get_run(run_id).info.experiment_id
+    errors: list[str] = []
+    with sync_playwright() as drive:
+        browser = drive.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        window = browser.new_page(viewport={"width": 1900, "height": 1200})
+        window.set_default_timeout(30_000)  # milliseconds
+        window.on("pageerror", lambda error: errors.append(str(error)))
+        window.on("console", lambda said: errors.append(said.text) if is_our_error(said) else None)
+        key = view.KEY.rpartition(".")[2]
+        window.goto(f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={key}")
+        window.get_by_text("table-table-seed0").first.wait_for()
+        for column in ("auroc", "f1", "active_units"):
+            window.get_by_role("columnheader", name=column).first.wait_for()
+        window.get_by_text(re.compile(re.escape(str(auroc)[:6]))).first.wait_for()
+
+        window.goto(f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning")
+        window.get_by_text(re.compile(r"Finds [\d.]+% of the anomalies")).first.wait_for()
+
+        window.goto(f"{server}/#/experiments/{experiment}/runs/{run_id}/artifacts?workflowType=machine_learning")
+        window.get_by_text("report.html").first.click()
+        frame = window.frame_locator("iframe")
+        frame.get_by_role("heading", name="What it came to").wait_for()
+        images = frame.locator("img")
+        assert images.count() == len(client.list_artifacts(run_id, "figures"))
+        assert images.evaluate_all("found => found.every(image => image.complete && image.naturalWidth > 300)")
+        window.get_by_text("figures").first.click()
+        window.get_by_text("roc.png").first.click()
+        window.locator("img[src*='roc.png'], img[src^='blob:']").first.wait_for()
+        if folder := os.environ.get("SCREENSHOTS"):
+            window.screenshot(path=f"{folder}/figure.png")
+        browser.close()
+    assert errors == []

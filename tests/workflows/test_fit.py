@@ -1,0 +1,160 @@
+"""A fit is one MLflow run that holds everything; a failed one says why; a killed one goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from safetensors.numpy import load_file
+
+from anomaly_vae import tracking
+from anomaly_vae.core import config as configs
+from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import DataError, RunError
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.tracking.store import store_uri
+from anomaly_vae.workflows import fit, opening
+
+EPOCHS = 3
+Fits = dict[str, dict[str, Any]]
+
+
+def client() -> MlflowClient:
+    return MlflowClient(store_uri(Config()))
+
+
+def record(run_id: str) -> Run:
+    return client().get_run(run_id)
+
+
+ALL = {
+    "training",
+    "kl_per_dimension",
+    "kl_by_epoch",
+    "score_histogram",
+    "roc",
+    "precision_recall",
+    "parts",
+    "calibration",
+}
+FIGURES = {  # an error that did not happen has no picture
+    "digits": ALL | {"reconstructions", "false_alarms", "misses"},
+    "table": ALL | {"columns"},
+    "series": ALL | {"series"},
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_fit_is_one_finished_run(name: str, fits: Fits) -> None:
+    said = fits[name]
+    run = record(said["run_id"])
+    assert run.info.status == "FINISHED"
+    # every setting with the value used, those that were left to the kind of data too
+    used = Detector.load(f"det-{name}").config.flat()
+    assert {key: run.data.params[key] for key in used} == {key: str(value) for key, value in used.items()}
+    assert run.data.params["changed.training.epochs"] == str(EPOCHS)
+    assert run.data.params["kind"] == said["kind"] == {"digits": "pixels"}.get(name, name)
+    # the test metrics, and a curve of each figure of the training
+    assert {key: run.data.metrics[key] for key in said["metrics"]} == said["metrics"]
+    assert run.data.metrics["threshold"] == said["threshold"]
+    for curve in ("loss", "recon", "kl", "beta", "valid_loss", "samples_per_second"):
+        assert [point.step for point in client().get_metric_history(said["run_id"], curve)] == list(range(EPOCHS))
+    # the figures, the data and the detector
+    files = {Path(file.path).stem for file in client().list_artifacts(said["run_id"], "figures")}
+    assert FIGURES[name] - files <= {"false_alarms", "misses"}
+    assert files <= FIGURES[name]
+    parts = {entry.tags[0].value: entry.dataset for entry in run.inputs.dataset_inputs}
+    assert {part: json.loads(data.profile)["num_rows"] for part, data in parts.items()} == {
+        "training": said["rows"]["train"], "validation": said["rows"]["valid"], "testing": said["rows"]["test"]
+    }  # fmt: skip
+    assert {(data.name, data.source) for data in parts.values()} == {(name, f'{{"uri": "{name}.csv"}}')}
+    columns = json.loads(parts["training"].schema)["mlflow_colspec"]
+    assert {column["type"] for column in columns} == {"integer" if name == "digits" else "double"}
+    found, folder = tracking.find_detector(said["run_id"], Config())
+    assert found == said["run_id"]
+    for file in Path(f"det-{name}").iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_digest_of_the_data_follows_its_content(fits: Fits) -> None:
+    inputs = [entry for said in fits.values() for entry in record(said["run_id"]).inputs.dataset_inputs]
+    assert len({entry.dataset.digest for entry in inputs}) == 9, "three files, three parts"
+
+
+@pytest.mark.parametrize("name", ["det-table", "./det-table", "run", "runs:/run/detector", "short"])
+def test_a_detector_is_found_by_folder_and_by_run(name: str, fits: Fits) -> None:
+    run_id = fits["table"]["run_id"]
+    place = {"run": run_id, "runs:/run/detector": f"runs:/{run_id}/detector", "short": run_id[:8]}.get(name, name)
+    found = opening.find(place, Config())
+    assert found.run_id == ("" if "det-table" in name else run_id)
+    assert found.detector.threshold.value == fits["table"]["threshold"]
+
+
+def test_the_embedded_data_needs_no_file(workplace: Path) -> None:
+    config = configs.load(base=configs.EMBEDDED, overrides=["tracking.enabled=false", "training.epochs=2"])
+    result = fit.fit(None, config)
+    assert (result.data, result.kind, result.run_id) == ("scikit-learn's digits", "pixels", "")
+    assert sum(result.rows.values()) + result.metrics["anomalies"] >= 1797
+    assert list(workplace.iterdir()) == []
+
+
+def test_a_failed_fit_is_a_failed_run_with_its_error(fits: Fits) -> None:
+    config = configs.load(base={"data": {"label": "absent"}, "tracking": {"folder": "failing"}})
+    with pytest.raises(DataError, match="label column 'absent' not found"):
+        fit.fit("table.csv", config, output="never")
+    (row,) = tracking.list_runs(config)
+    assert row["status"] == "FAILED"
+    run = MlflowClient(store_uri(config)).get_run(row["run_id"])
+    assert run.data.tags["error"].startswith("DataError: table.csv: label column 'absent' not found")
+    assert not Path("never").exists()
+    with pytest.raises(RunError, match=r"is FAILED, not finished .*'absent' not found"):
+        opening.find(run.info.run_id, config)
+
+
+KILLED = """
+    import os, signal, sys
+    from anomaly_vae.core import config
+    from anomaly_vae.training import loop
+    from anomaly_vae.workflows.fit import fit
+    loop.CHECKPOINT_SECONDS = 0
+
+    def progress(what, done, of):
+        assert not {"torchvision", "matplotlib"} & set(sys.modules)  # seconds of imports that training needs not
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    overrides = ["data.label=diagnosis", "training.epochs=3", "tracking.folder=killed"]
+    settings = config.load(overrides=overrides)
+    fit("table.csv", settings, progress=progress)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(fits: Fits) -> None:
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED)], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    store = configs.load(base={"tracking": {"folder": "killed"}})
+    (row,) = tracking.list_runs(store)
+    assert row["status"] == "RUNNING"
+    result = fit.fit(None, store, resume=row["run_id"][:8], output="det-resumed")
+    assert result.run_id == row["run_id"]
+    (row,) = tracking.list_runs(store)
+    assert row["status"] == "FINISHED"
+    resumed = MlflowClient(store_uri(store))
+    assert resumed.get_run(result.run_id).data.tags["resumed"] == "1"
+    assert {point.step for point in resumed.get_metric_history(result.run_id, "loss")} == set(range(EPOCHS))
+    for file in ("weights.safetensors", "validation.safetensors"):
+        unbroken, continued = load_file(f"det-table/{file}"), load_file(f"det-resumed/{file}")
+        assert unbroken.keys() == continued.keys()
+        for name, tensor in unbroken.items():
+            np.testing.assert_array_equal(continued[name], tensor, err_msg=name)
+    assert result.metrics == fits["table"]["metrics"]
+    with pytest.raises(RunError, match="nothing to resume"):
+        fit.fit(None, store, resume=result.run_id)
