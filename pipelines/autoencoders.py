@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.open import open_source
 from anomaly_vae.models import registry
 from anomaly_vae.training.loop import train
@@ -74,14 +74,14 @@ def measure(pictures: NDArray[np.uint8], config: Config) -> dict[str, float]:
     """psnr (dB), ssim and valid_elbo (nats a picture) of held-out pictures, after training on the others."""
     config, device = config.resolve("images"), pick_device(config.device)
     held = np.arange(len(pictures)) % HELD == 0
-    valid = Samples(pictures[held], device)
+    valid = RowDataset(pictures[held], device)
     torch.manual_seed(config.seed)
     model = registry.build(config.model, pictures.shape[1:]).to(device)
 
     def watch(epoch: int, of: int, figures: dict[str, float]) -> None:
         print(f"{config.model.kind} {epoch + 1}/{of} {figures['loss']:.1f} {figures['valid_loss']:.1f}", flush=True)
 
-    history, seconds = baselines.timed(lambda: train(model, Samples(pictures[~held], device), valid, config, watch))
+    history, seconds = baselines.timed(lambda: train(model, RowDataset(pictures[~held], device), valid, config, watch))
     with torch.inference_mode():
         x = valid.take(torch.arange(len(valid), device=device))
         found = torch.cat([model(part).px.mean for part in x.split(8)]).clamp(0, 1)

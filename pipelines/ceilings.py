@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from anomaly_vae.training.flops import Counted
+from anomaly_vae.training.flops import OperationCounter
 
 SIDE = 2048  # of the matrices that are multiplied
 COPIED = 1 << 26  # float32 numbers that are copied, far more than caches hold
@@ -50,7 +50,7 @@ def measure(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Ceilings:
 
 def needs(work: Callable[[], object], parameters: int = 0) -> Needs:
     """What `work` needs; parameters: those of an optimiser's step after it."""
-    with Counted() as counted:
+    with OperationCounter() as counted:
         work()
     return Needs(float(counted.flops), float(counted.bytes + parameters * OPTIMISER_BYTES))
 

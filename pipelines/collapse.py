@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
 @torch.no_grad()
 def measure(detector: Detector, images: NDArray[np.uint8], anomalous: NDArray[np.bool_]) -> dict[str, float]:
     """What the latent variables carry of normal images, and how well the score finds the anomalies."""
-    model = detector.net.model.eval()
+    model = detector.score_model.model.eval()
     x = torch.from_numpy(detector.scaler.transform(images[~anomalous, None])).to(next(model.parameters()).device)
     found: dict[str, list[Tensor]] = {"mu": [], "kl": [], "recon": [], "squared_error": []}
     for batch in x.split(BATCH):

@@ -65,7 +65,7 @@ def measure(category: Path, config: Config, seed: int, parent: str) -> Figures:
         (rows, _), spent = baselines.timed(lambda: score(str(category / "test"), fitted, output=str(scores)))
     found = {name: result.metrics[name] for name in METRICS if name in result.metrics}
     ours = {baselines.OURS: found | baselines.seconds(spent_fitting, spent / rows)}
-    if fitted.net.positions is None or fitted.layout.tile is not None:
+    if fitted.score_model.positions is None or fitted.layout.tile is not None:
         return ours
     return ours | patches.measure(fitted, category, seed, feature_cache(config))
 

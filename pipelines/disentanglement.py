@@ -89,7 +89,7 @@ def drawn() -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
 def measure(detector: Detector, images: NDArray[np.uint8], factors: NDArray[np.intp]) -> dict[str, float]:
     """The mutual information gaps of a detector's posterior means, and its mean recon and KL in nats."""
     x = torch.from_numpy(detector.scaler.transform(images[:, None]))
-    out = detector.net.model.eval()(x)
+    out = detector.score_model.model.eval()(x)
     recon, kl = (float(part.mean()) for part in terms(x, out))
     gaps = information_gaps(out.mu.numpy(), factors)
     return {"mig": float(gaps.mean()), "mig_x": gaps[2], "mig_y": gaps[3], "kl": kl, "recon": recon}

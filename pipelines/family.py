@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
             config = settings(options, data={"kind": kind}, split=NO_TEST, model=model)
             fit = baselines.timed(lambda config=config: Detector.fit(train, config=config, seed=seed))  # type: ignore[misc]
             detector, seconds = fit
-            parameters = sum(p.numel() for p in detector.net.model.parameters())
+            parameters = sum(p.numel() for p in detector.score_model.model.parameters())
             ranked = baselines.ranking(anomalous, judged(detector.score(test)))
             found[member] = ranked | {"parameters": float(parameters), "fit_seconds": seconds}
             print(f"  {member}: {ranked['auroc']:.4f}, {seconds:.0f} s", flush=True)

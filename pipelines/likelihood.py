@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         detector.save(study.folder / f"detector-{member}-{seed}")  # for `anomaly-vae evaluate --nll` and `latent`
         found = bound(open_memory(images.test, config.data), detector, config, draws=options.draws, rows=options.rows)
         assert detector.fitted
-        model, last = detector.net.model, detector.fitted.history.epochs[-1]
+        model, last = detector.score_model.model, detector.fitted.history.epochs[-1]
         perplexity = {"perplexity": last["perplexity"]} if "perplexity" in last else {}
         return {
             member: {

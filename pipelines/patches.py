@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly_vae.data.datasets import samples
-from anomaly_vae.data.loaded import read_whole
+from anomaly_vae.data.datasets import make_dataset
+from anomaly_vae.data.loaded import load_data
 from anomaly_vae.data.open import open_source
-from anomaly_vae.data.spill import MEMORY
+from anomaly_vae.data.spill import IN_MEMORY
 from anomaly_vae.data.split import is_anomalous
 from anomaly_vae.detector.anomaly_maps import count_pixels
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.metrics import PixelCounts
-from anomaly_vae.scoring.parts.feature_cache import Album
+from anomaly_vae.scoring.parts.feature_cache import FeatureCache
 from anomaly_vae.scoring.parts.memory_bank import greedy_coreset, nearest
 from pipelines import baselines
 from pipelines.study import Figures
@@ -33,7 +33,7 @@ CHANNELS = 100  # channels, drawn at random, whose covariance PaDiM estimates (D
 RIDGE = 0.01  # PaDiM's, on the diagonal of every covariance
 
 
-def patchcore(train: Album, seed: int) -> Cells:
+def patchcore(train: FeatureCache, seed: int) -> Cells:
     """Distance to the nearest of 1 % of all training positions, a greedy coreset (Roth 2022)."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.cat([maps.flatten(1).T for maps in train])  # (N * h * w, C)
@@ -41,7 +41,7 @@ def patchcore(train: Album, seed: int) -> Cells:
     return lambda maps: nearest(maps.flatten(1).T, points).sqrt().reshape(maps.shape[1:])
 
 
-def padim(train: Album, seed: int) -> Cells:
+def padim(train: FeatureCache, seed: int) -> Cells:
     """Mahalanobis distance to the Gaussian of the training features at the same position (Defard 2021)."""
     first = train[0]
     kept = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))[:CHANNELS].to(first.device)
@@ -60,7 +60,7 @@ def padim(train: Album, seed: int) -> Cells:
     return cells
 
 
-RIVALS: dict[str, Callable[[Album, int], Cells]] = {"PatchCore 1 %": patchcore, "PaDiM": padim}
+RIVALS: dict[str, Callable[[FeatureCache, int], Cells]] = {"PatchCore 1 %": patchcore, "PaDiM": padim}
 
 
 @torch.inference_mode()
@@ -69,36 +69,38 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
 
     features_seconds: processor time of one picture's feature maps; cells_seconds: from there to its map and score.
     """
-    positions = detector.net.positions
+    positions = detector.score_model.positions
     assert positions is not None
     source = open_source(category, detector.config.data)
-    data, roles, labels = read_whole(source, detector.layout, MEMORY), source.roles(), source.labels()
+    data, roles, labels = load_data(source, detector.layout, IN_MEMORY), source.roles(), source.labels()
     assert roles is not None and labels is not None
     anomalous = is_anomalous(labels, detector.config, source.path)
     rows = {part: np.flatnonzero(roles == part) for part in ("train", "test")}
-    device = next(detector.net.parameters()).device
+    device = next(detector.score_model.parameters()).device
     train, test = (
-        samples(data, rows[part], detector.scaler, detector.layout, device, None) for part in ("train", "test")
+        make_dataset(data, rows[part], detector.scaler, detector.layout, device, None) for part in ("train", "test")
     )
     began = time.process_time()
     for number in range(len(test)):
         positions.features(test.take(torch.tensor([number], device=device)))
     features = (time.process_time() - began) / len(test)
 
-    known, seen = Album(train, positions.features, cache), list(Album(test, positions.features, cache))
+    known, seen = FeatureCache(train, positions.features, cache), list(FeatureCache(test, positions.features, cache))
     found: Figures = {}
     methods: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-        f"{baselines.OURS}, after features": lambda: lambda maps: positions.score(detector.net.model, maps[None])[0][0],
+        f"{baselines.OURS}, after features": lambda: (
+            lambda maps: positions.score(detector.score_model.model, maps[None])[0][0]
+        ),
         **{name: _drawn(detector, rival, known, seed) for name, rival in RIVALS.items()},
     }
-    originals = source.originals()
-    assert originals is not None
+    image_files = source.image_files()
+    assert image_files is not None
     for name, fit in methods.items():
         pixels, fitting = baselines.timed(fit)
         began = time.process_time()
         maps = [pixels(one).cpu().numpy() for one in seen]
         spent = time.process_time() - began
-        counts = count_pixels(PixelCounts(), maps, rows["test"].tolist(), originals)
+        counts = count_pixels(PixelCounts(), maps, rows["test"].tolist(), image_files)
         tops = np.array([one.max() for one in maps], np.float64)
         figures = {"auroc": baselines.ranking(anomalous[rows["test"]], tops)["auroc"]}
         figures |= {key: value for key, value in counts.metrics().items() if key in ("pixel_auroc", "aupro")}
@@ -108,10 +110,10 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
 
 
 def _drawn(
-    detector: Detector, rival: Callable[[Album, int], Cells], train: Album, seed: int
+    detector: Detector, rival: Callable[[FeatureCache, int], Cells], train: FeatureCache, seed: int
 ) -> Callable[[], Callable[[Tensor], Tensor]]:
     """What fits a rival and gives its maps in pixels."""
-    positions = detector.net.positions
+    positions = detector.score_model.positions
     assert positions is not None
 
     def fit() -> Callable[[Tensor], Tensor]:

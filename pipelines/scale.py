@@ -28,7 +28,7 @@ import torch
 
 from anomaly_vae.core import distributed
 from anomaly_vae.core.config import load
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.registry import build
 from anomaly_vae.training import loop
 
@@ -106,7 +106,7 @@ def trained() -> dict[str, float]:
         sizes = [f"training.batch_size={batch}", "training.epochs=1", "training.bf16=false", "training.jitter=0"]
         config = load(overrides=sizes).resolve(kind)  # type: ignore[arg-type]
         x = np.random.default_rng(0).normal(size=(batch * steps, *shape)).astype(np.float32)
-        rows, held = Samples(x, torch.device("cpu")), Samples(x[:batch], torch.device("cpu"))
+        rows, held = RowDataset(x, torch.device("cpu")), RowDataset(x[:batch], torch.device("cpu"))
         loop.STEPS, seconds = steps, []
         for _ in range(2):  # the first one warms up
             model, began = build(config.model, shape), time.process_time()

@@ -38,7 +38,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.config import load as load_config
 from anomaly_vae.core.device import has_bf16, pick_device
 from anomaly_vae.core.threads import keep_memory
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.images.decoding import THREADS
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Source
@@ -111,7 +111,10 @@ def training(
     contenders |= _installed(work, data, config, batch, steps)
     spent = alternate(contenders, options.rounds)
     model = work.model(config).to(device)
-    x, noise = Samples(data[:batch].numpy(), device).take(torch.arange(batch, device=device)), torch.Generator(device)
+    x, noise = (
+        RowDataset(data[:batch].numpy(), device).take(torch.arange(batch, device=device)),
+        torch.Generator(device),
+    )
 
     def step() -> None:
         loss(x, model(x, noise), config.objective, 1.0)[0].backward()
@@ -128,7 +131,7 @@ def training(
 
 
 def _ours(work: Workload, data: torch.Tensor, config: Config, batch: int, device: torch.device) -> Callable[[], object]:
-    model, samples = work.model(config).to(device), Samples(data.numpy(), device)
+    model, samples = work.model(config).to(device), RowDataset(data.numpy(), device)
     optimizer, schedule = adamw(model, config), Schedule(1, len(data))
 
     def train() -> None:
@@ -182,7 +185,7 @@ def files(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict
     detector.save(model)
     x = torch.randn(SIZES[-1], 2 * COLUMNS)
     with torch.inference_mode():
-        need = needs(partial(detector.net.cpu(), x))
+        need = needs(partial(detector.score_model.cpu(), x))
     network = rows / len(x) * need.bound(ceilings, torch.float32)
     tenth = folder / "tenth.csv"
     write_csv(str(tenth), rows // 10, COLUMNS)
@@ -245,9 +248,9 @@ def pictures(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> d
         detector = Detector.fit_source(source, config)
         x = torch.rand(1, *detector.layout.shape)
         with torch.inference_mode():
-            need = needs(partial(detector.net.cpu(), x))
+            need = needs(partial(detector.score_model.cpu(), x))
         bound = PICTURES * need.flops / ceilings.flops[torch.float32]  # many go through at once: weights move once
-        detector.net.to(pick_device(options.device))
+        detector.score_model.to(pick_device(options.device))
         spent = alternate(
             {"ours": partial(_drained, detector, source), "decoding": partial(_decode, place)}, options.rounds
         )

@@ -21,7 +21,7 @@ import pandas as pd
 from anomaly_vae import tracking
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.config import load as load_config
-from anomaly_vae.core.engines import ENGINES, Engine, mapped
+from anomaly_vae.core.engines import ENGINES, Engine, map_items
 
 Figures = dict[str, dict[str, float]]  # method -> metric -> value
 
@@ -81,7 +81,7 @@ class Study:
         """
         cells = [(file, seed) for file in files for seed in range(seeds)]
         missing = [cell for cell in cells if not self._has(*cell)]
-        for (file, seed), (found, seconds) in mapped(engine, partial(_timed, compute), missing):
+        for (file, seed), (found, seconds) in map_items(engine, partial(_timed, compute), missing):
             self._keep(file, seed, found, seconds)
         place = {cell: number for number, cell in enumerate(cells)}  # a cluster computes them in any order
         self.rows.sort(key=lambda row: place.get((row["file"], row["seed"]), len(place)))

@@ -134,7 +134,7 @@ def _first_to_fail(error: Exception) -> bool:
 # --- the batch -----------------------------------------------------------------------------------------------------
 
 
-class Shared(torch.Generator):
+class SharedGenerator(torch.Generator):
     """A generator that every process seeds alike, and that knows which `rows` of a batch of `batch` are its own."""
 
     rows: slice = slice(None)
@@ -143,7 +143,7 @@ class Shared(torch.Generator):
 
 def generator(device: torch.device, seed: int) -> torch.Generator:
     """A seeded generator; in a job one whose batches are shared."""
-    made = Shared(device) if dist.is_initialized() else torch.Generator(device)
+    made = SharedGenerator(device) if dist.is_initialized() else torch.Generator(device)
     return made.manual_seed(seed)
 
 
@@ -152,7 +152,7 @@ def share(index: Tensor, noise: torch.Generator) -> Tensor:
 
     A batch of fewer rows than processes is computed whole by each of them: no mean over it changes by that.
     """
-    if not isinstance(noise, Shared):
+    if not isinstance(noise, SharedGenerator):
         return index
     rank, world, noise.batch = dist.get_rank(), dist.get_world_size(), len(index)
     noise.rows = slice(None)
@@ -163,21 +163,21 @@ def share(index: Tensor, noise: torch.Generator) -> Tensor:
 
 def normal(shape: Sequence[int], noise: torch.Generator, dtype: torch.dtype | None = None) -> Tensor:
     """Standard normal numbers of `shape`, whose first axis is the batch, on the device of the generator."""
-    if not isinstance(noise, Shared):
+    if not isinstance(noise, SharedGenerator):
         return torch.randn(shape, generator=noise, device=noise.device, dtype=dtype)
     return torch.randn((noise.batch, *shape[1:]), generator=noise, device=noise.device, dtype=dtype)[noise.rows]
 
 
 def uniform(count: int, rows: int, noise: torch.Generator) -> Tensor:
     """(count, rows) numbers from [0, 1) for the rows of a batch, on the device of the generator."""
-    if not isinstance(noise, Shared):
+    if not isinstance(noise, SharedGenerator):
         return torch.rand(count, rows, generator=noise, device=noise.device)
     return torch.rand(count, noise.batch, generator=noise, device=noise.device)[:, noise.rows]
 
 
 def bernoulli(p: Tensor, noise: torch.Generator) -> Tensor:
     """0 or 1 for each element of p (B, ...), which holds the probability of 1."""
-    if not isinstance(noise, Shared):
+    if not isinstance(noise, SharedGenerator):
         return torch.bernoulli(p, generator=noise)
     everywhere = p.new_zeros(noise.batch, *p.shape[1:])
     everywhere[noise.rows] = p
@@ -186,7 +186,7 @@ def bernoulli(p: Tensor, noise: torch.Generator) -> Tensor:
 
 def whole(values: Tensor, noise: torch.Generator) -> Tensor:
     """(B, ...) the values of all rows of the batch, of each process's own (b, ...). Without gradient."""
-    if not isinstance(noise, Shared) or noise.rows == slice(None):
+    if not isinstance(noise, SharedGenerator) or noise.rows == slice(None):
         return values
     joined = values.new_zeros(noise.batch, *values.shape[1:])
     joined[noise.rows] = values

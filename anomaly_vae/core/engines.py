@@ -20,7 +20,7 @@ ENGINES: tuple[Engine, ...] = ("local", "ray")
 RETRIES = 3  # times that an item is begun again after its worker or machine was lost
 
 
-def mapped(
+def map_items(
     engine: Engine, make: Callable[[], Callable[[Item], Found]], items: Sequence[Item]
 ) -> Iterator[tuple[Item, Found]]:
     """Each item with what the work makes of it: in order here (`local`), as they are done over a cluster (`ray`).

@@ -13,11 +13,11 @@ from anomaly_vae.core.config import DataKind
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.kinds.pixels import _picture, _to_bytes
 from anomaly_vae.data.readers.base import plural
-from anomaly_vae.data.source import Chunk, Coded, Layout
-from anomaly_vae.data.spill import Room
+from anomaly_vae.data.source import Chunk, CodedText, Layout
+from anomaly_vae.data.spill import ArrayStore
 
 
-class Pictures:
+class ArraySource:
     """Pictures in memory, (N, H, W) or (N, C, H, W), uint8 or floats in 0-1 or 0-255.
 
     Raises DataError for another number of axes, and for values out of range.
@@ -37,12 +37,12 @@ class Pictures:
                 row = int(np.argwhere(~good)[0][0])
                 raise DataError(f"memory: picture {row} has a pixel that is missing or outside 0-255")
         self._values = values
-        self._labels = None if labels is None else Coded.of([labels])
+        self._labels = None if labels is None else CodedText.of([labels])
         # Whole-number types hold 0-255 even where a few dark pictures have no pixel above 1.
         self._white = 1.0 if values.dtype.kind == "f" and values.max() <= 1 else 255.0
         self.why = f"{len(values)} pictures of {_picture(values.shape[1:])}"
 
-    def labels(self) -> Coded | None:
+    def labels(self) -> CodedText | None:
         return self._labels
 
     def column(self, name: str) -> NDArray[np.str_]:
@@ -53,7 +53,7 @@ class Pictures:
     def roles(self) -> NDArray[np.str_] | None:
         return None
 
-    def originals(self) -> None:
+    def image_files(self) -> None:
         return None
 
     def groups(self) -> None:
@@ -62,7 +62,7 @@ class Pictures:
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         return rows
 
-    def settle(self, room: Room) -> None:
+    def preload(self, store: ArrayStore) -> None:
         """They are in memory."""
 
     def count(self) -> int:

@@ -9,19 +9,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_vae.data.loaded import Whole
+from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import ROWS, Chunk, Layout
-from anomaly_vae.data.spill import MEMORY, Room, is_mapped, release
+from anomaly_vae.data.spill import IN_MEMORY, ArrayStore, is_mapped, release
 from anomaly_vae.data.tiles import Tiling
 
 FAULT = 1 << 16  # bytes that Linux maps around a row that is read from a mapped array
 TOUCHED = 1 << 28  # of such bytes after which they are let go
 
 
-class Samples:
+class RowDataset:
     """Scaled samples, held on the device while they fill at most half of its free memory; else pinned in memory, or
-    mapped where the room has them in a file.
+    mapped where the store has them in a file.
 
     Pictures stay uint8 until a batch of them is taken, a quarter of the space. columns: the name of each position on
     the first axis of a sample, for messages; empty for pictures.
@@ -84,7 +84,7 @@ class Samples:
         return self.held.index_select(0, index if self.rows is None else self.rows[index])
 
 
-class Tiles(Samples):
+class TileDataset(RowDataset):
     """Every tile (C, S, S) of pictures that are held once, whatever the overlap."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Tiles(Samples):
         return torch.stack([self.held[p, :, y : y + self.side, x : x + self.side] for p, y, x in cut])
 
 
-class Windows(Samples):
+class WindowDataset(RowDataset):
     """Windows (C, T) of a series whose steps are held once, whatever the overlap."""
 
     def __init__(self, values: NDArray[Any], device: torch.device, starts: NDArray[np.intp], window: int) -> None:
@@ -138,33 +138,33 @@ def tiling_of(layout: Layout) -> Tiling | None:
     return None if layout.tile is None else Tiling(layout.shape[1], layout.shape[2], layout.tile, layout.overlap)
 
 
-def samples(
-    data: Chunk | Whole, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
-    window: int | None, room: Room = MEMORY,
-) -> Samples:  # fmt: skip
+def make_dataset(
+    data: Chunk | LoadedData, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
+    window: int | None, store: ArrayStore = IN_MEMORY,
+) -> RowDataset:  # fmt: skip
     """The training samples among `rows` of the data: the rows, their tiles, or every window that lies wholly within
     them."""
-    found: Samples
+    found: RowDataset
     tiling = tiling_of(layout)
     if layout.kind == "series":
         assert window is not None
         order, starts = window_starts(rows, data.groups, len(data), window)
-        scaled = _scaled(data, _by_group(order, data.groups), scaler, layout, room)
-        found = Windows(scaled, device, starts, window)
+        scaled = _scaled(data, _by_group(order, data.groups), scaler, layout, store)
+        found = WindowDataset(scaled, device, starts, window)
     elif layout.columns:
-        found = Samples(_scaled(data, [rows], scaler, layout, room), device)
+        found = RowDataset(_scaled(data, [rows], scaler, layout, store), device)
     elif tiling is not None:
-        found = Tiles(data.values, device, tiling, rows)
+        found = TileDataset(data.values, device, tiling, rows)
     else:
         planes = None if data.condition is None or not scaler.given else scaler.told(data.condition[rows])
-        found = Samples(data.values, device, planes, rows)
+        found = RowDataset(data.values, device, planes, rows)
     found.given = scaler.given
     found.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
     return found
 
 
 def _scaled(
-    data: Chunk | Whole, parts: list[NDArray[np.intp]], scaler: Scaler, layout: Layout, room: Room
+    data: Chunk | LoadedData, parts: list[NDArray[np.intp]], scaler: Scaler, layout: Layout, store: ArrayStore
 ) -> NDArray[np.float32]:
     """(N, E) what the network reads of rows or steps, one part after the other, each on its own: a difference is never
     taken between two.
@@ -172,7 +172,7 @@ def _scaled(
     A plain array that torch reads as it is, row after row, for a batch takes whole rows from anywhere in it.
     """
     width = len(scaler.column) + scaler.given
-    scaled = room.empty((sum(map(len, parts)), width), np.float32)
+    scaled = store.empty((sum(map(len, parts)), width), np.float32)
     place = 0
     for part in parts:
         before = None

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.data.source import Chunk, Coded, Layout, Source
-from anomaly_vae.data.spill import Room, release
+from anomaly_vae.data.source import Chunk, CodedText, Layout, Source
+from anomaly_vae.data.spill import ArrayStore, release
 
 
 @dataclass(frozen=True)
-class Whole:
+class LoadedData:
     """N rows.
 
-    values: (N, *shape) as `Chunk` has them, in the room; of tables and series one column after the other, for they are
+    values: (N, *shape) as `Chunk` has them, in the store; of tables and series one column after the other, for they are
     scaled column by column. machines: of a series of several. condition: (N, K), None where the layout has none.
     """
 
     source: Source
     layout: Layout
-    room: Room
+    store: ArrayStore
     values: NDArray[Any]
-    machines: Coded | None = None
+    machines: CodedText | None = None
     condition: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
@@ -60,14 +60,14 @@ class Whole:
         return self.source.ids(self.layout, rows)
 
 
-def read_whole(source: Source, layout: Layout, room: Room) -> Whole:
+def load_data(source: Source, layout: Layout, store: ArrayStore) -> LoadedData:
     """Every row of a source. Raises DataError where one cannot be read."""
     values: NDArray[Any] | None = None
     conditions, first = [], 0
     for chunk in source.chunks(layout, layout.chunk_rows):
         if values is None:
             shape = (source.count(), *chunk.values.shape[1:])
-            values = room.empty(shape, chunk.values.dtype, "F" if len(shape) == 2 else "C")
+            values = store.empty(shape, chunk.values.dtype, "F" if len(shape) == 2 else "C")
         values[first : first + len(chunk)] = chunk.values
         release(values)
         if chunk.condition is not None:
@@ -75,4 +75,4 @@ def read_whole(source: Source, layout: Layout, room: Room) -> Whole:
         first += len(chunk)
     assert values is not None, "a source has rows"
     condition = np.concatenate(conditions) if conditions else None
-    return Whole(source, layout, room, values, source.groups(), condition)
+    return LoadedData(source, layout, store, values, source.groups(), condition)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly_vae.core.config import DataConfig, DataKind
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.arrays import Pictures
+from anomaly_vae.data.arrays import ArraySource
 from anomaly_vae.data.images.listing import is_manifest
-from anomaly_vae.data.images.source import Images
-from anomaly_vae.data.kinds.pixels import Pixels, looks_like_pixels
-from anomaly_vae.data.kinds.series import Series
-from anomaly_vae.data.kinds.table import Table
+from anomaly_vae.data.images.source import ImageSource
+from anomaly_vae.data.kinds.pixels import PixelSource, looks_like_pixels
+from anomaly_vae.data.kinds.series import SeriesSource
+from anomaly_vae.data.kinds.table import TableSource
 from anomaly_vae.data.timestamps import in_order
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anomaly_vae.data.source import Source
 
 # Kind of data -> its adapter. The first three are opened over a table of named columns, the last over files.
-ADAPTERS: dict[str, type] = {"table": Table, "series": Series, "pixels": Pixels, "images": Images}
+ADAPTERS: dict[str, type] = {"table": TableSource, "series": SeriesSource, "pixels": PixelSource, "images": ImageSource}
 
 
 def open_source(path: str | Path, config: DataConfig) -> Source:
@@ -35,10 +35,10 @@ def open_source(path: str | Path, config: DataConfig) -> Source:
     if path.is_dir():
         if config.kind not in (None, "images"):
             raise DataError(f"{path}: a folder, expected a CSV or Parquet file for kind {config.kind}")
-        return Images(path, config)
+        return ImageSource(path, config)
     reader = open_reader(path)
     if config.kind == "images" or (config.kind is None and is_manifest(reader)):
-        return Images(path, config, reader)
+        return ImageSource(path, config, reader)
     return _over(reader, config)
 
 
@@ -63,7 +63,7 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
         return _over(base.from_frame(X), config, texts, recognise=False)
     values = np.asarray(X)
     if values.ndim in (3, 4):
-        return Pictures(values, texts)
+        return ArraySource(values, texts)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"memory: an array of shape {values.shape}; expected (N, F), (N, H, W) or (N, C, H, W)")
     return _over(base.from_array(values), config, texts, recognise=False)
@@ -71,8 +71,8 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
 
 def open_reader(path: Path) -> Reader:
     """A CSV or Parquet file by its content, whatever its ending. Raises DataError where it is neither."""
-    from anomaly_vae.data.readers.csv import Delimited
-    from anomaly_vae.data.readers.parquet import Parquet
+    from anomaly_vae.data.readers.csv import CsvReader
+    from anomaly_vae.data.readers.parquet import ParquetReader
 
     try:
         with open(path, "rb") as file:
@@ -81,23 +81,23 @@ def open_reader(path: Path) -> Reader:
         raise DataError(f"{path}: no such file or folder") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return Parquet(path) if magic == b"PAR1" else Delimited(path)
+    return ParquetReader(path) if magic == b"PAR1" else CsvReader(path)
 
 
 def _over(
     reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None, recognise: bool = True
-) -> Table | Series | Pixels:
+) -> TableSource | SeriesSource | PixelSource:
     """The adapter over named columns."""
     kind = config.kind
     if kind is None and recognise:
         kind = _recognise(reader, config)
     if kind == "series":
-        return Series(reader, config, labels)
+        return SeriesSource(reader, config, labels)
     if kind == "pixels":
-        return Pixels(reader, config, labels)
+        return PixelSource(reader, config, labels)
     if kind == "images":
         raise DataError(f"{reader.path}: an array for kind images; expected a folder of images or a manifest")
-    return Table(reader, config, labels)
+    return TableSource(reader, config, labels)
 
 
 def _recognise(reader: Reader, config: DataConfig) -> DataKind:

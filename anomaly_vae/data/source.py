@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from anomaly_vae.core.config import DataKind
 
 if TYPE_CHECKING:
-    from anomaly_vae.data.images.masks import Originals
-    from anomaly_vae.data.spill import Room
+    from anomaly_vae.data.images.masks import ImageFiles
+    from anomaly_vae.data.spill import ArrayStore
 
 
 ROWS, PICTURES = 32_768, 256  # read at a time
@@ -86,7 +86,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Coded:
+class CodedText:
     """N texts of which few are distinct, in 4 bytes each; NumPy's functions read it as an array of them.
 
     values: (V,) the distinct ones, sorted. codes: (N,) places in `values`.
@@ -106,7 +106,7 @@ class Coded:
         return np.asarray(self.values[self.codes], dtype)
 
     @classmethod
-    def of(cls, pieces: Iterable[NDArray[np.str_]]) -> Coded:
+    def of(cls, pieces: Iterable[NDArray[np.str_]]) -> CodedText:
         """Of consecutive pieces (n,) of the texts."""
         known: dict[str, int] = {}
         codes = []
@@ -173,7 +173,7 @@ class Source(Protocol):
     def why(self) -> str:
         """What the data was taken for, and by which sign, e.g. "a table: 12 columns, no time column"."""
 
-    def labels(self) -> Coded | None:
+    def labels(self) -> CodedText | None:
         """(N,) the label of every row as text, None without a label column."""
 
     def column(self, name: str) -> NDArray[np.str_]:
@@ -182,19 +182,19 @@ class Source(Protocol):
     def roles(self) -> NDArray[np.str_] | None:
         """(N,) 'train', 'valid' or 'test' where the data itself says who is who; else None."""
 
-    def groups(self) -> Coded | None:
+    def groups(self) -> CodedText | None:
         """(N,) the group of every row of a series; else None."""
 
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
         """(R,) what scores of some rows are reported against, as `Chunk.ids` has it."""
 
-    def settle(self, room: Room) -> None:
-        """Reads into the room, once, what the methods below and above would else read again and again from a file.
+    def preload(self, store: ArrayStore) -> None:
+        """Reads into the store, once, what the methods below and above would else read again and again from a file.
 
         Raises DataError for what cannot be read, AnomalyVAEError where the disk has no place for it.
         """
 
-    def originals(self) -> Originals | None:
+    def image_files(self) -> ImageFiles | None:
         """The files behind the rows, for data that is image files; else None."""
 
     def count(self) -> int:

@@ -26,7 +26,7 @@ from anomaly_vae.core.files import explained, replacing
 
 
 @dataclass(frozen=True)
-class Room:
+class ArrayStore:
     """limit: bytes of an array, or of a file of data, up to which it is held in memory. folder: of the files of larger
     ones; None: where the system keeps temporary files, and none of them is kept for the next fit."""
 
@@ -77,7 +77,7 @@ class Room:
             yield file
 
 
-MEMORY = Room()  # for data that is held in memory whatever its size
+IN_MEMORY = ArrayStore()  # for data that is held in memory whatever its size
 
 
 def is_mapped(array: NDArray[Any]) -> bool:

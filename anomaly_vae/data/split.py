@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers.base import plural
-from anomaly_vae.data.source import Coded, Source
+from anomaly_vae.data.source import CodedText, Source
 
 NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")
 
@@ -59,7 +59,7 @@ def split(source: Source, config: Config) -> Split:
     return found
 
 
-def is_anomalous(labels: Coded, config: Config, path: str) -> NDArray[np.bool_]:
+def is_anomalous(labels: CodedText, config: Config, path: str) -> NDArray[np.bool_]:
     """(N,) which rows are anomalies, by the values that count as normal.
 
     Raises DataError where the label column cannot tell: one value, or several with none known as normal.
@@ -124,7 +124,7 @@ def _by_role(roles: NDArray[np.str_], normal: NDArray[np.bool_], config: Config)
     return train, valid, test
 
 
-def _by_time(groups: Coded | None, normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
+def _by_time(groups: CodedText | None, normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
     """In each group the first rows train (their anomalous rows left out), the next choose, the last report."""
     machines = np.zeros(len(normal), np.int32) if groups is None else groups.codes
     parts: tuple[list[NDArray[np.intp]], ...] = ([], [], [])

@@ -18,11 +18,11 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import conditions
 from anomaly_vae.data.columns import LABELS, matrix, profile, types_of
 from anomaly_vae.data.readers.base import NULLS, Reader, as_labels, canonical, distinct, plural
-from anomaly_vae.data.source import ROWS, Chunk, Coded, Column, Layout
-from anomaly_vae.data.spill import Room
+from anomaly_vae.data.source import ROWS, Chunk, CodedText, Column, Layout
+from anomaly_vae.data.spill import ArrayStore
 
 
-class Rows(ABC):
+class TabularSource(ABC):
     """A Source over a reader. The methods that are written here are final; a kind adds the abstract ones."""
 
     kind: DataKind
@@ -34,7 +34,7 @@ class Rows(ABC):
         self.config = config
         self.name = reader.name
         self.path = reader.path
-        self._labels = None if labels is None else Coded.of([labels])
+        self._labels = None if labels is None else CodedText.of([labels])
         reader.require([name for name in (config.id, config.group) if name], "column")
 
     @cached_property
@@ -55,14 +55,14 @@ class Rows(ABC):
         """(R,) what scores of some rows are reported against."""
 
     @abstractmethod
-    def settle(self, room: Room) -> None:
-        """Reads into the room what would else be read several times."""
+    def preload(self, store: ArrayStore) -> None:
+        """Reads into the store what would else be read several times."""
 
-    def labels(self) -> Coded | None:
+    def labels(self) -> CodedText | None:
         """(N,) the labels as text. Raises DataError where the label column does not exist."""
         if self._labels is None and self.config.label is not None:
             self.reader.require([self.config.label], "label column")
-            self._labels = Coded.of(self._text(self.config.label))
+            self._labels = CodedText.of(self._text(self.config.label))
         return self._labels
 
     def column(self, name: str) -> NDArray[np.str_]:
@@ -72,12 +72,12 @@ class Rows(ABC):
     def roles(self) -> NDArray[np.str_] | None:
         return None
 
-    def originals(self) -> None:
+    def image_files(self) -> None:
         return None
 
-    def groups(self) -> Coded | None:
+    def groups(self) -> CodedText | None:
         """(N,) the group of every row, None where the configuration names no group column."""
-        return None if self.config.group is None else Coded.of(self._text(self.config.group))
+        return None if self.config.group is None else CodedText.of(self._text(self.config.group))
 
     def cells(self, name: str | None, rows: NDArray[np.intp]) -> NDArray[Any]:
         """(R,) cells of some rows as they are written; without a column the numbers of the rows."""
@@ -125,15 +125,15 @@ class Rows(ABC):
     def _text(self, name: str) -> Iterator[NDArray[np.str_]]:
         return (as_labels(batch[name]) for batch in self.reader.batches({name: pa.string()}, ROWS))
 
-    def load(self, special: Iterable[str], room: Room) -> None:
-        """Reads every column into the room, those in `special` as they are written: labels, ids and times.
+    def load(self, special: Iterable[str], store: ArrayStore) -> None:
+        """Reads every column into the store, those in `special` as they are written: labels, ids and times.
 
         Raises DataError for a column of the configuration that does not exist, before hours of reading.
         """
         self.reader.require([name for name in (self.config.label,) if name], "label column")
         self.reader.require(self.config.condition, "condition column")
         self.reader.require(self.config.drop, "data.drop:")
-        self.reader.table([name for name in special if name in self.reader.columns], room)
+        self.reader.table([name for name in special if name in self.reader.columns], store)
 
     def inputs(self, rows: NDArray[np.intp], special: Mapping[str, str]) -> tuple[list[Column], dict[str, str]]:
         """The columns that are inputs, and the others with the reason, from the training rows.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.config import ThresholdConfig
-from anomaly_vae.data.images.masks import Originals
+from anomaly_vae.data.images.masks import ImageFiles
 from anomaly_vae.data.source import Source
 from anomaly_vae.detector.metrics import PixelCounts
 from anomaly_vae.detector.thresholds import Threshold, choose_pixels
@@ -41,10 +41,10 @@ def resized(heat: Map, size: tuple[int, int]) -> Map:
     return bilinear
 
 
-def count_pixels(counts: PixelCounts, maps: Iterable[Map], rows: Iterable[int], originals: Originals) -> PixelCounts:
+def count_pixels(counts: PixelCounts, maps: Iterable[Map], rows: Iterable[int], image_files: ImageFiles) -> PixelCounts:
     """Adds to the counts maps (h, w) of the pictures in `rows` at those pictures' own sizes, with their masks."""
     for heat, row in zip(maps, rows, strict=True):
-        mask = originals.mask(int(row))
+        mask = image_files.mask(int(row))
         counts.add(resized(heat, mask.shape), mask)
     return counts
 
@@ -54,7 +54,7 @@ def pixel_threshold(
     maps: Iterable[Map],
     rows: NDArray[np.intp],
     anomalous: NDArray[np.bool_],
-    originals: Originals | None,
+    image_files: ImageFiles | None,
     centred: bool = True,
 ) -> Threshold:
     """The pixel threshold from validation's maps, N of (h, w), of the pictures in `rows`, of which some are anomalous
@@ -64,11 +64,11 @@ def pixel_threshold(
     is not: n / (n - 1) makes the normal ones' peaks those of excesses over the mean of the others.
     """
     highest, counts = [], PixelCounts()
-    masked = originals is not None and originals.masked and anomalous.any()
+    masked = image_files is not None and image_files.masked and anomalous.any()
     for heat, row in zip(maps, rows, strict=True):
         highest.append(heat.max())
-        if masked and originals is not None:
-            count_pixels(counts, [heat], [int(row)], originals)
+        if masked and image_files is not None:
+            count_pixels(counts, [heat], [int(row)], image_files)
     peaks = np.array(highest, np.float64)[~anomalous]
     if centred:
         peaks *= len(peaks) / max(1, len(peaks) - 1)
@@ -81,14 +81,14 @@ class PixelMeter:
     """The pixel metrics of scores; none for data without masks. wanted: whether scores need their maps for it."""
 
     def __init__(self, detector: Detector, source: Source) -> None:
-        self.detector, self.originals = detector, source.originals()
-        self.wanted = self.originals is not None and self.originals.masked and detector.pixels is not None
+        self.detector, self.image_files = detector, source.image_files()
+        self.wanted = self.image_files is not None and self.image_files.masked and detector.pixels is not None
         self.counts = PixelCounts(detector.pixels.value) if self.wanted and detector.pixels else None
 
     def add(self, scores: Scores, rows: NDArray[np.intp]) -> None:
         """Scores of the pictures in `rows` (N,) of the source."""
-        if self.counts is not None and self.originals is not None and len(rows):
-            count_pixels(self.counts, self.detector.maps(scores), rows, self.originals)
+        if self.counts is not None and self.image_files is not None and len(rows):
+            count_pixels(self.counts, self.detector.maps(scores), rows, self.image_files)
 
     def metrics(self) -> dict[str, float]:
         return {} if self.counts is None else self.counts.metrics()

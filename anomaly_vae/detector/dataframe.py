@@ -99,7 +99,7 @@ def interface(detector: Detector) -> Interface:
         names = [column.name for column in layout.columns] or layout.pixels
         inputs = (*(Field(name, "any") for name in names), *others)
     numbered = layout.kind != "images" and layout.id is None and layout.time is None
-    parts = tuple(Field(name, "double") for name in detector.net.part_names)
+    parts = tuple(Field(name, "double") for name in detector.score_model.part_names)
     outputs = (Field("id", "long" if numbered else "string"), Field("score", "double"), *parts)
     return Interface(inputs, (*outputs, Field("p_value", "double"), Field("is_anomaly", "boolean")))
 

@@ -29,7 +29,7 @@ from anomaly_vae.detector.drift import Reference, load_references, references, s
 from anomaly_vae.detector.fit import Fit, learn
 from anomaly_vae.detector.storage import check_seal, read_backbone, read_json, seal, write_backbone, write_json
 from anomaly_vae.detector.thresholds import Threshold, choose, p_values
-from anomaly_vae.scoring.score_model import PICTURE_KINDS, ScoreNet, new_net
+from anomaly_vae.scoring.score_model import PICTURE_KINDS, ScoreModel, build_score_model
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, join
 
@@ -50,7 +50,7 @@ class Detector:
     config: Config
     layout: Layout
     scaler: Scaler
-    net: ScoreNet
+    score_model: ScoreModel
     threshold: Threshold
     normal: NDArray[np.float64]
     anomalous: NDArray[np.float64]
@@ -71,7 +71,7 @@ class Detector:
         Raises DataError for data that cannot train a detector, TrainingError where training fails.
         """
         found = learn(source, config, watch, checkpoint)
-        config, layout, fit, positions = found.config, found.layout, found.fit, found.net.positions
+        config, layout, fit, positions = found.config, found.layout, found.fit, found.score_model.positions
         valid, anomalous = fit.part(fit.split.valid)
         wrong = np.zeros(len(valid), bool) if anomalous is None else anomalous
         normal, anomalies = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
@@ -83,10 +83,10 @@ class Detector:
         if layout.kind in PICTURE_KINDS:
             maps = (heat for piece in fit.pieces(fit.split.valid) for heat in excess_maps(piece, usual))
             rows, centred = fit.split.valid, positions is None
-            pixels = pixel_threshold(config.threshold, maps, rows, wrong, found.originals, centred)
+            pixels = pixel_threshold(config.threshold, maps, rows, wrong, found.image_files, centred)
         watched = references(fit.data, fit.split.train, valid.take(np.flatnonzero(~wrong)), found.scaler)
         return cls(
-            config, layout, found.scaler, found.net, threshold, normal, anomalies, usual, pixels, watched, fit
+            config, layout, found.scaler, found.score_model, threshold, normal, anomalies, usual, pixels, watched, fit
         )  # fmt: skip
 
     @classmethod
@@ -115,7 +115,7 @@ class Detector:
 
         path: where the chunks come from, for messages.
         """
-        scorer = Scorer(self.net, self.scaler, self.layout, self.config.data.window, path)
+        scorer = Scorer(self.score_model, self.scaler, self.layout, self.config.data.window, path)
         return scorer.stream(prefetched(chunks, self.chunk_rows), explain)
 
     def score_source(self, source: Source, explain: bool = False) -> Iterator[Scores]:
@@ -176,14 +176,16 @@ class Detector:
         from anomaly_vae import __version__
 
         with new_folder(folder) as new:
-            weights = {k: v.contiguous().cpu() for k, v in self.net.state_dict().items() if not k.startswith(FROZEN)}
+            weights = {
+                k: v.contiguous().cpu() for k, v in self.score_model.state_dict().items() if not k.startswith(FROZEN)
+            }
             (new / "weights.safetensors").write_bytes(save(weights))  # save_file hides what the disk says
             reference = {"normal": self.normal, "anomalous": self.anomalous, "usual": self.usual}
             tensors = {k: torch.from_numpy(v) for k, v in reference.items()}
             (new / "validation.safetensors").write_bytes(save(tensors))
             (new / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            if self.net.positions is not None:
-                write_backbone(new, self.net.positions.features.backbone, self.config.model.carry_backbone)
+            if self.score_model.positions is not None:
+                write_backbone(new, self.score_model.positions.features.backbone, self.config.model.carry_backbone)
             write_json(new / "layout.json", self.layout.to_json())
             write_json(new / "scaler.json", self.scaler.to_json())
             write_json(new / "threshold.json", self.threshold.to_json())
@@ -200,7 +202,7 @@ class Detector:
         config = load_config(folder / "config.yaml")
         layout = Layout.from_json(read_json(folder / "layout.json"))
         scaler = Scaler.from_json(read_json(folder / "scaler.json"))
-        net = new_net(config, layout, scaler)
+        net = build_score_model(config, layout, scaler)
         frozen: dict[str, torch.Tensor] = {}
         if net.positions is not None:
             read_backbone(folder, net.positions.features.backbone, config.model)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
-from anomaly_vae.data.loaded import Whole
+from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.spill import release
@@ -86,7 +86,7 @@ class Finding:
 
 
 @dataclass
-class Watch:
+class DriftTest:
     """New values of one quantity, as they come: counts between the reference's values, never the values themselves."""
 
     reference: Reference
@@ -164,7 +164,7 @@ class Watch:
             np.bincount(places, minlength=len(self.upto)), self.upto)))  # fmt: skip
 
 
-def judge(watches: Sequence[Watch], level: float) -> list[Finding]:
+def judge(watches: Sequence[DriftTest], level: float) -> list[Finding]:
     """All tests, the worst first: those that drifted, then by stability index."""
     from scipy.stats import false_discovery_control
 
@@ -205,7 +205,7 @@ LIGHT = ("brightness", "contrast", "sharpness")  # of a picture, each 0-1
 VALUES, REST = "reference.safetensors", "reference.json"
 
 
-class Readings:
+class MonitoredValues:
     """Chunks as quantities (N, Q); a sensor that is read as differences is watched as differences too."""
 
     def __init__(self, layout: Layout, scaler: Scaler) -> None:
@@ -231,11 +231,11 @@ class Readings:
         return read
 
 
-def references(data: Whole, train: NDArray[np.intp], normal: Scores, scaler: Scaler) -> tuple[Reference, ...]:
+def references(data: LoadedData, train: NDArray[np.intp], normal: Scores, scaler: Scaler) -> tuple[Reference, ...]:
     """The quantities of the training rows, in order, and of the scores of held-out normals."""
     layout = data.layout
-    readings, ordered = Readings(layout, scaler), layout.kind == "series"
-    read = data.room.empty((len(train), len(readings.names)), np.float64, "F")
+    readings, ordered = MonitoredValues(layout, scaler), layout.kind == "series"
+    read = data.store.empty((len(train), len(readings.names)), np.float64, "F")
     for here, chunk in data.pieces(train):
         read[here] = readings.of(chunk)
         release(read)

@@ -1,7 +1,6 @@
 """From a source to a trained network and the scores of what was held out: the steps of a fit, top to bottom.
 
-Every row is read once, and lives from then on in the room (`data.room`): in memory, or, where `data.memory` is too
-little, in files that are mapped. The same steps go over either piece by piece, and end in the same bits.
+Rows are read once; arrays above `data.memory` bytes are memory-mapped (`data.spill`), with bit-identical results.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.datasets import Samples, samples
-from anomaly_vae.data.images.masks import Originals
-from anomaly_vae.data.loaded import Whole, read_whole
+from anomaly_vae.data.datasets import RowDataset, make_dataset
+from anomaly_vae.data.images.masks import ImageFiles
+from anomaly_vae.data.loaded import LoadedData, load_data
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
-from anomaly_vae.data.spill import Room, release
+from anomaly_vae.data.spill import ArrayStore, release
 from anomaly_vae.data.split import Split, split
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
-from anomaly_vae.scoring.score_model import ScoreNet, new_net
+from anomaly_vae.scoring.score_model import ScoreModel, build_score_model
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
@@ -39,7 +38,7 @@ from anomaly_vae.training.objective import active_units
 class Fit:
     """What fitting saw, for the report: the data and its split, the training, and the scores of held-out rows."""
 
-    data: Whole
+    data: LoadedData
     split: Split
     history: History
     scores: Scores  # of valid and test, of a series of all steps; their ids are row numbers
@@ -83,9 +82,9 @@ class Learned:
     config: Config
     layout: Layout
     scaler: Scaler
-    net: ScoreNet
+    score_model: ScoreModel
     fit: Fit
-    originals: Originals | None
+    image_files: ImageFiles | None
 
 
 def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path | None) -> Learned:
@@ -93,24 +92,24 @@ def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path
     config = config.resolve(source.kind)
     config = config.model_copy(update={"model": backbone.adapted(pretrained.adapted(config.model))})
     frozen = backbone.open_weights(config.model) if config.model.kind == "features" else None
-    room = Room(config.data.memory, cache_folder(config))
-    source.settle(room)
+    store = ArrayStore(config.data.memory, cache_folder(config))
+    source.preload(store)
     parts = split(source, config)
-    originals = source.originals()
-    if originals is not None and parts.anomalous is not None:
-        originals.require(parts.anomalous)
+    image_files = source.image_files()
+    if image_files is not None and parts.anomalous is not None:
+        image_files.require(parts.anomalous)
     config = config.with_window(len(parts.train))
     device, window = pick_device(config.device), config.data.window
     layout = source.learn(parts.train)
-    data = read_whole(source, layout, room)
+    data = load_data(source, layout, store)
     scaler = _scaler(data, parts.train)
     normals = parts.valid if parts.anomalous is None else parts.valid[~parts.anomalous[parts.valid]]
 
-    training = samples(data, parts.train, scaler, layout, device, window, room)
-    held = samples(data, normals, scaler, layout, device, window, room)
+    training = make_dataset(data, parts.train, scaler, layout, device, window, store)
+    held = make_dataset(data, normals, scaler, layout, device, window, store)
     _require_samples(training, held, source, config)
     config = _with_supported(config, layout, scaler, len(training), len(held))
-    net = new_net(config, layout, scaler)
+    net = build_score_model(config, layout, scaler)
     if net.positions is not None and frozen is not None:
         net.positions.features.backbone.load(*frozen)
     net.to(device)
@@ -126,7 +125,7 @@ def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path
     kl, active = _latent_use(net.model, judged)
     notes = (*source.notes, *_notes(config, history, active, layout))
     fit = Fit(data, parts, history, scores, kl, active, notes)
-    return Learned(config, layout, scaler, net, fit, originals)
+    return Learned(config, layout, scaler, net, fit, image_files)
 
 
 def cache_folder(config: Config) -> Path | None:
@@ -140,7 +139,7 @@ def feature_cache(config: Config) -> Path | None:
     return None if folder is None else folder / "features"
 
 
-def _scaler(data: Whole, train: NDArray[np.intp]) -> Scaler:
+def _scaler(data: LoadedData, train: NDArray[np.intp]) -> Scaler:
     condition = None if data.condition is None else data.condition[train]
     return Scaler.of(data.columns(train) if data.layout.columns else (), data.layout, condition)
 
@@ -148,7 +147,7 @@ def _scaler(data: Whole, train: NDArray[np.intp]) -> Scaler:
 def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, held: int) -> Config:
     """The configuration with no more reference rows and mixture components than there is data for."""
     if config.model.kind == "features":
-        each = new_net(config, layout, scaler).each
+        each = build_score_model(config, layout, scaler).each
         rows, held = rows * each, 0
     if config.model.kind != "features" and not any(column.categories is None for column in layout.columns):
         neighbours = 0  # no numbers to measure distances in
@@ -156,12 +155,12 @@ def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, h
         neighbours = min(config.scoring.neighbours or 0, rows + held)
     changes = {"neighbours": neighbours}
     if config.scoring.prior == "mixture":
-        model = new_net(config, layout, scaler).model
+        model = build_score_model(config, layout, scaler).model
         changes["components"] = MixturePrior.supported(config.scoring.components, rows, model.latent)
     return config.model_copy(update={"scoring": config.scoring.model_copy(update=changes)})
 
 
-def _require_samples(training: Samples, held: Samples, source: Source, config: Config) -> None:
+def _require_samples(training: RowDataset, held: RowDataset, source: Source, config: Config) -> None:
     for name, part in (("training", training), ("validation", held)):
         if len(part) < 2:
             raise DataError(
@@ -170,16 +169,16 @@ def _require_samples(training: Samples, held: Samples, source: Source, config: C
             )
 
 
-def _fit_level(scorer: Scorer, data: Whole, normal: NDArray[np.intp]) -> None:
+def _fit_level(scorer: Scorer, data: LoadedData, normal: NDArray[np.intp]) -> None:
     """Fits the level part, where there is one, to the residuals of a series, machine after machine with a break between
     them; the rows in `normal` are known as such."""
-    if scorer.net.level is None:
+    if scorer.score_model.level is None:
         return
     everything = np.arange(len(data))
     order = everything if data.groups is None else np.argsort(data.groups, kind="stable")
     place = np.empty_like(everything)
     place[order] = everything
-    residuals = data.room.empty((len(data), len(scorer.scaler.column)), np.float64)
+    residuals = data.store.empty((len(data), len(scorer.scaler.column)), np.float64)
     first = 0
     for piece in scorer.residuals(chunk for _, chunk in data.pieces(everything)):
         residuals[place[first : first + len(piece)]] = piece
@@ -191,16 +190,16 @@ def _fit_level(scorer: Scorer, data: Whole, normal: NDArray[np.intp]) -> None:
     if data.groups is not None:
         machines = data.groups[order]
         usable &= ~np.r_[True, machines[1:] != machines[:-1]]
-    scorer.net.level.fit(residuals, usable)
+    scorer.score_model.level.fit(residuals, usable)
 
 
-def _scores(scorer: Scorer, data: Whole, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
-    """The scores of valid and test, of a series of every step. own: see `ScoreNet.fit`, of the rows in `normals`."""
+def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
+    """The scores of valid and test, of a series of every step. own: see `ScoreModel.fit`, of the rows in `normals`."""
     if data.layout.kind == "series":
         rows = np.arange(len(data))
-        return gathered(scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True), rows, data.room)
+        return gathered(scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True), rows, data.store)
     rows, mine = np.sort(np.r_[parts.valid, parts.test]), None
-    if scorer.net.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
+    if scorer.score_model.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
         mine = torch.full((len(data),), -1)
         mine[torch.from_numpy(normals)] = own
         mine = mine[torch.from_numpy(rows)]
@@ -208,11 +207,11 @@ def _scores(scorer: Scorer, data: Whole, parts: Split, normals: NDArray[np.intp]
         scorer.samples(chunk, True, here.start, None if mine is None else mine[here])
         for here, chunk in data.pieces(rows)
     )
-    return gathered(scored, rows, data.room)
+    return gathered(scored, rows, data.store)
 
 
 @torch.no_grad()
-def _latent_use(model: VAE, held: Samples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _latent_use(model: VAE, held: RowDataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(G,) mean KL of each latent group in nats and (D,) active units, over the held-out normals that training was
     judged by."""
     kls, mus = [], []

@@ -39,7 +39,7 @@ Maps = Callable[[nn.Module, Tensor, tuple[str, ...]], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Place:
+class Grid:
     """Where the cells of a feature map lie: cell i is centred at pixel stride * i + centre."""
 
     channels: int
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         return self._maps(self.net, x, self.layers)
 
     @torch.no_grad()
-    def places(self, height: int, width: int) -> list[Place]:
+    def places(self, height: int, width: int) -> list[Grid]:
         """Of each layer, for pictures of height x width pixels; found out by looking at one.
 
         Only layers with a stride move centres: those of a convolution padded alike on both sides stay put.
@@ -115,7 +115,7 @@ class Backbone(nn.Module):
                     " pixels, which is no map; an earlier layer, or a larger data.size, would work"
                 )
             centre = sum(by for side, by in moves.items() if side > x.shape[3])
-            found.append(Place(x.shape[1], x.shape[2], x.shape[3], round(width / x.shape[3]), centre))
+            found.append(Grid(x.shape[1], x.shape[2], x.shape[3], round(width / x.shape[3]), centre))
         return found
 
     def load(self, weights: Mapping[str, Tensor], where: str) -> None:

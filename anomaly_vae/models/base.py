@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.core.distributed import mean
-from anomaly_vae.models.inputs import Rows
+from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.models.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood, observed_nll
 
 LOG_SIGMA = 80.0  # clamp of a decoded scale: exp() stays finite
@@ -61,7 +61,7 @@ class VAE(nn.Module, ABC):
     given: int = 0
     told: int = 0
     members: int = 1  # independent VAEs inside; with several, D counts all of them and p(x|z) has a leading axis
-    rows: Rows | None  # how the rows of a table are read; None: the model reads something else
+    rows: RowInputs | None  # how the rows of a table are read; None: the model reads something else
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.models.base import Head
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
-from anomaly_vae.models.inputs import Rows
+from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.models.likelihoods import Categorical, Columns, Likelihood
 
 
@@ -39,7 +39,7 @@ class DenseVAE(GaussianVAE):
         # as many as half of the columns' elements, unless the user says otherwise
         latent = config.latent or max(2, min(16, round(elements / 2)))
         self.latent = self.groups = latent * self.members
-        self.rows = rows = Rows(categories)
+        self.rows = rows = RowInputs(categories)
         numbers, classes = len(rows.numbers), rows.classes
         self.head = Head(config, (numbers,) if classes else shape)
         self.elements = elements

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_vae.models.backbone import Backbone, Place
+from anomaly_vae.models.backbone import Backbone, Grid
 
 STRIDE = 8  # pixels between cells of the grid, or the finest layer's stride where that is coarser
 DIGEST = 16  # bytes, of what follows them in a file of the cache
@@ -55,7 +55,7 @@ class FeatureMaps(nn.Module):
         return hashlib.blake2b(text.encode(), digest_size=DIGEST).hexdigest()
 
 
-def _sampling(place: Place, grid: Place) -> tuple[Tensor, Tensor]:
+def _sampling(place: Grid, grid: Grid) -> tuple[Tensor, Tensor]:
     """(h_grid, h) and (w_grid, w): linear interpolation from the centres of one layer to those of the grid."""
     return (
         interpolation(grid.height, grid.stride, grid.centre, place.height, place.stride, place.centre),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Rows(nn.Module):
+class RowInputs(nn.Module):
     """Which elements of a row are numbers and which are categories.
 
     categories: for each element the number of its classes, 0 for a number.

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.data.images.masks import Originals
+from anomaly_vae.data.images.masks import ImageFiles
 from anomaly_vae.detector.anomaly_maps import resized
 from anomaly_vae.detector.dataframe import score_columns
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit
-from anomaly_vae.reporting.report import Picture, Rows
+from anomaly_vae.reporting.report import Figure, Table
 from anomaly_vae.reporting.summary import Summary
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores
@@ -26,10 +26,10 @@ ROWS, EXPLAINED = 100, 3  # of a table, and columns named for each
 Drawn = tuple[str, str, str, Any]  # name, title, alt, matplotlib Figure
 
 
-class Shown:
+class TestRows:
     """The test rows of a fit and what is known of them. wrong: (N,) anomalous, all False where nothing is labelled."""
 
-    def __init__(self, detector: Detector, originals: Originals | None = None) -> None:
+    def __init__(self, detector: Detector, image_files: ImageFiles | None = None) -> None:
         assert detector.fitted
         self.detector: Detector = detector
         self.fitted: Fit = detector.fitted
@@ -39,7 +39,7 @@ class Shown:
         self.wrong = np.zeros(len(self.scores), bool) if anomalous is None else anomalous
         self.total = self.scores.total
         self.alarm = self.total >= detector.threshold.value
-        self.originals = originals
+        self.image_files = image_files
         self.names = [column.name for column in detector.layout.columns]
 
     def at(self, rows: NDArray[np.intp]) -> Scores:
@@ -65,16 +65,16 @@ class Shown:
         return order[~self.alarm[order] & self.wrong[order]]
 
 
-def pictures(detector: Detector, summary: Summary, originals: Originals | None) -> list[Picture]:
+def pictures(detector: Detector, summary: Summary, image_files: ImageFiles | None) -> list[Figure]:
     """Every figure of a fit. originals: of pictures from files, for their masks."""
     from anomaly_vae.reporting import plots
 
-    shown = Shown(detector, originals)
+    shown = TestRows(detector, image_files)
     drawn = chain(_quality(shown, summary), _of_kind(shown), _latents(shown))  # one at a time, for their memory
-    return [Picture(name, title, alt, plots.png(figure)) for name, title, alt, figure in drawn]
+    return [Figure(name, title, alt, plots.png(figure)) for name, title, alt, figure in drawn]
 
 
-def _quality(shown: Shown, summary: Summary) -> Iterator[Drawn]:
+def _quality(shown: TestRows, summary: Summary) -> Iterator[Drawn]:
     """How well the scores tell anomalies from normals, and whether they can be trusted."""
     from anomaly_vae.reporting import plots
 
@@ -99,7 +99,7 @@ def _quality(shown: Shown, summary: Summary) -> Iterator[Drawn]:
         yield "calibration", "Whether p-values keep their promise on normals", alt, figure
 
 
-def _latents(shown: Shown) -> Iterator[Drawn]:
+def _latents(shown: TestRows) -> Iterator[Drawn]:
     """How training went and what the latent dimensions carry."""
     from anomaly_vae.reporting import plots
 
@@ -113,7 +113,7 @@ def _latents(shown: Shown) -> Iterator[Drawn]:
     yield "kl_by_epoch", "KL of each latent dimension over epochs", "Heat map of KL by epoch and dimension.", figure
 
 
-def _of_kind(shown: Shown) -> Iterator[Drawn]:
+def _of_kind(shown: TestRows) -> Iterator[Drawn]:
     """What only a series, a table or pictures have."""
 
     kind = shown.detector.layout.kind
@@ -126,7 +126,7 @@ def _of_kind(shown: Shown) -> Iterator[Drawn]:
         normal = order[~shown.wrong[order]]
         rows = np.r_[order[: PICTURES // 2], normal[len(normal) // 2 :][: PICTURES - PICTURES // 2]]
         title = "The most anomalous pictures beside typical normal ones"
-        what = "reconstructions and maps" if shown.detector.net.positions is None else "maps"
+        what = "reconstructions and maps" if shown.detector.score_model.positions is None else "maps"
         yield "reconstructions", title, f"Originals, {what} of excess nats.", _rebuilt(shown, rows)
         for name, title, rows in (
             ("false_alarms", "The worst false alarms", shown.false_alarms()),
@@ -137,7 +137,7 @@ def _of_kind(shown: Shown) -> Iterator[Drawn]:
                 yield name, f"{title} ({len(rows)} in all)", alt, _rebuilt(shown, rows[:PICTURES])
 
 
-def _series(shown: Shown) -> Drawn:
+def _series(shown: TestRows) -> Drawn:
     from anomaly_vae.reporting import plots
 
     rows = shown.rows[-STEPS:]
@@ -148,7 +148,7 @@ def _series(shown: Shown) -> Drawn:
     return "series", "Sensors and score over the test's time steps", "Sensors above, score and threshold below.", figure
 
 
-def _columns(shown: Shown) -> Drawn:
+def _columns(shown: TestRows) -> Drawn:
     """The columns behind the most anomalous tenth of the test rows."""
     from anomaly_vae.reporting import plots
 
@@ -163,19 +163,19 @@ def _columns(shown: Shown) -> Drawn:
     return "columns", "Columns behind the most anomalous tenth", alt, figure
 
 
-def _rebuilt(shown: Shown, rows: NDArray[np.intp]) -> Any:
+def _rebuilt(shown: TestRows, rows: NDArray[np.intp]) -> Any:
     """A Figure of some test pictures with their reconstructions, where the model reads pictures, and maps, and the
     outlines of their masks."""
     from anomaly_vae.reporting import plots
 
-    detector, scores, originals = shown.detector, shown.at(rows), shown.originals
+    detector, scores, image_files = shown.detector, shown.at(rows), shown.image_files
     chosen = shown.fitted.data.take(shown.rows[rows])
     rebuilt = None
-    if detector.net.positions is None:
-        rebuilt = Scorer(detector.net, detector.scaler, detector.layout, None).reconstruct(chosen).clip(0, 1)
+    if detector.score_model.positions is None:
+        rebuilt = Scorer(detector.score_model, detector.scaler, detector.layout, None).reconstruct(chosen).clip(0, 1)
     maps, masks = detector.maps(scores), None
-    if originals is not None and originals.masked:
-        own = (originals.mask(int(row)).astype(np.float32) for row in shown.rows[rows])
+    if image_files is not None and image_files.masked:
+        own = (image_files.mask(int(row)).astype(np.float32) for row in shown.rows[rows])
         masks = np.stack([resized(mask, maps.shape[1:]) > 0.5 for mask in own])
     names = ["/".join(str(id_).split("/")[-2:])[-20:] for id_ in scores.ids]
     titles = [
@@ -187,9 +187,9 @@ def _rebuilt(shown: Shown, rows: NDArray[np.intp]) -> Any:
     return plots.reconstructions(originals_read, rebuilt, maps, titles, detector.pixels.value, masks)
 
 
-def tables(detector: Detector) -> list[Rows]:
+def tables(detector: Detector) -> list[Table]:
     """The most anomalous test rows and, where there are labels, the mistakes, with what made them so."""
-    shown = Shown(detector)
+    shown = TestRows(detector)
     top = shown.worst_first()[:ROWS]
     noun = (
         "at: the picture's hottest pixel, row and column"
@@ -197,7 +197,7 @@ def tables(detector: Detector) -> list[Rows]:
         else "made_by: the columns that contribute most, with their shares"
     )
     found = [
-        Rows(
+        Table(
             "most_anomalous",
             "The most anomalous test rows",
             f"The highest scores, in nats; {noun}.",
@@ -207,11 +207,11 @@ def tables(detector: Detector) -> list[Rows]:
     false, missed = shown.false_alarms()[: ROWS // 2], shown.misses()[: ROWS // 2]
     if len(false) or len(missed):
         text = "False alarms, the highest first, then missed anomalies, the lowest first."
-        found.append(Rows("mistakes", "Mistakes", text, *_cells(shown, np.r_[false, missed])))
+        found.append(Table("mistakes", "Mistakes", text, *_cells(shown, np.r_[false, missed])))
     return found
 
 
-def _cells(shown: Shown, rows: NDArray[np.intp]) -> tuple[list[str], list[list[Any]]]:
+def _cells(shown: TestRows, rows: NDArray[np.intp]) -> tuple[list[str], list[list[Any]]]:
     """Heads and cells of some test rows."""
     scores = shown.at(rows)
     columns = score_columns(scores, shown.detector, shown.alarm[rows], [], 0)
@@ -222,7 +222,7 @@ def _cells(shown: Shown, rows: NDArray[np.intp]) -> tuple[list[str], list[list[A
     return list(plain), [list(cells) for cells in zip(*plain.values(), strict=True)]
 
 
-def _causes(shown: Shown, scores: Scores) -> dict[str, Any]:
+def _causes(shown: TestRows, scores: Scores) -> dict[str, Any]:
     order, shares = shown.detector.contributions(scores, EXPLAINED)
     made_by = [
         ", ".join(f"{shown.names[column]} {share:.0%}" for column, share in zip(columns, row, strict=True))
@@ -231,7 +231,7 @@ def _causes(shown: Shown, scores: Scores) -> dict[str, Any]:
     return {"made_by": made_by}
 
 
-def _places(shown: Shown, scores: Scores) -> dict[str, Any]:
+def _places(shown: TestRows, scores: Scores) -> dict[str, Any]:
     maps = shown.detector.maps(scores)
     peaks = [np.unravel_index(int(heat.argmax()), heat.shape) for heat in maps]
     return {"at": [f"{row}, {column}" for row, column in peaks]}

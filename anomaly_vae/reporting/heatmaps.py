@@ -37,7 +37,7 @@ class HeatMaps:
     def __init__(self, folder: Path, detector: Detector, source: Source, everything: bool, values: bool) -> None:
         """everything: draw all pictures, not only those in alarm. values: also write each map as a .npy file."""
         self.folder, self.detector, self.everything, self.values = folder, detector, everything, values
-        self.originals = source.originals()
+        self.image_files = source.image_files()
         self.chunks: deque[Chunk] = deque()
         self.drawn = 0  # pictures of the source that have passed
 
@@ -63,10 +63,10 @@ class HeatMaps:
 
     def _original(self, chunk: Chunk, row: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
         """The picture (H, W, C) of a row of a chunk at its own size, and its mask (H, W) if the data has masks."""
-        if self.originals is None:
+        if self.image_files is None:
             return np.moveaxis(chunk.values[row], 0, 2), None
-        mask = self.originals.mask(self.drawn + row) if self.originals.masked else None
-        return self.originals.picture(self.drawn + row, self.detector.layout.pixel_max), mask
+        mask = self.image_files.mask(self.drawn + row) if self.image_files.masked else None
+        return self.image_files.picture(self.drawn + row, self.detector.layout.pixel_max), mask
 
     def _place(self, name: str) -> Path:
         """A free file in the folder, named like the picture: an id with `..` in it stays inside too."""

@@ -19,7 +19,7 @@ NOTE_SETTINGS = 12  # changed settings told in a note; the parameters of the run
 
 
 @dataclass(frozen=True)
-class Picture:
+class Figure:
     """A figure of a run. name: of its file. alt: what it shows, for whoever cannot see it."""
 
     name: str
@@ -29,7 +29,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Table:
     """A table of a run: rows of cells under their heads. name: of its file."""
 
     name: str
@@ -68,7 +68,7 @@ def _md_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def to_html(summary: Summary, title: str, pictures: Sequence[Picture], tables: Sequence[Rows], foot: str) -> str:
+def to_html(summary: Summary, title: str, pictures: Sequence[Figure], tables: Sequence[Table], foot: str) -> str:
     """The whole story as one HTML page. title: name of the run. foot: where it comes from."""
     worries = "".join(f"<li>{escape(worry)}</li>" for worry in summary.worries)
     changed = [(key, str(value)) for key, value in summary.changed.items()]
@@ -122,7 +122,7 @@ def _cell(value: Any) -> str:
     return f"<td>{escape(str(value))}</td>"
 
 
-def _figure(picture: Picture) -> str:
+def _figure(picture: Figure) -> str:
     data = base64.b64encode(picture.png).decode()
     width = int.from_bytes(picture.png[16:20], "big")  # pixels: the first field of a PNG file
     image = f'<img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'

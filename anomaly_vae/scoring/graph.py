@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.scoring.parts.sensor_level import LEVEL, SMOOTH, TEMPER
-from anomaly_vae.scoring.score_model import ScoreNet
+from anomaly_vae.scoring.score_model import ScoreModel
 
 BIG = float(torch.finfo(torch.float32).max)  # of a part beyond float32's range
 
@@ -58,7 +58,7 @@ class Scaled(nn.Module):
 class RowGraph(nn.Module):
     """Rows (B, F) float64, or pictures (B, C, H, W) uint8, to score and parts, each (B,) float64 nats."""
 
-    def __init__(self, net: ScoreNet, scaler: Scaler) -> None:
+    def __init__(self, net: ScoreModel, scaler: Scaler) -> None:
         super().__init__()
         self.net = net
         self.names = net.part_names
@@ -77,7 +77,7 @@ class SeriesGraph(nn.Module):
     residual is the mean over the windows that cover it, and the KL of a window is shared by its steps.
     """
 
-    def __init__(self, net: ScoreNet, scaler: Scaler, window: int) -> None:
+    def __init__(self, net: ScoreModel, scaler: Scaler, window: int) -> None:
         super().__init__()
         self.net, self.scaled, self.window, self.stride = net, Scaled(scaler), window, max(1, window // 8)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.base import VAE, with_data
 from anomaly_vae.models.likelihoods import binarised
 
@@ -53,7 +53,7 @@ class Bound:
 
 @torch.inference_mode()
 def weigh(
-    model: VAE, samples: Samples, index: Tensor, drawn: Drawn, draws: int, seed: int
+    model: VAE, samples: RowDataset, index: Tensor, drawn: Drawn, draws: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(-log 1/K sum_k w_k, -1/K sum_k log w_k), each (B,) nats, of the samples at `index`, batch after batch, with
     K = `draws` and w_k = p(x|z_k) p(z_k) / q(z_k|x) (Burda 2016).

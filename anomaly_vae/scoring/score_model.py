@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from anomaly_vae.core.config import Config, ScoringConfig
 from anomaly_vae.core.errors import ConfigError
-from anomaly_vae.data.datasets import Samples, tiling_of
+from anomaly_vae.data.datasets import RowDataset, tiling_of
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout
 from anomaly_vae.data.tiles import Tiling
 from anomaly_vae.models import backbone, registry
 from anomaly_vae.models.base import VAE, Output, elements
 from anomaly_vae.models.feature_maps import FeatureMaps
-from anomaly_vae.scoring.parts.knn_density import Neighbours
+from anomaly_vae.scoring.parts.knn_density import KNNDensity
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
-from anomaly_vae.scoring.parts.patch_score import Positions
+from anomaly_vae.scoring.parts.patch_score import PatchScore
 from anomaly_vae.scoring.parts.residual_energy import ResidualEnergy
-from anomaly_vae.scoring.parts.sensor_level import Level
+from anomaly_vae.scoring.parts.sensor_level import SensorLevel
 
 PICTURE_KINDS = ("pixels", "images")
 FITTED_ON = 20_000  # training samples at most that are looked at for what is fitted after training
 
 
-class ScoreNet(nn.Module):
+class ScoreModel(nn.Module):
     """The parts of the score for a batch of samples.
 
     recon: the training likelihood's nats (`likelihood`), or those of a likelihood calibrated after training: of the
@@ -46,9 +46,9 @@ class ScoreNet(nn.Module):
         """shape: of a sample, a tile of it where there is a tiling; features: of such samples, which are pictures."""
         super().__init__()
         self.model, self.recon, self.tiling = model, config.recon, tiling
-        self.neighbours: Neighbours | None = None
+        self.neighbours: KNNDensity | None = None
         self.prior: MixturePrior | None = None
-        self.positions = None if features is None else Positions(features, config, model.latent)
+        self.positions = None if features is None else PatchScore(features, config, model.latent)
         if self.positions is not None:
             self.energy = self.level = None
             return
@@ -57,7 +57,7 @@ class ScoreNet(nn.Module):
                 "scoring.recon=covariance is of model.kind=features; likelihood, or energy of pictures, would work"
             )
         self.energy = ResidualEnergy(shape) if self.recon == "energy" else None
-        self.level = Level(shape[0]) if self.recon == "level" else None
+        self.level = SensorLevel(shape[0]) if self.recon == "level" else None
         if config.prior == "mixture":
             if not model.diagonal:
                 raise ConfigError(
@@ -66,7 +66,7 @@ class ScoreNet(nn.Module):
                 )
             self.prior = MixturePrior(config.components, model.latent)
         if config.neighbours:
-            self.neighbours = Neighbours(model, config.neighbours)
+            self.neighbours = KNNDensity(model, config.neighbours)
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -80,14 +80,16 @@ class ScoreNet(nn.Module):
         """Samples of the model that one picture gives: the positions of its feature maps, else one."""
         return 1 if self.positions is None else self.positions.features.cells
 
-    def prepare(self, train: Samples, held: Samples, cache: Path | None, seed: int) -> tuple[Samples, Samples]:
+    def prepare(
+        self, train: RowDataset, held: RowDataset, cache: Path | None, seed: int
+    ) -> tuple[RowDataset, RowDataset]:
         """What the model trains on and is stopped by: the samples, or positions of their feature maps.
 
         cache: folder that feature maps are kept in, None for nowhere.
         """
         return (train, held) if self.positions is None else self.positions.prepare(train, held, cache, seed)
 
-    def fit(self, train: Samples, held: Samples, seed: int) -> Tensor:
+    def fit(self, train: RowDataset, held: RowDataset, seed: int) -> Tensor:
         """Fits what comes after training, to what `prepare` gave and to the held-out samples as they were; `level` is
         fitted where windows are folded.
 
@@ -152,11 +154,11 @@ class ScoreNet(nn.Module):
         return nats, parts
 
     @torch.inference_mode()
-    def _outputs(self, samples: Samples, generator: torch.Generator) -> list[tuple[Tensor, Output]]:
+    def _outputs(self, samples: RowDataset, generator: torch.Generator) -> list[tuple[Tensor, Output]]:
         return [(x, self.model(x)) for x in _some(samples, generator).split(512)]
 
 
-def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
+def build_score_model(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:
     """The untrained network of a resolved configuration, its weights drawn from the configuration's seed alone."""
     if config.model.kind == "features":
         return _feature_net(config, layout)
@@ -169,11 +171,11 @@ def new_net(config: Config, layout: Layout, scaler: Scaler) -> ScoreNet:
         torch.manual_seed(config.seed)
         read = (shape[0] + scaler.given, *shape[1:])
         model = registry.build(config.model, read, categories if any(categories) else (), scaler.given)
-    return ScoreNet(model, config.scoring, shape, tiling_of(layout))
+    return ScoreModel(model, config.scoring, shape, tiling_of(layout))
 
 
-def _feature_net(config: Config, layout: Layout) -> ScoreNet:
-    """`new_net` of a model that reads a backbone's maps of pictures."""
+def _feature_net(config: Config, layout: Layout) -> ScoreModel:
+    """`build_score_model` of a model that reads a backbone's maps of pictures."""
     if layout.kind not in PICTURE_KINDS:
         raise ConfigError(
             f"model.kind=features reads pictures, and this is a {layout.kind}; model.kind=None, the default, would work"
@@ -183,10 +185,10 @@ def _feature_net(config: Config, layout: Layout) -> ScoreNet:
         torch.manual_seed(config.seed)
         features = FeatureMaps(backbone.Backbone(config.model.backbone, config.model.layers), *layout.sample[1:])
         model = registry.build(config.model, (features.channels,))
-    return ScoreNet(model, config.scoring, layout.sample, tiling_of(layout), features)
+    return ScoreModel(model, config.scoring, layout.sample, tiling_of(layout), features)
 
 
-def _some(samples: Samples, generator: torch.Generator) -> Tensor:
+def _some(samples: RowDataset, generator: torch.Generator) -> Tensor:
     """All samples, or so many drawn at random, in order."""
     rows = torch.randperm(len(samples), generator=generator)[:FITTED_ON].sort().values
     return samples.take(rows if samples.pinned else rows.to(samples.device))

@@ -16,17 +16,19 @@ from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks
 from anomaly_vae.scoring.parts.sensor_level import LevelStream
-from anomaly_vae.scoring.score_model import ScoreNet
+from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.scoring.scores import DECIMALS, Scores
-from anomaly_vae.scoring.windows import Arrays, Folder, Residuals, Stage
+from anomaly_vae.scoring.windows import Arrays, Residuals, Stage, WindowFolder
 
 
 class Scorer:
     """A ScoreNet with what it needs to read raw values."""
 
-    def __init__(self, net: ScoreNet, scaler: Scaler, layout: Layout, window: int | None, path: str = "memory") -> None:
+    def __init__(
+        self, net: ScoreModel, scaler: Scaler, layout: Layout, window: int | None, path: str = "memory"
+    ) -> None:
         """path: of what is scored, for messages."""
-        self.net, self.scaler, self.layout, self.window, self.path = net.eval(), scaler, layout, window, path
+        self.score_model, self.scaler, self.layout, self.window, self.path = net.eval(), scaler, layout, window, path
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -67,8 +69,8 @@ class Scorer:
         read: scaled samples (B, *shape) of some of the rows; called for a block at a time, whose numbers then stay in
         the cache of the core that goes on with them.
         """
-        device = next(self.net.parameters()).device
-        sizes = block_sizes(self.net, self._shape, device)
+        device = next(self.score_model.parameters()).device
+        sizes = block_sizes(self.score_model, self._shape, device)
 
         @torch.inference_mode()
         def run(block: Block) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -81,7 +83,7 @@ class Scorer:
                 x = whole
                 if mine is not None:
                     mine = torch.cat([mine, mine.new_full((block.size - block.rows,), -1)]).roll(block.place)
-            found, parts = self.net(x.to(device), None if mine is None else mine.to(device))
+            found, parts = self.score_model(x.to(device), None if mine is None else mine.to(device))
             if keep and self.layout.kind == "images":  # a map needs no channels, and a third of the memory
                 found = found.sum(1, keepdim=True)
             return {name: part[here] for name, part in parts.items()}, found[here] if keep else None
@@ -99,7 +101,7 @@ class Scorer:
         return (arrays[0] for _, arrays, _ in self._fold(chunks, Residuals) if arrays)
 
     def _steps(self, chunks: Iterable[Chunk], explain: bool) -> Iterator[Scores]:
-        level = self.net.level
+        level = self.score_model.level
 
         def stage() -> Stage:
             return Residuals() if level is None else LevelStream(*level.variances())
@@ -114,14 +116,14 @@ class Scorer:
     def _fold(
         self, chunks: Iterable[Chunk], stage: Callable[[], Stage]
     ) -> Iterator[tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]]:
-        """What `Folder.finished` gives, as chunks come and at their end."""
+        """What `WindowFolder.finished` gives, as chunks come and at their end."""
         assert self.window
         sensors = self.layout.shape[0]
 
         def prepare(raw: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float32]:
             return self.scaler.read(raw[:, :sensors], raw[:, sensors:], None if before is None else before[:sensors])
 
-        folder = Folder(self.window, prepare, stage, self.scaler.given)
+        folder = WindowFolder(self.window, prepare, stage, self.scaler.given)
         for chunk in chunks:
             condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
             folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups)
@@ -138,7 +140,7 @@ class Scorer:
                 " a detector fitted with a smaller data.window, would work"
             )
 
-    def _windows(self, folder: Folder) -> None:
+    def _windows(self, folder: WindowFolder) -> None:
         for number, windows in folder.windows(BLOCK):  # (B, C, T)
             parts, found = self._forward(windows.__getitem__, len(windows), True, number)
             assert found is not None
@@ -147,10 +149,10 @@ class Scorer:
     @torch.inference_mode()
     def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:
         """(N, C, H, W) the expected x of pictures, in 0-1, where the model reads pictures."""
-        device = next(self.net.parameters()).device
-        (size,) = block_sizes(self.net, self._shape, device)
+        device = next(self.score_model.parameters()).device
+        (size,) = block_sizes(self.score_model, self._shape, device)
         pieces = torch.from_numpy(self.scaler.read(chunk.values, chunk.condition)).split(size)
-        mean: NDArray[np.float32] = torch.cat([self.net.mean(x.to(device)).cpu() for x in pieces]).numpy()
+        mean: NDArray[np.float32] = torch.cat([self.score_model.mean(x.to(device)).cpu() for x in pieces]).numpy()
         return mean
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.spill import Room, release
+from anomaly_vae.data.spill import ArrayStore, release
 
 DECIMALS = 6  # scores are given to a millionth of a nat, so that a printed line adds up exactly
 
@@ -59,9 +59,9 @@ def join(pieces: Iterable[Scores]) -> Scores:
     return Scores(np.concatenate([p.ids for p in pieces]), parts, np.concatenate(found) if found else None)
 
 
-def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], room: Room) -> Scores:
+def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], store: ArrayStore) -> Scores:
     """One Scores of several, in their order, of the rows with these numbers (N,), which are its ids; its elements live
-    in the room."""
+    in the store."""
     parts: dict[str, list[NDArray[np.float64]]] = {}
     elements, first = None, 0
     for piece in pieces:
@@ -69,7 +69,7 @@ def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], room: Room) -> Sc
             parts.setdefault(name, []).append(part)
         if piece.elements is not None:
             if elements is None:
-                elements = room.empty((len(rows), *piece.elements.shape[1:]), np.float32)
+                elements = store.empty((len(rows), *piece.elements.shape[1:]), np.float32)
             elements[first : first + len(piece)] = piece.elements
             release(elements)
         first += len(piece)

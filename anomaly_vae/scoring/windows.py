@@ -48,7 +48,7 @@ class _Group:
         return self.first + len(self.values)
 
 
-class Folder:
+class WindowFolder:
     """Cuts windows of T steps, every T // 8 steps and one at the end of each group, and averages what covers a step.
 
     A step's residual is the mean over the windows that cover it; the KL of a window is shared evenly by its T steps,

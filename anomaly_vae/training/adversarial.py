@@ -21,7 +21,7 @@ WIDTH, STAGES = 32, 3  # channels of the first stage, and how many halve the sid
 FOLDER = "adversary"  # of its checkpoint, in that of the training
 
 
-class Adversary:
+class Discriminator:
     """A discriminator of pictures (B, C, H, W) with an optimiser of its own, under the hinge loss (Lim & Ye 2017)."""
 
     def __init__(self, channels: int, device: torch.device, lr: float, seed: int) -> None:

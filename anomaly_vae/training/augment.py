@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from anomaly_vae.core import distributed
 from anomaly_vae.core.config import Config
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.likelihoods import binarised
 
@@ -50,7 +50,7 @@ def moved(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def spread(train: Samples) -> float:
+def spread(train: RowDataset) -> float:
     """The standard deviation of an element about its mean, pooled over elements, from some training samples."""
     x = train.take(train.spaced(2048))
     x = x[:, : x.shape[1] - train.given]

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 
-class Counted(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """Counts, of products and convolutions within it, forwards and backwards: flops, their floating-point operations by
     torch's own formulas, and bytes, the sizes of what they read and write.
 

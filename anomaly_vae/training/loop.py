@@ -17,11 +17,11 @@ from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import autocast
 from anomaly_vae.core.errors import ConfigError, TrainingError
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.base import VAE, Output, with_data
 from anomaly_vae.models.likelihoods import binarised
 from anomaly_vae.training import checkpoint
-from anomaly_vae.training.adversarial import Adversary
+from anomaly_vae.training.adversarial import Discriminator
 from anomaly_vae.training.augment import corrupted, spread
 from anomaly_vae.training.objective import active_units, loss, perplexity, terms
 from anomaly_vae.training.schedules import beta_at, capacity_at, risen
@@ -56,7 +56,7 @@ class Schedule:
     spread: float = 1.0  # of the data, the unit of the noise
 
     @classmethod
-    def of(cls, train: Samples, batch_size: int, config: Config) -> Schedule:
+    def of(cls, train: RowDataset, batch_size: int, config: Config) -> Schedule:
         assert config.training.steps
         rows, one_pass = len(train), math.ceil(len(train) / batch_size)
         steps = config.training.steps
@@ -68,14 +68,14 @@ class Schedule:
         samples = rows if an_epoch == one_pass else an_epoch * batch_size
         return cls(math.ceil(steps / an_epoch), samples, spread(train) if config.training.noise else 1.0)
 
-    def order(self, train: Samples, generator: torch.Generator) -> Tensor:
+    def order(self, train: RowDataset, generator: torch.Generator) -> Tensor:
         """(samples,) which samples an epoch takes, as many shuffled passes as it needs."""
         passes = math.ceil(self.samples / len(train))
         return torch.cat([train.shuffled(generator) for _ in range(passes)])[: self.samples]
 
 
 def train(
-    model: VAE, train: Samples, valid: Samples, config: Config, watch: EpochCallback, folder: Path | None = None
+    model: VAE, train: RowDataset, valid: RowDataset, config: Config, watch: EpochCallback, folder: Path | None = None
 ) -> History:
     """Trains in place and leaves the weights of the epoch with the best held-out negative ELBO.
 
@@ -127,7 +127,7 @@ def train(
 
 
 @contextmanager
-def few_threads(model: VAE, train: Samples, batch_size: int) -> Iterator[None]:
+def few_threads(model: VAE, train: RowDataset, batch_size: int) -> Iterator[None]:
     """One thread on the CPU for steps too small to be shared: two are no faster there, and where something else runs
     they wait for each other most of the time."""
     threads = torch.get_num_threads()
@@ -140,13 +140,13 @@ def few_threads(model: VAE, train: Samples, batch_size: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def step_flops(model: VAE, train: Samples, batch_size: int) -> float:
+def step_flops(model: VAE, train: RowDataset, batch_size: int) -> float:
     """Floating-point operations of a training step: three times those of the way there, for gradients are taken of
     inputs and of weights."""
-    from anomaly_vae.training.flops import Counted
+    from anomaly_vae.training.flops import OperationCounter
 
     few = train.take(train.spaced(2))
-    with Counted() as counted:
+    with OperationCounter() as counted:
         model.eval()(few)
     return float(3 * counted.flops * batch_size / len(few))
 
@@ -161,8 +161,8 @@ def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:
 
 
 def one_epoch(
-    model: nn.Module, train: Samples, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
-    history: History, opponent: Adversary | None = None,
+    model: nn.Module, train: RowDataset, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
+    history: History, opponent: Discriminator | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """One epoch; the figures are means over it. Nothing waits for the device before its end."""
     model.train()
@@ -203,7 +203,7 @@ def one_epoch(
 
 def _step(
     model: nn.Module, x: Tensor, optimizer: torch.optim.AdamW, config: Config, progress: float, scale: float,
-    noise: torch.Generator, opponent: Adversary | None,
+    noise: torch.Generator, opponent: Discriminator | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimiser step; (found, means): found is 1 where the gradient was not finite and the step was skipped."""
     x, read = corrupted(x, distributed.inner(model), config, scale, noise)
@@ -228,7 +228,7 @@ def _step(
     return found, torch.stack([total.detach(), recon.detach(), kl.detach()])
 
 
-def _opponent(train: Samples, config: Config) -> Adversary | None:
+def _opponent(train: RowDataset, config: Config) -> Discriminator | None:
     """The discriminator of `objective.adversarial`; None for 0. Raises ConfigError for samples that are no pictures."""
     if not config.objective.adversarial:
         return None
@@ -236,7 +236,7 @@ def _opponent(train: Samples, config: Config) -> Adversary | None:
     if x.dim() != 4:
         raise ConfigError("objective.adversarial judges patches of pictures; 0 leaves the discriminator out")
     assert config.training.lr
-    return Adversary(x.shape[1] - train.given, train.device, config.training.lr / 4, _seed(config.seed, 0, 3))
+    return Discriminator(x.shape[1] - train.given, train.device, config.training.lr / 4, _seed(config.seed, 0, 3))
 
 
 def _pictures(x: Tensor, out: Output) -> Tensor:
@@ -246,7 +246,7 @@ def _pictures(x: Tensor, out: Output) -> Tensor:
 
 @torch.no_grad()
 def held_out(
-    model: VAE, valid: Samples, seed: int, batch_size: int, binarise: bool = False
+    model: VAE, valid: RowDataset, seed: int, batch_size: int, binarise: bool = False
 ) -> tuple[dict[str, float], list[float]]:
     """(figures, KL): valid_loss, the negative ELBO (beta 1, no free bits; one sample of z, always the same) in nats,
     and active units; the mean KL of each latent group (G,) in nats.
@@ -291,7 +291,7 @@ def _halve(batch_size: int, error: Exception) -> int:
     return batch_size // 2
 
 
-def _diagnosis(train: Samples, config: Config, epoch: int, skipped: int, steps: int) -> str:
+def _diagnosis(train: RowDataset, config: Config, epoch: int, skipped: int, steps: int) -> str:
     """Why gradients are not finite: the element with the largest scaled value, and the learning rate."""
     x = train.take(torch.arange(min(len(train), 4096), device="cpu" if train.pinned else train.device))
     extreme = torch.nan_to_num(x).abs().amax(0)

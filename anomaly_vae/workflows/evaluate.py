@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from anomaly_vae.core.callbacks import Progress
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.datasets import samples
+from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.data.split import is_anomalous
@@ -62,11 +62,11 @@ def bound(
     progress: Progress = lambda *_: None,
 ) -> Bound:
     """The same of an open source, without a record. config: of the detector, but for how the source was opened."""
-    if detector.net.positions is not None:
+    if detector.score_model.positions is not None:
         raise DataError(
             "this detector models features of pictures (model.kind=features), which have no density as pictures"
         )
-    layout, device = detector.layout, next(detector.net.parameters()).device
+    layout, device = detector.layout, next(detector.score_model.parameters()).device
     labels = source.labels()
     anomalous = np.zeros(source.count(), bool) if labels is None else is_anomalous(labels, config, source.path)
     chosen, rng = np.flatnonzero(~anomalous), np.random.default_rng(config.seed)
@@ -75,12 +75,12 @@ def bound(
     else:
         data = _picked(source, detector, np.sort(rng.permutation(chosen)[:rows]))
         chosen = np.arange(len(data))
-    held = samples(data, chosen, detector.scaler, layout, device, config.data.window)
+    held = make_dataset(data, chosen, detector.scaler, layout, device, config.data.window)
     if len(held) == 0:
         raise DataError(f"{source.path}: holds no normal {'window' if layout.kind == 'series' else 'row'} to weigh")
     index = torch.from_numpy(np.sort(rng.permutation(len(held))[:rows]))
     drawn, nll, elbo = _drawn(detector), [], []
-    for batch_nll, batch_elbo in weigh(detector.net.model, held, index, drawn, draws, config.seed):
+    for batch_nll, batch_elbo in weigh(detector.score_model.model, held, index, drawn, draws, config.seed):
         nll.append(batch_nll)
         elbo.append(batch_elbo)
         progress("weighing", sum(map(len, nll)), len(index))

@@ -56,7 +56,7 @@ def trace(detector: Detector) -> ExportedProgram:
             "a graph has one input, the values, and this detector reads a condition besides; `score`, Python and the"
             " served model take both"
         )
-    net = copy.deepcopy(detector.net).cpu().eval().requires_grad_(False)
+    net = copy.deepcopy(detector.score_model).cpu().eval().requires_grad_(False)
     layout, window = detector.layout, detector.config.data.window
     least = 1
     graph: torch.nn.Module
@@ -88,7 +88,7 @@ def about(detector: Detector) -> dict[str, str]:
         "window": str(detector.config.data.window or ""),
         "threshold": repr(detector.threshold.value),
         "policy": detector.threshold.policy,
-        "outputs": json.dumps(["score", *detector.net.part_names]),
+        "outputs": json.dumps(["score", *detector.score_model.part_names]),
     }
 
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 
 from anomaly_vae.core.errors import DataError, DetectorError
 from anomaly_vae.data.source import Chunk
-from anomaly_vae.data.tabular import Rows
+from anomaly_vae.data.tabular import TabularSource
 from anomaly_vae.detector.detector import Detector
-from anomaly_vae.detector.drift import Finding, Readings, Watch, judge
+from anomaly_vae.detector.drift import DriftTest, Finding, MonitoredValues, judge
 from anomaly_vae.detector.thresholds import alarm_interval
 from anomaly_vae.workflows.opening import reopen
 
@@ -60,7 +60,10 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
     if not detector.references:
         raise DetectorError("this detector has no reference of its training data; fit again to monitor it")
     source = reopen(path, detector, skip_broken=skip_broken)
-    readings, watches = Readings(detector.layout, detector.scaler), [Watch(each) for each in detector.references]
+    readings, watches = (
+        MonitoredValues(detector.layout, detector.scaler),
+        [DriftTest(each) for each in detector.references],
+    )
     columns = len(readings.names)
 
     def seen() -> Iterator[Chunk]:
@@ -79,7 +82,7 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
     low, high = _promise(detector, rows)
     check = Check(
         path, rows, alarms, detector.threshold.false_alarm_rate, low, high, tuple(judge(watches, LEVEL)),
-        _new(source, watches) if isinstance(source, Rows) else {},
+        _new(source, watches) if isinstance(source, TabularSource) else {},
         {watch.reference.name: lost for watch in watches if (lost := watch.lost())},
     )  # fmt: skip
     if run_id:
@@ -96,7 +99,7 @@ def _promise(detector: Detector, rows: int) -> tuple[float, float]:
     return alarm_interval(min(n, 1 + above // together), n, m, 1 - LEVEL)
 
 
-def _new(source: Rows, watches: list[Watch]) -> dict[str, list[str]]:
+def _new(source: TabularSource, watches: list[DriftTest]) -> dict[str, list[str]]:
     """The categories that training had not, of the columns where some came: the data is read once more for them."""
     wanted = {w.reference.name: w.reference.categories for w in watches if len(w.counts) and w.counts[-1]}
     return source.other_values(wanted, NAMED) if wanted else {}

@@ -41,7 +41,7 @@ def log_fit(run: Run, source: Source, detector: Detector, summary: Summary, titl
         {"data": source.path, "data_is": source.why, **({"notes": "\n".join(fitted.notes)} if fitted.notes else {})}
     )
     run.note(report.to_markdown(summary))
-    pictures, tables = figures.pictures(detector, summary, source.originals()), figures.tables(detector)
+    pictures, tables = figures.pictures(detector, summary, source.image_files()), figures.tables(detector)
     for picture in pictures:
         run.content(picture.png, f"figures/{picture.name}.png")
     for table in tables:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from anomaly_vae.core.callbacks import Progress, Say
-from anomaly_vae.core.engines import Engine, mapped
+from anomaly_vae.core.engines import Engine, map_items
 from anomaly_vae.core.errors import AnomalyVAEError, DataError, UsageError
 from anomaly_vae.core.files import make_folder, replacing
 from anomaly_vae.data.readers.base import plural, stem
@@ -84,7 +84,7 @@ def score_many(
     say(f"{plural(len(parts), 'file')}, {len(parts) - len(todo)} of them scored before")
     rows = alarms = 0
     failed: list[str] = []
-    for number, (part, done) in enumerate(mapped(engine, partial(_scorer, packed, device, options), todo)):
+    for number, (part, done) in enumerate(map_items(engine, partial(_scorer, packed, device, options), todo)):
         rows, alarms = rows + done.rows, alarms + done.alarms
         failed += [done.failed] if done.failed else []
         for note in done.notes:

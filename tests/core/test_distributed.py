@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from anomaly_vae.core import distributed
 from anomaly_vae.core.config import Config, load
 from anomaly_vae.core.errors import ConfigError
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.registry import MODELS, build
 from anomaly_vae.tracking import store
 from anomaly_vae.training import checkpoint, loop
@@ -46,8 +46,8 @@ def settings(kind: str, overrides: tuple[str, ...]) -> tuple[Config, tuple[int, 
     return load(overrides=[*small, f"model.kind={kind}", *overrides]).resolve(KINDS[axes]), SHAPES[axes]  # type: ignore[arg-type]
 
 
-def part(shape: tuple[int, ...], n: int) -> Samples:
-    return Samples(np.random.default_rng(n).random((n, *shape)).astype(np.float32), torch.device("cpu"))
+def part(shape: tuple[int, ...], n: int) -> RowDataset:
+    return RowDataset(np.random.default_rng(n).random((n, *shape)).astype(np.float32), torch.device("cpu"))
 
 
 Found = tuple[list[dict[str, float]], dict[str, Any]]  # figures of each epoch, weights

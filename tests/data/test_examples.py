@@ -13,7 +13,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from anomaly_vae.cli import main
 from anomaly_vae.cli.options import load_config
 from anomaly_vae.data.examples import LABELLED, SAMPLES, SENSORS, digits, series, table
-from anomaly_vae.data.source import Coded
+from anomaly_vae.data.source import CodedText
 from anomaly_vae.data.split import is_anomalous
 
 
@@ -74,6 +74,6 @@ def test_a_sample_is_said_with_the_fit_that_finds_its_anomalies(
     normal = (options["normal"],) if "normal" in options else ()
     config = load_config({"label": options["label"], "normal": normal})
     frame = pd.read_csv(file, dtype=str)
-    wrong = is_anomalous(Coded.of([frame[options["label"]].to_numpy(np.str_)]), config, str(file))
+    wrong = is_anomalous(CodedText.of([frame[options["label"]].to_numpy(np.str_)]), config, str(file))
     assert wrong.sum() == (series()["anomaly"].sum() if anomalies is None else anomalies)
     assert "next" not in CliRunner().invoke(main, ["-q", "sample-data", name, "-o", str(file)]).stderr

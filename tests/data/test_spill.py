@@ -18,14 +18,14 @@ import torch
 from anomaly_vae.core.config import load
 from anomaly_vae.core.errors import AnomalyVAEError
 from anomaly_vae.data import datasets
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.open import open_reader, open_source
 from anomaly_vae.data.readers import arrow_stream, csv
-from anomaly_vae.data.source import Coded
-from anomaly_vae.data.spill import Room, is_mapped, release
+from anomaly_vae.data.source import CodedText
+from anomaly_vae.data.spill import ArrayStore, is_mapped, release
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.parts import sensor_level
-from anomaly_vae.scoring.parts.sensor_level import LEAST, LEVEL, SHARE, Level, trailing_mean
+from anomaly_vae.scoring.parts.sensor_level import LEAST, LEVEL, SHARE, SensorLevel, trailing_mean
 from tests.commands import ok, run
 
 N = 400
@@ -76,8 +76,8 @@ def test_a_fit_from_files_is_the_fit_from_memory(
     for detector, expected in ((held, False), (mapped, True)):
         assert detector.fitted is not None
         assert is_mapped(detector.fitted.data.values) is is_mapped(detector.fitted.scores.elements) is expected  # type: ignore[arg-type]
-    weights = mapped.net.state_dict()
-    for name, weight in held.net.state_dict().items():
+    weights = mapped.score_model.state_dict()
+    for name, weight in held.score_model.state_dict().items():
         assert torch.equal(weight, weights[name]), name
     for name in ("normal", "anomalous", "usual"):
         np.testing.assert_array_equal(getattr(held, name), getattr(mapped, name), err_msg=name)
@@ -104,14 +104,14 @@ def test_pieces_do_not_change_what_is_fitted(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("anomaly_vae.data.source.ROWS", 37)
     monkeypatch.setattr(sensor_level, "PIECE", 41)
     pieces = fitted(file, 1 << 30, *SETTINGS["series"])
-    for name, weight in whole.net.state_dict().items():
-        torch.testing.assert_close(weight, pieces.net.state_dict()[name], rtol=1e-6, atol=1e-7)
+    for name, weight in whole.score_model.state_dict().items():
+        torch.testing.assert_close(weight, pieces.score_model.state_dict()[name], rtol=1e-6, atol=1e-7)
 
 
 def test_the_level_of_pieces_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensor_level, "PIECE", 50)
     residual, usable = RNG.normal(size=(170, 2)), RNG.random(170) > 0.01
-    found = Level(2)
+    found = SensorLevel(2)
     found.fit(residual, usable)
     step = (residual[usable] ** 2).mean(axis=0) + LEAST
     gapless = [t for t in range(LEVEL - 1, 170) if usable[t - LEVEL + 1 : t + 1].all()]
@@ -140,7 +140,7 @@ def test_late_cells_find_the_types_that_the_whole_column_has(tmp_path: Path, mon
     monkeypatch.setattr(arrow_stream, "ROWS", 500)
     in_memory = open_reader(tmp_path / "late.csv").table(["whole"])
     reader = open_reader(tmp_path / "late.csv")
-    mapped = reader.table(["whole"], Room(0, tmp_path / "cache"))
+    mapped = reader.table(["whole"], ArrayStore(0, tmp_path / "cache"))
     assert mapped["text"].num_chunks > 1
     assert mapped.schema == in_memory.schema
     assert mapped.schema.field("whole").type == pa.string()
@@ -158,7 +158,7 @@ def test_a_categorys_spellings_may_change_between_row_groups(tmp_path: Path) -> 
     with pa.parquet.ParquetWriter(tmp_path / "c.parquet", parts[0].schema) as out:
         for part in parts:
             out.write_table(part)
-    table = open_reader(tmp_path / "c.parquet").table((), Room(0, tmp_path / "cache"))
+    table = open_reader(tmp_path / "c.parquet").table((), ArrayStore(0, tmp_path / "cache"))
     assert pa.types.is_dictionary(table.schema.field("c").type)
     assert table["c"].to_pylist() == ["a", "b", "a", "z", "a", "q"]
 
@@ -166,13 +166,13 @@ def test_a_categorys_spellings_may_change_between_row_groups(tmp_path: Path) -> 
 def test_a_kept_table_is_used_again_and_one_that_is_broken_or_old_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, room, writes = written(tmp_path, "table"), Room(0, tmp_path / "cache"), []
+    file, store, writes = written(tmp_path, "table"), ArrayStore(0, tmp_path / "cache"), []
     write = arrow_stream.write
     monkeypatch.setattr(arrow_stream, "write", lambda *given: (writes.append(1), write(*given)))
     expected = open_reader(file).table(["y"])
 
     def converted() -> tuple[int, list[Path]]:
-        assert open_reader(file).table(["y"], room).equals(expected)
+        assert open_reader(file).table(["y"], store).equals(expected)
         return len(writes), sorted((tmp_path / "cache" / "tables").glob("*.arrow"))
 
     (first, (kept,)), (second, _) = converted(), converted()
@@ -181,14 +181,14 @@ def test_a_kept_table_is_used_again_and_one_that_is_broken_or_old_is_not(
     assert converted() == (2, [kept])
     kept.write_bytes(b"")
     assert converted() == (3, [kept])
-    assert open_reader(file).table([], room)["y"].type == pa.int64()  # read in another way
+    assert open_reader(file).table([], store)["y"].type == pa.int64()  # read in another way
     file.write_text(file.read_text().replace("0.", "1."))
     expected = open_reader(file).table(["y"])
     assert converted() == (5, sorted((tmp_path / "cache" / "tables").glob("*.arrow")))
 
 
 def test_of_several_processes_one_converts(tmp_path: Path) -> None:
-    room, writes = Room(0, tmp_path), []
+    store, writes = ArrayStore(0, tmp_path), []
 
     def write(sink: IO[bytes]) -> None:
         writes.append(1)
@@ -197,7 +197,7 @@ def test_of_several_processes_one_converts(tmp_path: Path) -> None:
 
     found: list[Any] = []
     threads = [
-        threading.Thread(target=lambda: found.append(room.kept("x", write, lambda c: bytes(c) == b"whole")[:]))
+        threading.Thread(target=lambda: found.append(store.kept("x", write, lambda c: bytes(c) == b"whole")[:]))
         for _ in range(4)
     ]
     for thread in threads:
@@ -211,7 +211,9 @@ def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("where", ["anomaly_vae.data.spill.os.posix_fallocate", "anomaly_vae.data.readers.arrow_stream._put"])
+@pytest.mark.parametrize(
+    "where", ["anomaly_vae.data.spill.os.posix_fallocate", "anomaly_vae.data.readers.arrow_stream._put"]
+)
 def test_a_full_disk_is_one_line(where: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(workplace, "table")
     monkeypatch.setattr(where, full)
@@ -236,10 +238,10 @@ def test_nothing_is_kept_where_nothing_is_recorded(workplace: Path) -> None:
 
 
 def test_an_array_is_mapped_above_the_limit_and_keeps_its_values(tmp_path: Path) -> None:
-    room = Room(80, tmp_path / "new")
-    assert not is_mapped(room.empty((10,), np.float64))
+    store = ArrayStore(80, tmp_path / "new")
+    assert not is_mapped(store.empty((10,), np.float64))
     for order in ("C", "F"):
-        array = room.empty((3, 4), np.float64, order)  # type: ignore[arg-type]
+        array = store.empty((3, 4), np.float64, order)  # type: ignore[arg-type]
         assert is_mapped(array) and is_mapped(array[1:])
         assert array.flags[f"{order}_CONTIGUOUS"]
         array[:] = np.arange(12).reshape(3, 4)
@@ -252,15 +254,15 @@ def test_a_room_without_a_place_says_so() -> None:
     with pytest.raises(
         AnomalyVAEError, match=r"^/proc: .* \(tracking.folder\), or hold more in memory \(data.memory\)$"
     ):
-        Room(0, Path("/proc/cache")).empty((10,), np.uint8)
+        ArrayStore(0, Path("/proc/cache")).empty((10,), np.uint8)
 
 
 def test_samples_of_mapped_values_and_of_some_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "TOUCHED", 1)  # pages are let go after every batch
-    values = Room(0, tmp_path).empty((9, 1, 2, 2), np.uint8)
+    values = ArrayStore(0, tmp_path).empty((9, 1, 2, 2), np.uint8)
     values[:] = np.arange(36).reshape(9, 1, 2, 2)
     rows = np.array([7, 0, 3])
-    found = Samples(values, torch.device("cpu"), rows=rows)
+    found = RowDataset(values, torch.device("cpu"), rows=rows)
     assert len(found) == 3
     for index in ([0, 2], [1]):
         expected = torch.from_numpy(np.array(values)[rows[index]]).float() / 255
@@ -271,12 +273,12 @@ def test_samples_of_mapped_values_and_of_some_rows(tmp_path: Path, monkeypatch: 
     ("most", "expected"), [(10, [0, 1, 2, 3, 4, 5, 6]), (4, [0, 2, 4, 6]), (3, [0, 3, 6]), (1, [0])]
 )
 def test_evenly_spaced_samples(most: int, expected: list[int]) -> None:
-    assert Samples(np.zeros((7, 2), np.float32), torch.device("cpu")).spaced(most).tolist() == expected
+    assert RowDataset(np.zeros((7, 2), np.float32), torch.device("cpu")).spaced(most).tolist() == expected
 
 
 def test_texts_in_codes_are_the_texts() -> None:
     pieces = [np.array(["b", "a"]), np.array(["longer", "b"])]
-    found = Coded.of(pieces)
+    found = CodedText.of(pieces)
     assert (found.values.tolist(), found.codes.tolist()) == (["a", "b", "longer"], [1, 0, 2, 1])
     assert found[:].tolist() == np.asarray(found).tolist() == ["b", "a", "longer", "b"]
     assert found[np.array([2])].tolist() == ["longer"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.config import Config, DataKind, load
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.source import Coded, Source
+from anomaly_vae.data.source import CodedText, Source
 from anomaly_vae.data.split import Split, is_anomalous, split
 
 
@@ -30,14 +30,14 @@ class Stub:
     def count(self) -> int:
         return self.n
 
-    def labels(self) -> Coded | None:
-        return None if self.found is None else Coded.of([np.asarray(self.found)])
+    def labels(self) -> CodedText | None:
+        return None if self.found is None else CodedText.of([np.asarray(self.found)])
 
     def roles(self) -> NDArray[np.str_] | None:
         return None if self.role is None else np.asarray(self.role)
 
-    def groups(self) -> Coded | None:
-        return None if self.group is None else Coded.of([np.asarray(self.group)])
+    def groups(self) -> CodedText | None:
+        return None if self.group is None else CodedText.of([np.asarray(self.group)])
 
 
 def settings(train: float = 0.6, valid: float = 0.2, normal: tuple[str, ...] = (), **top: Any) -> Config:
@@ -163,7 +163,7 @@ def test_labels_that_cannot_tell(labels: list[str], normal: tuple[str, ...], sai
     ],
 )
 def test_labels_that_can(labels: list[str], normal: tuple[str, ...], anomalous: list[bool]) -> None:
-    assert is_anomalous(Coded.of([np.array(labels)]), settings(normal=normal), "file.csv").tolist() == anomalous
+    assert is_anomalous(CodedText.of([np.array(labels)]), settings(normal=normal), "file.csv").tolist() == anomalous
 
 
 def test_too_few_normal_rows_say_how_many_are_left() -> None:

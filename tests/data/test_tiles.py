@@ -12,7 +12,7 @@ from PIL import Image
 
 from anomaly_vae.core.config import DataConfig, load
 from anomaly_vae.core.errors import ConfigError, DetectorError
-from anomaly_vae.data.datasets import samples
+from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
@@ -54,7 +54,9 @@ LAYOUT = Layout("images", (1, 12, 16), tile=8, overlap=0.5)
 
 def test_training_samples_are_the_tiles() -> None:
     values = np.random.default_rng(0).integers(0, 256, (3, 1, 12, 16), dtype=np.uint8)
-    found = samples(Chunk(np.arange(3), values), np.array([0, 2]), Scaler([], 1.0), LAYOUT, torch.device("cpu"), None)
+    found = make_dataset(
+        Chunk(np.arange(3), values), np.array([0, 2]), Scaler([], 1.0), LAYOUT, torch.device("cpu"), None
+    )
     expected = Tiling(12, 16, 8, 0.5).cut(torch.from_numpy(values[[0, 2]]).float() / 255)
     assert len(found) == len(expected) == 2 * 2 * 3
     torch.testing.assert_close(found.take(torch.arange(len(found))), expected)

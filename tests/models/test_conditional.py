@@ -213,10 +213,10 @@ def test_codes_keep_their_condition(table: tuple[Detector, pd.DataFrame], tmp_pa
         level = {"m1": -3.0, "m2": 0.0, "m3": 3.0}[first]  # that of the first row's machine
         assert np.abs(np.array(drawing.columns["a"]) - level).max() < 2
     space = verbs.LatentSpace(detector)
-    way = verbs.Direction("b", np.zeros(detector.net.model.latent), space.fingerprint())
+    way = verbs.Direction("b", np.zeros(detector.score_model.model.latent), space.fingerprint())
     edited = pd.DataFrame(verbs.edit(model, data, "0", way, (1.0,)).columns)
     assert edited["a"][2] == edited["a"][1] == pytest.approx(frame["a"][0], abs=1)
-    assert verbs.direction(model, data, "b").columns["direction"].shape == (detector.net.model.latent,)
+    assert verbs.direction(model, data, "b").columns["direction"].shape == (detector.score_model.model.latent,)
     assert verbs.scatter(model, data, "machine").columns["machine"].tolist() == frame["machine"].tolist()
 
 

@@ -74,7 +74,7 @@ def test_a_fit_starts_from_published_weights_and_no_longer_needs_them(
     detector = Detector.fit(colour, training__steps=1, training__lr=1e-12, **pretrained)
     reference = KLAutoencoder(adapted(config(pretrained=str(published))), (3, 8, 8))
     load_into(reference, str(published))
-    found, expected = detector.net.model.state_dict(), reference.state_dict()
+    found, expected = detector.score_model.model.state_dict(), reference.state_dict()
     assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected if "head" not in name)
     detector.save("detector")
     published.rename(published.with_name("gone"))

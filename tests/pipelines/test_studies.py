@@ -208,7 +208,7 @@ def test_the_autoencoder_is_ranked_by_its_squared_error(series_folder: Path) -> 
     import torch
 
     with torch.no_grad():
-        mean = detector.net.model(torch.from_numpy(np.ascontiguousarray(x))).px.mean.numpy()
+        mean = detector.score_model.model(torch.from_numpy(np.ascontiguousarray(x))).px.mean.numpy()
     assert score(one) == pytest.approx(((x - mean) ** 2)[0].mean(0), rel=1e-3, abs=1e-4)
     assert threshold > 0
 

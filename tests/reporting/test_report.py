@@ -110,8 +110,8 @@ class Outline(HTMLParser):
 
 
 def test_the_report_stands_alone() -> None:
-    picture = report.Picture("roc", "ROC <curve>", 'AUROC "0.75"', b"\x89PNG" + bytes(12) + (700).to_bytes(4, "big"))
-    rows = report.Rows("top", "Top", "The <highest>.", ["id", "score"], [["<x>", 1234567.0]])
+    picture = report.Figure("roc", "ROC <curve>", 'AUROC "0.75"', b"\x89PNG" + bytes(12) + (700).to_bytes(4, "big"))
+    rows = report.Table("top", "Top", "The <highest>.", ["id", "score"], [["<x>", 1234567.0]])
     text = report.to_html(a_summary(), "a <run>", [picture], [rows], "run 1")
     found = Outline(text)
     assert found.fetched == [], "nothing is loaded from elsewhere"

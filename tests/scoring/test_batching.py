@@ -43,7 +43,7 @@ def test_one_row_goes_in_the_smallest_block_and_many_in_the_largest() -> None:
 def test_sizes_in_which_a_product_rounds_differently_are_not_used(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = Detector.fit(np.random.default_rng(1).normal(size=(60, 5)), device="cpu", training__steps=2).net
+    net = Detector.fit(np.random.default_rng(1).normal(size=(60, 5)), device="cpu", training__steps=2).score_model
     forward = type(net).forward
 
     def rounding(self: Any, x: Tensor, own: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from anomaly_vae.cli import main
 from anomaly_vae.core.config import Config, load
 from anomaly_vae.core.errors import ConfigError, DataError
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.models.gaussian import GaussianVAE
 from anomaly_vae.models.likelihoods import Gaussian, Likelihood
@@ -51,8 +51,8 @@ class Linear(GaussianVAE):
         return torch.distributions.MultivariateNormal(torch.zeros(F), covariance).log_prob(x)
 
 
-def rows(n: int = 7) -> Samples:
-    return Samples(np.random.default_rng(0).normal(size=(n, F)).astype(np.float32), torch.device("cpu"))
+def rows(n: int = 7) -> RowDataset:
+    return RowDataset(np.random.default_rng(0).normal(size=(n, F)).astype(np.float32), torch.device("cpu"))
 
 
 def weighed(model: GaussianVAE, draws: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -171,6 +171,6 @@ def test_the_nll_is_of_all_normal_rows_and_no_others(fits: Fits) -> None:
 
 def test_one_draw_is_the_negative_elbo(digits: Any, workplace: Path) -> None:
     detector = Detector.fit(digits[0][:60], training__steps=4, model__latent=3, tracking__enabled=False)
-    x = Samples(digits[0][:60, None], torch.device("cpu"))
-    (batch,) = weigh(detector.net.model, x, torch.arange(60), "given", 1, 0)
+    x = RowDataset(digits[0][:60, None], torch.device("cpu"))
+    (batch,) = weigh(detector.score_model.model, x, torch.arange(60), "given", 1, 0)
     assert torch.equal(*batch)

@@ -26,7 +26,7 @@ from anomaly_vae.models.base import VAE, Output
 from anomaly_vae.models.gaussian import GaussianVAE
 from anomaly_vae.models.likelihoods import Gaussian, kl_normal
 from anomaly_vae.models.registry import build
-from anomaly_vae.scoring.score_model import ScoreNet
+from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.training import objective
 
 Array = NDArray[np.float64]
@@ -236,7 +236,7 @@ def disagreements(case: Case, ops: Ops) -> set[str]:
         "loss": (total, wanted.recon.mean() + BETA * wanted.kl.mean()),
     }
     scored = oracle(model, case, x, np.zeros(given.shape), ops)
-    parts = ScoreNet(model, ScoringConfig(recon="likelihood", prior="normal", neighbours=0), case.shape).eval()(x)[1]
+    parts = ScoreModel(model, ScoringConfig(recon="likelihood", prior="normal", neighbours=0), case.shape).eval()(x)[1]
     pairs |= {"score's recon": (parts["recon"], scored.recon), "score's kl": (parts["kl"], scored.kl)}
     return {
         name

@@ -120,7 +120,7 @@ def test_the_reconstruction_of_a_table_is_the_objectives() -> None:
     detector = detector_of("table")
     x = torch.from_numpy(detector.scaler.transform(values_of("table")))
     with torch.no_grad():
-        recon, _ = terms(x, detector.net.model(x))
+        recon, _ = terms(x, detector.score_model.model(x))
     np.testing.assert_allclose(scored("table").parts["recon"], recon, rtol=1e-5, atol=1e-5)
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from anomaly_vae.scoring.windows import Folder, Residuals
+from anomaly_vae.scoring.windows import Residuals, WindowFolder
 
 Array = NDArray[np.float64]
 
 
-def folder_of(window: int) -> Folder:
+def folder_of(window: int) -> WindowFolder:
     """One that reads values as they are and reports residuals as they come."""
-    return Folder(window, lambda values, _: values.astype(np.float32), Residuals)
+    return WindowFolder(window, lambda values, _: values.astype(np.float32), Residuals)
 
 
 def measure(windows: Array) -> tuple[Array, Array]:
@@ -132,7 +132,7 @@ def test_every_group_is_scaled_with_its_own_step_before() -> None:
     rng = np.random.default_rng(0)
     values, groups = whole_numbers(rng, 30, 2), rng.permutation(["a", "b", "c"] * 10)
     for size in (1, 7, 30):
-        folder = Folder(4, difference, Residuals)
+        folder = WindowFolder(4, difference, Residuals)
         for start in range(0, 30, size):
             folder.push(np.arange(30)[start : start + size], values[start : start + size], groups[start : start + size])
         for name in "abc":

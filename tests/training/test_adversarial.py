@@ -13,11 +13,11 @@ from torch import nn
 from anomaly_vae.core import callbacks
 from anomaly_vae.core.config import Config, load
 from anomaly_vae.core.errors import ConfigError
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.registry import build
 from anomaly_vae.training import loop
-from anomaly_vae.training.adversarial import Adversary
+from anomaly_vae.training.adversarial import Discriminator
 from anomaly_vae.training.loop import train
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def stripes(n: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_it_learns_to_tell_stripes_from_their_mean() -> None:
-    opponent = Adversary(1, CPU, lr=3e-3, seed=0)
+    opponent = Discriminator(1, CPU, lr=3e-3, seed=0)
     data, blurred = stripes(4), torch.full((4, 1, 16, 16), 0.5)
     first = opponent.learn(data, blurred).item()
     for seed in range(20):
@@ -47,7 +47,7 @@ def test_it_learns_to_tell_stripes_from_their_mean() -> None:
 
 
 def test_its_objection_moves_the_reconstruction_and_not_itself() -> None:
-    opponent = Adversary(1, CPU, lr=1e-3, seed=0)
+    opponent = Discriminator(1, CPU, lr=1e-3, seed=0)
     made = torch.full((4, 1, 16, 16), 0.5, requires_grad=True)
     opponent.objection(made).backward()
     assert made.grad is not None
@@ -75,7 +75,7 @@ def trained(config: Config, folder: Path | None = None, watch: callbacks.Watch =
     torch.manual_seed(0)
     model = build(config.model, (1, 16, 16))
     pictures = (stripes(24).clamp(0, 1).numpy() * 255).astype(np.uint8)
-    train(model, Samples(pictures[:16], CPU), Samples(pictures[16:], CPU), config, watch, folder)
+    train(model, RowDataset(pictures[:16], CPU), RowDataset(pictures[16:], CPU), config, watch, folder)
     return model
 
 
@@ -102,6 +102,6 @@ def test_killed_and_continued_is_unbroken(tmp_path: Path) -> None:
 
 def test_rows_have_no_patches() -> None:
     config = load(overrides=["objective.adversarial=1", "training.epochs=1"]).resolve("table")
-    rows = Samples(np.zeros((8, 3), np.float32), CPU)
+    rows = RowDataset(np.zeros((8, 3), np.float32), CPU)
     with pytest.raises(ConfigError, match="judges patches of pictures"):
         train(build(config.model, (3,)), rows, rows, config, lambda *_: None)

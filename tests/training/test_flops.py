@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_vae.core.config import Config, DataKind, load
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models import registry
-from anomaly_vae.scoring.score_model import ScoreNet
+from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.training import flops
 from anomaly_vae.training.loop import History, Schedule, adamw, one_epoch
 
@@ -60,7 +60,7 @@ def epoch(kind: DataKind, shape: tuple[int, ...], steps: int) -> Counted:
     config = resolved(kind)
     torch.manual_seed(0)
     model = registry.build(config.model, shape)
-    samples = Samples(torch.rand(BATCH * steps, *shape).numpy(), CPU)
+    samples = RowDataset(torch.rand(BATCH * steps, *shape).numpy(), CPU)
     optimizer = adamw(model, config)
     with Counted() as counted:
         one_epoch(model, samples, optimizer, config, Schedule(1, len(samples)), 0, History(batch_size=BATCH))
@@ -83,7 +83,7 @@ def test_a_scored_block_dispatches_few_operations_and_never_waits(name: str) -> 
     recon = "likelihood" if name == "features" else config.scoring.recon  # the maps' parts need a backbone
     neighbours = 64 if name == "rows" else 0
     scoring = config.scoring.model_copy(update={"neighbours": neighbours, "recon": recon})
-    net = ScoreNet(registry.build(config.model, shape), scoring, shape).eval()
+    net = ScoreModel(registry.build(config.model, shape), scoring, shape).eval()
     with torch.inference_mode(), Counted() as counted:
         net(torch.rand(BATCH, *shape))
     assert most / 2 < counted.total <= most, counted.names.most_common(12)
@@ -92,7 +92,7 @@ def test_a_scored_block_dispatches_few_operations_and_never_waits(name: str) -> 
 
 def test_a_row_costs_the_products_of_its_layers_and_no_more() -> None:
     config = resolved("table")
-    net = ScoreNet(registry.build(config.model, (60,)), config.scoring, (60,)).eval()
+    net = ScoreModel(registry.build(config.model, (60,)), config.scoring, (60,)).eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
         net(torch.rand(BATCH, 60))
     one_member = 60 * 64 + 64 * 64 + 64 * 32 + 16 * 64 + 64 * 64 + 64 * 120
@@ -103,7 +103,7 @@ def test_a_row_costs_the_products_of_its_layers_and_no_more() -> None:
 
 def test_distances_are_computed_a_tile_and_a_bag_at_a_time() -> None:
     config = resolved("table")
-    net = ScoreNet(registry.build(config.model, (6,)), config.scoring, (6,)).eval()
+    net = ScoreModel(registry.build(config.model, (6,)), config.scoring, (6,)).eval()
     with torch.inference_mode(), Counted() as counted:
         net(torch.rand(1024, 6))
     assert counted.names["mm"] == 4 * 1024 // 256  # six columns need no axes
@@ -113,7 +113,7 @@ def test_distances_are_computed_a_tile_and_a_bag_at_a_time() -> None:
 def test_operations_are_counted_in_every_mode_as_torch_counts_them(mode: Any) -> None:
     layers = (torch.nn.Conv2d(3, 8, 4, 2, 1), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(8 * 16, 5))
     net, x = torch.nn.Sequential(*layers), torch.rand(2, 3, 8, 8)
-    with mode(), flops.Counted() as ours:
+    with mode(), flops.OperationCounter() as ours:
         net(x)
     with mode(), FlopCounterMode(display=False) as theirs:
         net(x)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from anomaly_vae.core import callbacks, device
 from anomaly_vae.core.config import Config, load
 from anomaly_vae.core.errors import ConfigError, RunError, TrainingError
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.registry import build
 from anomaly_vae.training import checkpoint, loop
@@ -38,11 +38,11 @@ def settings(**changes: Any) -> Config:
     return load(overrides=overrides, base=base).resolve("table")
 
 
-def part(seed: int, n: int = 48) -> Samples:
+def part(seed: int, n: int = 48) -> RowDataset:
     """Samples on a line in space, with noise."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 1)) * np.arange(1, F + 1) / 2 + 0.1 * rng.normal(size=(n, F))
-    return Samples(x.astype(np.float32), CPU)
+    return RowDataset(x.astype(np.float32), CPU)
 
 
 def model_of(config: Config) -> VAE:

@@ -18,7 +18,7 @@ from anomaly_vae.core.errors import DetectorError
 from anomaly_vae.data.scaling import Element, Scaler
 from anomaly_vae.data.source import Chunk, Column, Layout
 from anomaly_vae.detector.detector import Detector
-from anomaly_vae.detector.drift import LARGE, Readings, Reference, Watch, judge
+from anomaly_vae.detector.drift import LARGE, DriftTest, MonitoredValues, Reference, judge
 from anomaly_vae.detector.thresholds import alarm_interval
 from anomaly_vae.workflows import monitor
 from tests.commands import run
@@ -26,8 +26,8 @@ from tests.commands import run
 RNG = np.random.default_rng(0)
 
 
-def watch(reference: Reference, *pieces: np.ndarray) -> Watch:
-    made = Watch(reference)
+def watch(reference: Reference, *pieces: np.ndarray) -> DriftTest:
+    made = DriftTest(reference)
     for piece in pieces:
         made.add(piece)
     return made
@@ -93,7 +93,7 @@ def test_the_interval_of_alarms_is_that_of_beta_binomial() -> None:
 
 def test_a_sensor_that_wanders_is_watched_as_its_differences_within_its_machine() -> None:
     layout = Layout("series", (2,), (Column("level"), Column("flow")))
-    readings = Readings(layout, Scaler([Element(0, "difference"), Element(1, "linear")], 30))
+    readings = MonitoredValues(layout, Scaler([Element(0, "difference"), Element(1, "linear")], 30))
     groups = np.array(["a", "b", "a", "b"])
     values = np.array([[1.0, 7], [10, 7], [3, 7], [11, 7]])
     first = readings.of(Chunk(np.arange(4), values, groups=groups))

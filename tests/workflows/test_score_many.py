@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from anomaly_vae.cli import main
-from anomaly_vae.core.engines import mapped
+from anomaly_vae.core.engines import map_items
 from anomaly_vae.core.errors import AnomalyVAEError, DataError, UsageError
 from anomaly_vae.workflows import score_many
 
@@ -110,7 +110,7 @@ def test_two_files_of_one_name_are_told(tmp_path: Path) -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install 'anomaly-vae\[ray\]'"):
-        next(mapped("ray", lambda: str, [1]))
+        next(map_items("ray", lambda: str, [1]))
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyP
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(AnomalyVAEError, match=rf"no Ray cluster answers at {address} .*; start it, or unset RAY_ADDR"):
-        next(mapped("ray", lambda: str, [1]))
+        next(map_items("ray", lambda: str, [1]))
 
 
 # --- over a cluster of two workers -----------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_a_cluster_scores_as_one_process_does(many: Path, cluster: None) -> None
 @pytest.mark.filterwarnings("ignore")
 def test_an_item_of_a_lost_worker_is_done_again(tmp_path: Path, cluster: None) -> None:
     work = dying_once(tmp_path / "mark")
-    assert sorted(mapped("ray", work, [0, 1, 2, 3])) == [(0, 0), (1, 1), (2, 4), (3, 9)]
+    assert sorted(map_items("ray", work, [0, 1, 2, 3])) == [(0, 0), (1, 1), (2, 4), (3, 9)]
     assert (tmp_path / "mark").exists()
     with pytest.raises(DataError, match="item 9 is bad"):
-        list(mapped("ray", work, [9]))
+        list(map_items("ray", work, [9]))

@@ -11,7 +11,7 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.images import decoding
 
 
-class Originals:
+class ImageFiles:
     """Row by row, read when asked for. masked: whether the data has masks; then every anomalous picture needs one."""
 
     def __init__(self, path: str, files: list[Path], masks: list[Path | None] | None) -> None:

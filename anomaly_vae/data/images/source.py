@@ -16,16 +16,16 @@ from anomaly_vae.core.errors import ConfigError, DataError
 from anomaly_vae.data import conditions
 from anomaly_vae.data.images.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
 from anomaly_vae.data.images.listing import list_folder, list_manifest
-from anomaly_vae.data.images.masks import Originals
+from anomaly_vae.data.images.masks import ImageFiles
 from anomaly_vae.data.readers.base import Reader, as_labels, plural
-from anomaly_vae.data.source import Chunk, Coded, Layout
-from anomaly_vae.data.spill import Room
+from anomaly_vae.data.source import Chunk, CodedText, Layout
+from anomaly_vae.data.spill import ArrayStore
 
 LOOKED_AT = 16  # training pictures that tell grey from colour, and what is white of 16 bits a pixel
 NAMED = 8  # broken files in one message at most
 
 
-class Images:
+class ImageSource:
     """Image files, decoded when their chunk is asked for.
 
     Raises DataError where there is no image, and where a manifest names a file that does not exist. With
@@ -53,11 +53,11 @@ class Images:
         self.name = listing.name or (Path(path).resolve().name if manifest is None else manifest.name)
         self.why, self.notes = listing.why, listing.notes
 
-    def labels(self) -> Coded | None:
+    def labels(self) -> CodedText | None:
         """(N,) names of the folders, or labels of the manifest. Raises DataError where its column does not exist."""
         if self._manifest is not None and self.config.label is not None:
             self._manifest.require([self.config.label], "label column")
-        return None if self._listing.labels is None else Coded.of([self._listing.labels])
+        return None if self._listing.labels is None else CodedText.of([self._listing.labels])
 
     def column(self, name: str) -> NDArray[np.str_]:
         """(N,) a column of the manifest; of a folder `label`, the names of its folders."""
@@ -81,15 +81,15 @@ class Images:
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[np.str_]:
         return self._listing.ids[rows]
 
-    def settle(self, room: Room) -> None:
-        """Nothing: a fit decodes every file once, when it reads all of them, and keeps the pictures in the room.
+    def preload(self, store: ArrayStore) -> None:
+        """Nothing: a fit decodes every file once, when it reads all of them, and keeps the pictures in the store.
 
         To decode anew for every batch would take longer than training: a JPEG of 256 pixels, to be seen at 64, takes
         1 ms of a core, and its bytes from a mapped file 0.02 ms.
         """
 
-    def originals(self) -> Originals:
-        return Originals(self.path, self._listing.files, self._listing.masks)
+    def image_files(self) -> ImageFiles:
+        return ImageFiles(self.path, self._listing.files, self._listing.masks)
 
     def count(self) -> int:
         return len(self._listing.files)

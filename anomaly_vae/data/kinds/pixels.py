@@ -19,8 +19,8 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.columns import LABELS, is_identifier
 from anomaly_vae.data.readers.base import Reader, is_number, plural
 from anomaly_vae.data.source import Chunk, Layout
-from anomaly_vae.data.spill import Room
-from anomaly_vae.data.tabular import Rows
+from anomaly_vae.data.spill import ArrayStore
+from anomaly_vae.data.tabular import TabularSource
 
 NAMED = re.compile(r"^(pixel|pix|px)[\W_]*\d+([\W_x]+\d+)*$|^\d+x\d+(x\d+)?$", re.IGNORECASE)
 FEW_NAMED = 4  # columns named like pixels from which on a table holds pictures
@@ -49,7 +49,7 @@ def pixel_columns(reader: Reader, config: DataConfig) -> list[str]:
     return [name for name in numbers if name.lower() not in LABELS and not is_identifier(name)]
 
 
-class Pixels(Rows):
+class PixelSource(TabularSource):
     """A pixel table."""
 
     kind: DataKind = "pixels"
@@ -65,7 +65,7 @@ class Pixels(Rows):
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
         return self.cells(self.id_of(layout), rows)
 
-    def settle(self, room: Room) -> None:
+    def preload(self, store: ArrayStore) -> None:
         """Nothing: a fit keeps one byte a pixel, and the file is read in a stream."""
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:

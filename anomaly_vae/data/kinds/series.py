@@ -16,11 +16,11 @@ from anomaly_vae.data import timestamps
 from anomaly_vae.data.columns import BOOLEAN
 from anomaly_vae.data.readers.base import Reader, is_number, plural
 from anomaly_vae.data.source import Chunk, Column, Layout
-from anomaly_vae.data.spill import Room
-from anomaly_vae.data.tabular import Rows
+from anomaly_vae.data.spill import ArrayStore
+from anomaly_vae.data.tabular import TabularSource
 
 
-class Series(Rows):
+class SeriesSource(TabularSource):
     """Time steps in order. Without a time column the order of the file is taken for the order of time.
 
     Raises DataError where the time column does not exist or does not hold times.
@@ -53,8 +53,8 @@ class Series(Rows):
         machines = f", group column '{self.config.group}'" if self.config.group else ""
         return f"a series: {plural(self.count(), 'time step')} of {plural(len(sensors), 'sensor')}, {clock}{machines}"
 
-    def settle(self, room: Room) -> None:
-        self.load(self._no_sensors, room)
+    def preload(self, store: ArrayStore) -> None:
+        self.load(self._no_sensors, store)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
         """Numbers and truth values (0, 1) become sensors; text and constant columns are left out.

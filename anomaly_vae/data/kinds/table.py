@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from anomaly_vae.core.config import DataKind
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Chunk, Layout
-from anomaly_vae.data.spill import Room
-from anomaly_vae.data.tabular import Rows
+from anomaly_vae.data.spill import ArrayStore
+from anomaly_vae.data.tabular import TabularSource
 
 
-class Table(Rows):
+class TableSource(TabularSource):
     """A table of independent rows."""
 
     kind: DataKind = "table"
@@ -29,8 +29,8 @@ class Table(Rows):
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
         return self.cells(self.id_of(layout), rows)
 
-    def settle(self, room: Room) -> None:
-        self.load(self.special, room)
+    def preload(self, store: ArrayStore) -> None:
+        self.load(self.special, store)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
         """Numbers become `Column(name)`, truth values and text of few values categorical columns.

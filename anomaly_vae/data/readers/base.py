@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers import arrow_stream
-from anomaly_vae.data.spill import MEMORY, Room, release
+from anomaly_vae.data.spill import IN_MEMORY, ArrayStore, release
 
 # What people and programs write for a missing cell. "none" in lower case is missing from this list on purpose: in
 # practice it is a category ("no garage"), while "None" is what Python writes for a missing value.
@@ -46,19 +46,19 @@ class Reader(ABC):
     def peek(self) -> pa.Table:
         """The first rows, at most PEEK, with the types they seem to have."""
 
-    def table(self, text: Collection[str] = (), room: Room = MEMORY) -> pa.Table:
-        """Every row, in the room, kept for the next call; the columns in `text` exactly as they are written.
+    def table(self, text: Collection[str] = (), store: ArrayStore = IN_MEMORY) -> pa.Table:
+        """Every row, in the store, kept for the next call; the columns in `text` exactly as they are written.
 
-        A file above the room's limit is written as Arrow piece by piece, once, and its table is a view of that. Raises
+        A file above the store's limit is written as Arrow piece by piece, once, and its table is a view of that. Raises
         AnomalyVAEError where the disk has no place for it.
         """
-        if self._table is None and self.size() <= room.limit:
+        if self._table is None and self.size() <= store.limit:
             self._table = self.read(text)
         if self._table is None:
             what = f"{arrow_stream.VERSION} {type(self).__name__} {sorted(text)} {self.digest()}"
             name = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
             write = partial(self.write, text=text)
-            self._mapped = room.kept(f"tables/{name}.arrow", write, arrow_stream.is_complete)
+            self._mapped = store.kept(f"tables/{name}.arrow", write, arrow_stream.is_complete)
             self._table = arrow_stream.table(self._mapped)
         return self._table
 
@@ -166,7 +166,7 @@ class Reader(ABC):
         )
 
 
-class Memory(Reader):
+class MemoryReader(Reader):
     """Columns that are in memory already."""
 
     def __init__(self, table: pa.Table, name: str = "memory") -> None:
@@ -181,7 +181,7 @@ class Memory(Reader):
         return self._held.slice(0, PEEK)
 
     def size(self) -> int:
-        return 0  # that a room would have to find a place for
+        return 0  # that a store would have to find a place for
 
     def read(self, text: Collection[str]) -> pa.Table:
         return self._held
@@ -206,12 +206,12 @@ class Memory(Reader):
         return digest.hexdigest()
 
 
-def from_array(values: NDArray[Any], name: str = "memory") -> Memory:
+def from_array(values: NDArray[Any], name: str = "memory") -> MemoryReader:
     """A 2-D array (N, F) as columns x0, x1, ..."""
     return _memory(values.T, [f"x{i}" for i in range(values.shape[1])], name)
 
 
-def from_frame(frame: Any, name: str = "memory") -> Memory:
+def from_frame(frame: Any, name: str = "memory") -> MemoryReader:
     """A pandas DataFrame; its index is no column."""
     types = set(frame.dtypes)
     # pandas takes 30 us to hand out a column: all of them at once where they are numbers of one type
@@ -220,8 +220,8 @@ def from_frame(frame: Any, name: str = "memory") -> Memory:
     return _memory(columns, [str(column) for column in frame.columns], name)
 
 
-def _memory(columns: Iterable[Any], names: list[str], name: str) -> Memory:
-    return Memory(pa.table([_column(values) for values in columns], names=names), name)
+def _memory(columns: Iterable[Any], names: list[str], name: str) -> MemoryReader:
+    return MemoryReader(pa.table([_column(values) for values in columns], names=names), name)
 
 
 def _column(values: Any) -> pa.Array:

@@ -37,7 +37,7 @@ GZIP = b"\x1f\x8b"
 BINARY = (b"PK\3\4", b"%PDF", b"BZh", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")  # zip (xlsx, npz), PDF, bzip2, zstd, xz
 
 
-class Delimited(Reader):
+class CsvReader(Reader):
     """A CSV file. The header is the first line that is not empty; empty lines are no rows.
 
     Raises DataError when the file is empty, binary, not UTF-8, has no row below its header or a malformed header.

@@ -19,7 +19,7 @@ PAGES = 1 << 20  # bytes of a column that are read at a time
 CELL = 8  # bytes of most cells once they are decoded; in the file they are compressed
 
 
-class Parquet(Reader):
+class ParquetReader(Reader):
     """A Parquet file."""
 
     def __init__(self, path: str | Path) -> None:

@@ -27,6 +27,6 @@ def tiles(points: Tensor, others: int) -> Iterator[tuple[slice, Tensor | None]]:
     if torch.compiler.is_exporting():
         yield slice(None), None
         return
-    room = points.new_empty(TILE, others)
+    scratch = points.new_empty(TILE, others)
     for start in range(0, len(points), TILE):
-        yield slice(start, start + TILE), room[: len(points) - start]
+        yield slice(start, start + TILE), scratch[: len(points) - start]

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from anomaly_vae.core.errors import AnomalyVAEError
 from anomaly_vae.core.files import replacing
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.feature_maps import DIGEST, FeatureMaps
 
 
-class Album:
+class FeatureCache:
     """The feature maps of pictures, in order, computed when they are first asked for.
 
     They are rounded to float16, whether they come from the cache or not. A file of the cache is a digest and what it
     is the digest of: one that is cut short, altered or of another size is computed anew.
     """
 
-    def __init__(self, pictures: Samples, features: FeatureMaps, cache: Path | None) -> None:
+    def __init__(self, pictures: RowDataset, features: FeatureMaps, cache: Path | None) -> None:
         """cache: a folder, made where it does not exist; None: nothing is kept."""
         self.pictures, self.features = pictures, features
         self.folder = None if cache is None else cache / features.key()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.models.base import VAE, Output
-from anomaly_vae.models.inputs import Rows
+from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.scoring.parts import distances
 
 BAGS = 4  # disjoint parts of the reference rows; the log distances to the nearest row of each are averaged
@@ -25,7 +25,7 @@ NEAR = 5  # neighbours that tell how dense the data is around a reference row
 ADAPT, ADAPT_ROWS = 0.5, 300  # power of that local scale at most, and the training rows that give half of it
 
 
-class Neighbours(nn.Module):
+class KNNDensity(nn.Module):
     """The neighbours part of the score, fitted to training rows once the model is trained; its state is buffers.
 
     A distance is divided by a power of the local scale rho of the reference row, its mean distance to its 5 nearest:
@@ -92,14 +92,16 @@ class Neighbours(nn.Module):
         ones = torch.ones_like(place[:, :1])
         left = torch.cat([place, place.square().sum(1, keepdim=True) + self.floor[0], ones], dim=1)
         size = self.weights.shape[2]
-        nearest = torch.cat([self._nearest(left[rows], own, rows, room) for rows, room in distances.tiles(left, size)])
+        nearest = torch.cat(
+            [self._nearest(left[rows], own, rows, scratch) for rows, scratch in distances.tiles(left, size)]
+        )
         return self.dimensions * 0.5 * nearest.clamp(min=self.floor[1]).log().mean(1)
 
-    def _nearest(self, left: Tensor, own: Tensor | None, some: slice, room: Tensor | None) -> Tensor:
+    def _nearest(self, left: Tensor, own: Tensor | None, some: slice, scratch: Tensor | None) -> Tensor:
         """(B, bags) the smallest scaled squared distance to each bag, of `some` of the rows."""
         size, nearest = self.weights.shape[2], []
         for bag in range(self.bags):
-            squared = torch.mm(left, self.weights[bag], out=room)  # (B, R / bags)
+            squared = torch.mm(left, self.weights[bag], out=scratch)  # (B, R / bags)
             if own is not None:
                 mine = own[some]
                 rows = ((mine >= 0) & (mine // size == bag)).nonzero()[:, 0]
@@ -125,7 +127,7 @@ class Neighbours(nn.Module):
         return distances.place(offset, self.axes) if self.axes.shape[1] else offset
 
 
-def _rows(model: VAE) -> Rows:
+def _rows(model: VAE) -> RowInputs:
     """Raises ConfigError where the model reads no rows with numbers."""
     if model.rows is None or model.rows.numbers.numel() == 0:
         raise ConfigError(

@@ -10,7 +10,7 @@ from anomaly_vae.scoring.parts.distances import place, tiles
 PROJECTED = 24  # random axes that references are chosen in
 
 
-class Memory(nn.Module):
+class MemoryBank(nn.Module):
     """Squared distances to `references` points of normal data, chosen greedily so that they cover it (the coreset of
     PatchCore, Roth 2022), in the data's principal axes; the length of the rest is one more axis."""
 
@@ -48,8 +48,8 @@ def nearest(x: Tensor, points: Tensor) -> Tensor:
     """(N,) squared distance of x (N, C) to the nearest of points (R, C)."""
     length, turned = points.square().sum(1), points.T
     crossed = [
-        torch.addmm(length, x[rows], turned, alpha=-2, out=room).amin(1)  # (n, R) -> (n,)
-        for rows, room in tiles(x, len(points))
+        torch.addmm(length, x[rows], turned, alpha=-2, out=scratch).amin(1)  # (n, R) -> (n,)
+        for rows, scratch in tiles(x, len(points))
     ]
     return (x.square().sum(1) + torch.cat(crossed)).clamp(min=0)
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from anomaly_vae.core.config import ScoringConfig
 from anomaly_vae.core.errors import ConfigError
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.base import VAE, Output, elements
 from anomaly_vae.models.feature_maps import FeatureMaps, interpolation
-from anomaly_vae.scoring.parts.feature_cache import Album
-from anomaly_vae.scoring.parts.memory_bank import Memory
+from anomaly_vae.scoring.parts.feature_cache import FeatureCache
+from anomaly_vae.scoring.parts.memory_bank import MemoryBank
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 
 TRAINED, HELD, FITTED = 100_000, 20_000, 100_000  # positions at most: to train on, to stop by, to fit the parts to
@@ -26,7 +26,7 @@ RINGS = 4  # cells from a side that may be suppressed
 BLUR = 4.0  # pixels, standard deviation of the blur of maps
 
 
-class Positions(nn.Module):
+class PatchScore(nn.Module):
     """Feature maps, and the parts of the score at each of their positions, in nats.
 
     recon: 1/2 Mahalanobis distance of the residual under the full covariance of training residuals ("covariance"), or
@@ -70,29 +70,31 @@ class Positions(nn.Module):
         self.register_buffer("rows", to_pixels(height, grid.height, grid.stride, middle), persistent=False)
         self.register_buffer("columns", to_pixels(width, grid.width, grid.stride, middle), persistent=False)
         self.prior = MixturePrior(config.components, latent) if config.prior == "mixture" else None
-        self.memory = Memory(channels, AXES, config.neighbours) if config.neighbours else None
+        self.memory = MemoryBank(channels, AXES, config.neighbours) if config.neighbours else None
         self.cache: Path | None = None
 
     @torch.no_grad()
-    def prepare(self, train: Samples, held: Samples, cache: Path | None, seed: int) -> tuple[Samples, Samples]:
+    def prepare(
+        self, train: RowDataset, held: RowDataset, cache: Path | None, seed: int
+    ) -> tuple[RowDataset, RowDataset]:
         """Standardised features (C,) of positions drawn from training and held-out pictures: what the loop reads.
 
         cache: the folder that feature maps are kept in.
         """
         self.cache = cache
         generator = torch.Generator().manual_seed(seed)
-        rows = Album(train, self.features, cache).sample(TRAINED, generator)
+        rows = FeatureCache(train, self.features, cache).sample(TRAINED, generator)
         self.mean = rows.mean(0)
         deviation = rows.std(0)
         self.deviation = deviation.clamp(min=max(1e-6, FLOOR * float(deviation.median())))
-        judged = Album(held, self.features, cache).sample(HELD, generator)
+        judged = FeatureCache(held, self.features, cache).sample(HELD, generator)
         return self._standardised(rows, train.device), self._standardised(judged, held.device)
 
-    def _standardised(self, rows: Tensor, device: torch.device) -> Samples:
-        return Samples(((rows - self.mean) / self.deviation).cpu().numpy(), device)
+    def _standardised(self, rows: Tensor, device: torch.device) -> RowDataset:
+        return RowDataset(((rows - self.mean) / self.deviation).cpu().numpy(), device)
 
     @torch.no_grad()
-    def fit(self, model: VAE, train: Samples, held: Samples, seed: int) -> None:
+    def fit(self, model: VAE, train: RowDataset, held: RowDataset, seed: int) -> None:
         """To positions of training pictures (as `prepare` gives them), then to whole held-out pictures."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(train), generator=generator)[:FITTED]
@@ -111,11 +113,11 @@ class Positions(nn.Module):
             self.memory.fit(x * self.deviation + self.mean, generator)
         self._calibrate(model, held)
 
-    def _calibrate(self, model: VAE, held: Samples) -> None:
+    def _calibrate(self, model: VAE, held: RowDataset) -> None:
         """The unit of the neighbours part and the border, from held-out pictures."""
         self.unit.fill_(1.0)
         usual: dict[str, Tensor] = {}  # name -> (h, w), the mean over pictures
-        for maps in Album(held, self.features, self.cache):
+        for maps in FeatureCache(held, self.features, self.cache):
             for name, nats in self.nats(model, maps[None]).items():
                 usual[name] = usual.get(name, torch.zeros(())) + nats[0].double() / len(held)
         if self.memory is not None:

@@ -23,7 +23,7 @@ SHARE = 0.05  # a level's variance is at least this share of the step variance
 TEMPER = 0.25  # of the level: its steps are not independent, and their mean is worth a quarter of its Gaussian nats
 
 
-class Level(nn.Module):
+class SensorLevel(nn.Module):
     """Variances, (C,) each, of a sensor's residual and of its mean over `LEVEL` steps, in normal operation."""
 
     step: Tensor

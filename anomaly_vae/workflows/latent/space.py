@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anomaly_vae.core.errors import DataError, DetectorError, UsageError
 from anomaly_vae.data.conditions import encode
-from anomaly_vae.data.datasets import samples, window_starts
+from anomaly_vae.data.datasets import make_dataset, window_starts
 from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.detector.detector import Detector
 
@@ -61,7 +61,7 @@ class LatentSpace:
 
     def __init__(self, detector: Detector) -> None:
         """Raises DetectorError for a detector that sees its pictures in tiles or positions, which have a code each."""
-        if detector.net.positions is not None:
+        if detector.score_model.positions is not None:
             raise DetectorError(
                 "this detector (model.kind=features) has a code of each position of a picture and none of a whole one;"
                 " fit one with model.kind=conv2d to look at codes"
@@ -71,8 +71,8 @@ class LatentSpace:
                 f"this detector sees its pictures in tiles of {detector.layout.tile} pixels and has no code of a whole"
                 " one; fit one without data.tile to look at codes"
             )
-        self.detector, self.model, self.layout = detector, detector.net.eval().model, detector.layout
-        self.device = next(detector.net.parameters()).device
+        self.detector, self.model, self.layout = detector, detector.score_model.eval().model, detector.layout
+        self.device = next(detector.score_model.parameters()).device
         self.pictures = self.layout.kind in ("pixels", "images")
 
     def fingerprint(self) -> str:
@@ -203,8 +203,8 @@ class LatentSpace:
         Members are independent models: a draw of their joint prior is one of each, and the mean of those would be none.
         """
         generator = torch.Generator(self.device).manual_seed(seed)
-        if self.detector.net.prior is not None:
-            return _array(self.detector.net.prior.sample(n, generator)), None
+        if self.detector.score_model.prior is not None:
+            return _array(self.detector.score_model.prior.sample(n, generator)), None
         with torch.inference_mode():
             z = _array(self.model.prior(n, generator))
         return z, None if self.model.members == 1 else np.arange(n) % self.model.members
@@ -273,7 +273,7 @@ class _Series:
         if not len(self.starts):
             raise DataError(f"{source.path}: {len(self.data)} time steps, fewer than the {self.window} of one window")
         cpu = torch.device("cpu")
-        self.held = samples(self.data, everything, detector.scaler, detector.layout, cpu, self.window)
+        self.held = make_dataset(self.data, everything, detector.scaler, detector.layout, cpu, self.window)
 
     def at(self, which: NDArray[np.intp]) -> Items:
         """Windows by their number among `starts`."""

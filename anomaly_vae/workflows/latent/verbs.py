@@ -48,7 +48,7 @@ def samples(
     """
     space = LatentSpace(model.detector)
     told = space.told(condition or {})
-    prior = "the prior" if model.detector.net.prior is None else "the mixture fitted to the training posteriors"
+    prior = "the prior" if model.detector.score_model.prior is None else "the mixture fitted to the training posteriors"
     if not told:
         count = count or (64 if space.pictures else 16)
         values = space.decode(*space.draw(count, seed))

@@ -189,13 +189,13 @@ def test_masks_of_the_mvtec_layout(tmp_path: Path) -> None:
     for root, rows in ((tmp_path, [0, 1, 2]), (tmp_path / "test", [0, 1, 2])):
         source = opened(root)
         assert source.why.endswith(", 2 with a mask")
-        originals = source.originals()
-        assert originals is not None
-        assert originals.masked
-        np.testing.assert_array_equal(originals.mask(rows[0]), CORNER > 0)
-        np.testing.assert_array_equal(originals.mask(rows[1]), CORNER[::-1] > 0)
-        np.testing.assert_array_equal(originals.mask(rows[2]), np.zeros((6, 10), bool))  # a good one needs none
-        originals.require(np.array(source.labels()) == "cut")
+        image_files = source.image_files()
+        assert image_files is not None
+        assert image_files.masked
+        np.testing.assert_array_equal(image_files.mask(rows[0]), CORNER > 0)
+        np.testing.assert_array_equal(image_files.mask(rows[1]), CORNER[::-1] > 0)
+        np.testing.assert_array_equal(image_files.mask(rows[2]), np.zeros((6, 10), bool))  # a good one needs none
+        image_files.require(np.array(source.labels()) == "cut")
     assert not any("ground_truth" in id_ for id_ in whole(opened(tmp_path)).ids)
 
 
@@ -205,10 +205,10 @@ def test_an_anomalous_picture_without_mask_or_with_one_of_another_size(tmp_path:
     draw(tmp_path / "masks/cut/0.png", CORNER)
     anomalous = np.array([True, True, False])
     with pytest.raises(DataError, match=r"the anomalous picture 1\.png \(cut\) has no mask while others have"):
-        opened(tmp_path).originals().require(anomalous)
+        opened(tmp_path).image_files().require(anomalous)
     draw(tmp_path / "masks/cut/1.png", CORNER[:, :6])
     with pytest.raises(DataError, match=r"1\.png: a mask of 6x6 pixels for a picture of 10x6"):
-        opened(tmp_path).originals().require(anomalous)
+        opened(tmp_path).image_files().require(anomalous)
 
 
 def test_a_mask_lies_over_the_upright_picture(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_a_mask_lies_over_the_upright_picture(tmp_path: Path) -> None:
     lossy = Image.fromarray(255 * CORNER)
     (tmp_path / "masks/cut").mkdir(parents=True)
     lossy.save(tmp_path / "masks/cut/0.jpg", quality=100, subsampling=0)  # noise around black is no anomaly
-    originals = opened(tmp_path).originals()
-    assert originals.size(0) == (6, 10)
-    assert originals.picture(0).shape == (6, 10, 3)
-    np.testing.assert_array_equal(originals.mask(0), CORNER > 0)
+    image_files = opened(tmp_path).image_files()
+    assert image_files.size(0) == (6, 10)
+    assert image_files.picture(0).shape == (6, 10, 3)
+    np.testing.assert_array_equal(image_files.mask(0), CORNER > 0)
 
 
 def test_a_palette_is_a_picture_of_its_colours_and_a_mask_of_its_numbers(tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def test_a_palette_is_a_picture_of_its_colours_and_a_mask_of_its_numbers(tmp_pat
     for name in ("cut/0.png", "masks/cut/0.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         paletted.save(tmp_path / name)
-    originals = opened(tmp_path).originals()
-    assert originals.picture(0).max() == 0
-    np.testing.assert_array_equal(originals.mask(0), CORNER > 0)
+    image_files = opened(tmp_path).image_files()
+    assert image_files.picture(0).max() == 0
+    np.testing.assert_array_equal(image_files.mask(0), CORNER > 0)
 
 
 VISA = """object,split,label,image,mask
@@ -260,7 +260,7 @@ def test_visa_split_file(tmp_path: Path) -> None:
     chunk = whole(source)
     assert chunk.ids.tolist() == ["candle/0.JPG", "candle/1.JPG", "candle/2.JPG"]
     np.testing.assert_array_equal(chunk.values[:, 0, 0, 0], [0, 50, 100])
-    np.testing.assert_array_equal(source.originals().mask(1), CORNER > 0)
+    np.testing.assert_array_equal(source.image_files().mask(1), CORNER > 0)
     with pytest.raises(DataError, match=r"holds 2 objects \('candle', 'pcb'\); choose one, e\.g\. --set data\.object="):
         opened(tmp_path / "split_csv/1cls.csv")
     with pytest.raises(DataError, match="column 'object' has no 'cup'"):
@@ -272,7 +272,7 @@ def test_a_manifest_with_masks_names_what_it_does_not_read(tmp_path: Path) -> No
     draw(tmp_path / "m.png", CORNER)
     (tmp_path / "list.csv").write_text("path,label,mask,camera\na.png,bad,m.png,2\n")
     source = opened(tmp_path / "list.csv")
-    np.testing.assert_array_equal(source.originals().mask(0), CORNER > 0)
+    np.testing.assert_array_equal(source.image_files().mask(0), CORNER > 0)
     assert source.notes == ("not read: column 'camera'; known are 'path', 'image', 'label', 'mask', 'split', 'object'",)
     (tmp_path / "list.csv").write_text("path,mask\na.png,\na.png,gone.png\n")
     with pytest.raises(DataError, match=r"row 2 \(line 3\): no mask 'gone\.png'"):

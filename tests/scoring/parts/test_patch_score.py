@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from anomaly_vae.core.config import Config, DataConfig, ModelConfig, load
 from anomaly_vae.core.errors import ConfigError, DetectorError
-from anomaly_vae.data.datasets import Samples
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.open import open_source
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.models import backbone, efficientnet_lite
 from anomaly_vae.models.backbone import Backbone
 from anomaly_vae.models.feature_maps import FeatureMaps, interpolation
-from anomaly_vae.scoring.parts.feature_cache import Album
+from anomaly_vae.scoring.parts.feature_cache import FeatureCache
 from anomaly_vae.scoring.parts.memory_bank import greedy_coreset, nearest
 from anomaly_vae.scoring.parts.patch_score import BLUR, suppression, to_pixels
 from anomaly_vae.scoring.scores import join
@@ -194,9 +194,9 @@ def test_interpolation_between_centres() -> None:
     assert pixels[[0, 3, 9, 15]].tolist() == [1, 1, 7, 13]
 
 
-def pictures(n: int) -> Samples:
+def pictures(n: int) -> RowDataset:
     values = np.random.default_rng(1).integers(0, 256, (n, 1, 32, 32), dtype=np.uint8)
-    return Samples(values, torch.device("cpu"))
+    return RowDataset(values, torch.device("cpu"))
 
 
 class Counted(FeatureMaps):
@@ -211,12 +211,12 @@ class Counted(FeatureMaps):
 
 def test_a_map_is_computed_once_and_a_spoilt_file_again(tmp_path: Path) -> None:
     features = Counted(Backbone("efficientnet_lite0", ("blocks.2", "blocks.4")), 32, 32)
-    first = list(Album(pictures(3), features, tmp_path))
+    first = list(FeatureCache(pictures(3), features, tmp_path))
     assert first[0].shape == (24 + 40, 4, 4)
     assert features.computed == 3
-    plain = list(Album(pictures(3), features, None))
+    plain = list(FeatureCache(pictures(3), features, None))
     assert features.computed == 6
-    again = list(Album(pictures(3), features, tmp_path))
+    again = list(FeatureCache(pictures(3), features, tmp_path))
     assert features.computed == 6
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(first, plain, again, strict=True))
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
@@ -225,12 +225,12 @@ def test_a_map_is_computed_once_and_a_spoilt_file_again(tmp_path: Path) -> None:
     for spoilt in (content[:-1], b"", content[:20] + bytes([content[20] ^ 1]) + content[21:]):
         files[0].write_bytes(spoilt)
         before = features.computed
-        mended = list(Album(pictures(3), features, tmp_path))
+        mended = list(FeatureCache(pictures(3), features, tmp_path))
         assert features.computed == before + 1
         assert all(torch.equal(a, b) for a, b in zip(first, mended, strict=True))
         assert files[0].read_bytes() == content
     other = Counted(Backbone("efficientnet_lite0", ("blocks.2", "blocks.4")), 32, 32)  # of other random weights
-    list(Album(pictures(3), other, tmp_path))
+    list(FeatureCache(pictures(3), other, tmp_path))
     assert other.computed == 3
 
 
@@ -274,14 +274,14 @@ def test_a_cell_is_drawn_at_its_centre_and_blurred() -> None:
 
 
 def test_recon_is_the_mahalanobis_distance_of_the_residual(detector: Detector, folder: Path) -> None:
-    positions = detector.net.positions
+    positions = detector.score_model.positions
     assert positions is not None
     (chunk,) = open_source(folder / "cut", detector.config.data).chunks(detector.layout, 8)
     with torch.inference_mode():
         maps = positions.features(torch.from_numpy(chunk.values).float() / 255)
-        parts = positions.nats(detector.net.model, maps)
+        parts = positions.nats(detector.score_model.model, maps)
         x = ((maps.permute(0, 2, 3, 1) - positions.mean) / positions.deviation)[0, 2, 3]
-        out = detector.net.model(x[None])
+        out = detector.score_model.model(x[None])
     residual = (x - out.px.mean[0] - positions.residual_mean).double()
     precision = positions.whiten.T.double() @ positions.whiten.double()
     assert float(parts["recon"][0, 2, 3]) == pytest.approx(0.5 * float(residual @ precision @ residual), rel=1e-4)
@@ -346,9 +346,9 @@ def test_a_folder_carries_or_refers_to_the_backbone(folder: Path, weights: Path,
 def test_parts_that_are_switched_off(folder: Path) -> None:
     found = fitted(folder, "scoring.neighbours=0", "scoring.prior=normal", "scoring.border=false",
                    "scoring.recon=likelihood", "data.tile=48", "data.size=72")  # fmt: skip
-    positions = found.net.positions
+    positions = found.score_model.positions
     assert positions is not None
-    assert found.net.part_names == ("recon", "kl")
+    assert found.score_model.part_names == ("recon", "kl")
     assert (positions.border == 1).all()
     scores = join(found.score_source(open_source(folder / "cut", found.config.data), explain=True))
     assert scores.elements is not None
@@ -376,7 +376,7 @@ def test_images_are_read_larger_by_default_than_conv2d_reads_them() -> None:
 
 def test_rivals_measure_distances_as_others_do() -> None:
     features = FeatureMaps(Backbone("efficientnet_lite0", ("blocks.2", "blocks.4")), 32, 32)
-    train, query = Album(pictures(30), features, None), Album(pictures(31), features, None)[30]
+    train, query = FeatureCache(pictures(30), features, None), FeatureCache(pictures(31), features, None)[30]
     rows = torch.stack(list(train))  # (N, C, 4, 4)
     flat = rows.permute(0, 2, 3, 1).flatten(0, 2)
     with pytest.MonkeyPatch.context() as patch:

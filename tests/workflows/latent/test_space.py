@@ -60,12 +60,12 @@ def test_every_member_reads_and_writes_data_of_its_kind(kind: str, axes: int) ->
     expected = x[items.places] if axes == 2 else x
     np.testing.assert_array_equal(items.values, expected)
     codes = space.codes(items.x)
-    assert codes.shape == (len(items.ids), detector.net.model.latent)
+    assert codes.shape == (len(items.ids), detector.score_model.model.latent)
     decoded = space.decode(codes, starts=space.starts(items))
     assert decoded.shape == items.values.shape
     # the same expected x as scoring's, and back in the units of the data
     with torch.inference_mode():
-        mean = detector.net.model(items.x).px.mean
+        mean = detector.score_model.model(items.x).px.mean
     mean = (mean if mean.dim() == items.x.dim() else mean.mean(0)).numpy()
     if axes == 2:
         again = np.stack([detector.scaler.transform(w, w[0]) for w in decoded]).transpose(0, 2, 1)
@@ -73,7 +73,7 @@ def test_every_member_reads_and_writes_data_of_its_kind(kind: str, axes: int) ->
     elif axes == 3:
         np.testing.assert_allclose(decoded / 255, mean.clip(0, 1), atol=1e-5)
     drawn, members = space.draw(6, seed=1)
-    assert drawn.shape == (6, detector.net.model.latent)
+    assert drawn.shape == (6, detector.score_model.model.latent)
     assert np.isfinite(space.decode(drawn, members)).all()
     np.testing.assert_array_equal(drawn, space.draw(6, seed=1)[0])
     assert not np.array_equal(drawn, space.draw(6, seed=2)[0])
@@ -83,7 +83,7 @@ def test_every_member_reads_and_writes_data_of_its_kind(kind: str, axes: int) ->
 def test_axes_are_ordered_by_what_the_model_uses(kind: str, axes: int) -> None:
     detector, x = fitted(kind, axes)
     space, source = LatentSpace(detector), open_memory(x, detector.config.data)
-    found, model = space.axes(source, 10_000), detector.net.model
+    found, model = space.axes(source, 10_000), detector.score_model.model
     items = space.spread(source, 10_000)
     with torch.inference_mode():
         out = model(items.x)

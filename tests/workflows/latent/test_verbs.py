@@ -47,9 +47,9 @@ def test_every_verb_draws_and_writes_its_numbers(fits: Said, kind: str) -> None:
     (a, b), column, value, width = KINDS[kind]
     data, found = f"{kind}.csv", model(kind)
     per = WINDOW if kind == "series" else 1  # lines of the CSV for one sample
-    way = Direction.fit(np.random.default_rng(0).normal(size=(9, found.detector.net.model.latent)), np.arange(9.0),
-                        column, verbs.LatentSpace(found.detector).fingerprint())  # fmt: skip
-    dimensions = min(3, found.detector.net.model.latent)
+    codes = np.random.default_rng(0).normal(size=(9, found.detector.score_model.model.latent))
+    way = Direction.fit(codes, np.arange(9.0), column, verbs.LatentSpace(found.detector).fingerprint())
+    dimensions = min(3, found.detector.score_model.model.latent)
     drawings: dict[str, tuple[Drawing, int]] = {
         "samples": (verbs.samples(found, 5, seed=1), 5),
         "reconstruct": (verbs.reconstruct(found, data, (a, b)), 4),
@@ -69,7 +69,7 @@ def test_every_verb_draws_and_writes_its_numbers(fits: Said, kind: str) -> None:
     assert table["id"].is_unique
     assert len(coloured.figure().axes) == 1
     along = verbs.direction(found, data, column, value)
-    assert len(along.columns["direction"]) == found.detector.net.model.latent
+    assert len(along.columns["direction"]) == found.detector.score_model.model.latent
     assert "AUROC" in along.said
     assert len(along.figure().axes) == 1
 
