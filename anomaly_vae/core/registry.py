@@ -1,0 +1,41 @@
+"""Names that settings choose from, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pkgutil import resolve_name
+from typing import TypeVar, cast
+
+from anomaly_vae.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T]):
+    """A dict of name -> "module:object", in which the object is imported when it is first asked for.
+
+    The names alone are therefore known at once: settings are checked against them, and `--help` lists them, without
+    the seconds that torch or pyarrow take to import.
+    """
+
+    def __init__(self, setting: str, places: Mapping[str, str]) -> None:
+        """setting: that chooses one of the names, for messages."""
+        self.setting, self.places = setting, dict(places)
+
+    def __getitem__(self, name: str) -> T:
+        """Raises ConfigError, listing the names, for an unknown one."""
+        if name not in self.places:
+            raise ConfigError(f"setting '{self.setting}' = {name!r}: {expected(self.places)}")
+        return cast(T, resolve_name(self.places[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def expected(names: Mapping[str, object] | tuple[str, ...]) -> str:
+    """What would have been right, in pydantic's words for a list of values."""
+    *others, last = (f"'{name}'" for name in names)
+    return f"Input should be {', '.join(others)} or {last}" if others else f"Input should be {last}"
