@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,21 @@ class VAE(nn.Module, ABC):
         Their log-mean-exp is the importance-weighted bound on log p(x) (Burda 2016). x is encoded once. With members,
         p(x) is the equal mixture of theirs.
         """
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of the family, as `registry.MODELS` names it.
+
+    build: makes the model from a resolved configuration and the shape of a sample; where there are categories, they are
+    the next argument, and where there is a condition, `n_condition` is the one after.
+    axes: the numbers of axes of the samples that it can read.
+    defaults: section -> setting -> value, of the settings whose default depends on the model.
+    """
+
+    build: Callable[..., VAE]
+    axes: tuple[int, ...]
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def with_data(x: Tensor, given: int, change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anomaly_vae.core.config import ModelConfig
-from anomaly_vae.models.base import VAE, Output, log_weight
+from anomaly_vae.models.base import VAE, Member, Output, log_weight
 from anomaly_vae.models.likelihoods import Likelihood, kl_normal, kl_sampled, reparameterise
 from anomaly_vae.models.networks import BY_AXES, network
 
@@ -69,3 +69,6 @@ class ConditionalVAE(VAE):
         told = condition.flatten(2)[:, :, 0] if self.pictures else condition.flatten(1)
         read = torch.cat([x[:, : x.shape[1] - self.given].flatten(1), told], 1) if self.flat else x
         return *self.inner.encode(read), told
+
+
+CONDITIONAL = Member(ConditionalVAE, axes=(1, 2, 3))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_vae.core.config import ModelConfig
-from anomaly_vae.models.base import Head
+from anomaly_vae.models.base import Head, Member
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
 from anomaly_vae.models.layers import channels_last, convolutions, downward, residuals, stages, upward
 from anomaly_vae.models.likelihoods import Likelihood
@@ -56,3 +56,7 @@ class ConvVAE(GaussianVAE):
     def decode(self, z: Tensor) -> Likelihood:
         px: Likelihood = self.head(*self.up(self.expand(z)).chunk(self.head.outputs, dim=1))
         return px
+
+
+CONV1D = Member(ConvVAE, axes=(2,))
+CONV2D = Member(ConvVAE, axes=(3,))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_vae.core.config import ModelConfig
-from anomaly_vae.models.base import Head
+from anomaly_vae.models.base import Head, Member
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
 from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.models.likelihoods import Categorical, Columns, Likelihood
@@ -90,3 +90,6 @@ def _run(layers: nn.ParameterList, x: Tensor) -> Tensor:
         if index + 2 < len(weights):
             x = F.silu(x, inplace=not torch.is_grad_enabled())
     return x
+
+
+DENSE = Member(DenseVAE, axes=(1, 2, 3))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_vae.core.config import ModelConfig
-from anomaly_vae.models.base import Head
+from anomaly_vae.models.base import Head, Member
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
 from anomaly_vae.models.likelihoods import Likelihood
 
@@ -39,3 +39,22 @@ class FeatureVAE(GaussianVAE):
     def decode(self, z: Tensor) -> Likelihood:
         px: Likelihood = self.head(*self.out(self.up(z)).chunk(self.head.outputs, dim=1))
         return px
+
+
+FEATURES = Member(
+    FeatureVAE,
+    axes=(1,),
+    defaults={
+        "data": {"size": 256},
+        "model": {
+            "backbone": "efficientnet_lite0",
+            "latent": 32,
+            "hidden": (128,),
+            "sigma": "element",
+            "sigma_min": 0.05,
+            "sigma_value": 1.0,
+        },
+        "training": {"steps": 400, "batch_size": 1024, "lr": 3e-3, "bf16": False, "noise": 0.0, "jitter": 0.0},
+        "scoring": {"recon": "covariance", "prior": "mixture", "neighbours": 1500},
+    },
+)

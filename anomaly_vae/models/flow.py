@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.core.distributed import normal
 from anomaly_vae.core.errors import ConfigError
-from anomaly_vae.models.base import VAE, Output, log_weight
+from anomaly_vae.models.base import VAE, Member, Output, log_weight
 from anomaly_vae.models.likelihoods import Likelihood, kl_normal, kl_sampled
 from anomaly_vae.models.networks import network
 
@@ -114,3 +114,6 @@ class Masked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.mask)
+
+
+FLOW = Member(FlowVAE, axes=(1, 2, 3), defaults={"model": {"flow_steps": 4, "members": 1}})

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.core.distributed import normal
-from anomaly_vae.models.base import LOG_VAR, VAE, Head, Output, log_weight
+from anomaly_vae.models.base import LOG_VAR, VAE, Head, Member, Output, log_weight
 from anomaly_vae.models.gaussian import posterior_head
 from anomaly_vae.models.layers import GELU, Crop, Even, Residual, Sides, channels_last, convolutions, residuals, stages
 from anomaly_vae.models.likelihoods import Likelihood, kl_normal, kl_sampled
@@ -150,3 +150,10 @@ class Cell(nn.Module):
         z = m + noise.unflatten(1, (self.latent, *self.sides)) * torch.exp(log_s.clamp(*LOG_SCALE))
         moved: Tensor = self.after(h + added + self.enter(z))
         return moved
+
+
+HIERARCHICAL = Member(
+    HierarchicalVAE,
+    axes=(2, 3),
+    defaults={"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
+)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_vae.core.config import ModelConfig
-from anomaly_vae.models.base import Head
+from anomaly_vae.models.base import Head, Member
 from anomaly_vae.models.gaussian import GaussianVAE, posterior_head
 from anomaly_vae.models.layers import Sides, channels_last
 from anomaly_vae.models.likelihoods import Likelihood
@@ -188,3 +188,10 @@ class Double(nn.Module):
 
 def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=EPS)
+
+
+KL_AUTOENCODER = Member(
+    KLAutoencoder,
+    axes=(3,),
+    defaults={"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
+)

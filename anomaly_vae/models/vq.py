@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_vae.core.config import ModelConfig
-from anomaly_vae.models.base import VAE, Head, Output, log_weight
+from anomaly_vae.models.base import VAE, Head, Member, Output, log_weight
 from anomaly_vae.models.layers import GELU, channels_last, convolutions, downward, residuals, stages, upward
 from anomaly_vae.models.likelihoods import Likelihood
 from anomaly_vae.models.quantizer import PRIORS, Codebook, CodePrior
@@ -80,3 +80,13 @@ class VectorQuantisedVAE(VAE):
     def _flat(self, vectors: Tensor) -> Tensor:
         """(B, D) of vectors (B, P, E), a map (E, *sides) in order."""
         return vectors.transpose(1, 2).flatten(1)
+
+
+VQ = Member(
+    VectorQuantisedVAE,
+    axes=(2, 3),
+    defaults={
+        "model": {"latent": 16, "blocks": 1, "codes": 64, "code_prior": "causal", "commitment": 0.25},
+        "scoring": {"prior": "normal"},
+    },
+)

@@ -39,7 +39,7 @@ CASES += [("dense", BATCH_WIDE), ("conv2d", BATCH_WIDE), ("conv2d", BINARY), ("c
 
 def settings(kind: str, overrides: tuple[str, ...]) -> tuple[Config, tuple[int, ...]]:
     """Of a small job, and the shape of a sample. Noise and jitter are those of the defaults."""
-    axes = MODELS[kind][1][0]
+    axes = MODELS[kind].axes[0]
     small = ["model.hidden=[8]", "model.channels=[8]", "training.bf16=false"]
     small += ["training.epochs=2", "training.batch_size=16"]
     small += [f"data.condition=[{name}]" for name in GIVEN.get(kind, ())]

@@ -20,7 +20,7 @@ B, LATENT = 6, 3
 SHAPES = {1: [(5,), (1,)], 2: [(1, 8), (3, 11)], 3: [(1, 8, 8), (3, 9, 13)]}  # by the number of axes
 SCALES = ["predicted", "element", "shared", "optimal", "fixed"]
 HEADS = [("gaussian", sigma) for sigma in SCALES] + [("laplace", sigma) for sigma in SCALES] + [("bernoulli", "fixed")]
-CASES = [(kind, shape) for kind, (_, axes) in MODELS.items() for n in axes for shape in SHAPES[n]]
+CASES = [(kind, shape) for kind, member in MODELS.items() for n in member.axes for shape in SHAPES[n]]
 NAN = float("nan")
 
 
@@ -166,7 +166,7 @@ def test_missing_elements_leave_everything_finite(kind: str, shape: tuple[int, .
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_scales_stay_above_their_floor_and_posteriors_within_their_clamp(kind: str) -> None:
-    shape = SHAPES[MODELS[kind][1][-1]][0]
+    shape = SHAPES[MODELS[kind].axes[-1]][0]
     model = model_of(small(kind, sigma_min=0.5), shape).eval()
     if not isinstance(model, GaussianVAE):
         pytest.skip("the posterior's own clamp is within it")

@@ -49,7 +49,7 @@ def fitted(kind: str, axes: int, **settings: Any) -> tuple[Detector, NDArray[Any
 
 # a conditional model needs a condition: test_conditional.py; `features` has no code of a whole picture
 OTHERS = ("conditional", "features")
-CASES = [(kind, axes) for kind, (_, known) in MODELS.items() for axes in known if kind not in OTHERS]
+CASES = [(kind, axes) for kind, member in MODELS.items() for axes in member.axes if kind not in OTHERS]
 
 
 @pytest.mark.parametrize(("kind", "axes"), CASES)
