@@ -11,9 +11,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomaly_vae.core.config import NO_TEST, load
 from anomaly_vae.core.errors import ConfigError, DataError
 from anomaly_vae.data.open import open_memory
+from anomaly_vae.detector.configuration import NO_TEST, load
 from anomaly_vae.detector.detector import Detector
 
 

@@ -25,6 +25,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.open import open_source
+from anomaly_vae.detector.configuration import resolve
 from anomaly_vae.models import registry
 from anomaly_vae.training.loop import train
 from pipelines import baselines
@@ -72,7 +73,7 @@ def read(folder: Path, config: Config) -> NDArray[np.uint8]:
 
 def measure(pictures: NDArray[np.uint8], config: Config) -> dict[str, float]:
     """psnr (dB), ssim and valid_elbo (nats a picture) of held-out pictures, after training on the others."""
-    config, device = config.resolve("images"), pick_device(config.device)
+    config, device = resolve(config, "images"), pick_device(config.device)
     held = np.arange(len(pictures)) % HELD == 0
     valid = RowDataset(pictures[held], device)
     torch.manual_seed(config.seed)

@@ -30,7 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from anomaly_vae.core.config import NO_TEST
+from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import alarm_interval
 from pipelines import tables

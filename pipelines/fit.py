@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anomaly_vae.core.config import load
+from anomaly_vae.detector.configuration import load
 from anomaly_vae.workflows import fit
 from pipelines.study import Figures, Study, arguments
 

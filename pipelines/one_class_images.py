@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import NO_TEST, Config
+from anomaly_vae.core.config import Config
+from anomaly_vae.detector.configuration import NO_TEST
 from pipelines import baselines
 from pipelines.idx import ImageSet, read_set
 from pipelines.study import Figures, Study, arguments, chosen, settings

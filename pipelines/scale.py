@@ -27,8 +27,8 @@ import pandas as pd
 import torch
 
 from anomaly_vae.core import distributed
-from anomaly_vae.core.config import load
 from anomaly_vae.data.datasets import RowDataset
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models.registry import build
 from anomaly_vae.training import loop
 
@@ -104,7 +104,7 @@ def trained() -> dict[str, float]:
     found = {}
     for name, kind, shape, batch, steps in NETWORKS:
         sizes = [f"training.batch_size={batch}", "training.epochs=1", "training.bf16=false", "training.jitter=0"]
-        config = load(overrides=sizes).resolve(kind)  # type: ignore[arg-type]
+        config = resolve(load(overrides=sizes), kind)  # type: ignore[arg-type]
         x = np.random.default_rng(0).normal(size=(batch * steps, *shape)).astype(np.float32)
         rows, held = RowDataset(x, torch.device("cpu")), RowDataset(x[:batch], torch.device("cpu"))
         loop.STEPS, seconds = steps, []

@@ -29,7 +29,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import BY_KIND, NO_TEST, Config
+from anomaly_vae.core.config import Config
+from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.models.likelihoods import LOG_2PI
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def compare(series: Series, config: Config, plain: Config, seed: int) -> Figures:
     """The figures of all methods on one series."""
-    rule = config.threshold.unlabelled or BY_KIND["series"]["threshold"]["unlabelled"]
+    rule = config.threshold.unlabelled or KINDS["series"].defaults["threshold"]["unlabelled"]
     methods: dict[str, Callable[[], Fitted]] = {
         OURS: lambda: fit_ours(series.train, config, seed),
         "Conv-AE": lambda: fit_autoencoder(series.train, plain, seed, rule),

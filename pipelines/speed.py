@@ -35,13 +35,14 @@ from PIL import Image
 
 from anomaly_vae import tracking
 from anomaly_vae.core.config import Config
-from anomaly_vae.core.config import load as load_config
 from anomaly_vae.core.device import has_bf16, pick_device
 from anomaly_vae.core.threads import keep_memory
 from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.images.decoding import THREADS
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Source
+from anomaly_vae.detector.configuration import load as load_config
+from anomaly_vae.detector.configuration import opening
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.batching import SIZES
 from anomaly_vae.training.loop import History, Schedule, adamw, few_threads, one_epoch
@@ -244,7 +245,7 @@ def pictures(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> d
     for kind, size in (("conv2d", 64), ("features", SIDE)):
         settings = [f"model.kind={kind}", f"data.size={size}", "training.steps=8", f"device={options.device}"]
         config = load_config(overrides=[*settings, "tracking.enabled=false"])
-        source = open_source(str(place), config.opening())
+        source = open_source(str(place), opening(config))
         detector = Detector.fit_source(source, config)
         x = torch.rand(1, *detector.layout.shape)
         with torch.inference_mode():

@@ -20,8 +20,8 @@ import pandas as pd
 
 from anomaly_vae import tracking
 from anomaly_vae.core.config import Config
-from anomaly_vae.core.config import load as load_config
 from anomaly_vae.core.engines import ENGINES, Engine, map_items
+from anomaly_vae.detector.configuration import load as load_config
 
 Figures = dict[str, dict[str, float]]  # method -> metric -> value
 

@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from anomaly_vae.core.config import Config, DataKind
-from anomaly_vae.core.config import load as load_config
+from anomaly_vae.core.config import Config
+from anomaly_vae.detector.configuration import load as load_config
+from anomaly_vae.detector.configuration import resolve
 from anomaly_vae.models import registry
 from anomaly_vae.models.base import VAE
 
@@ -23,14 +24,14 @@ QUALITY = 90  # of a JPEG, in Pillow's measure
 class Workload:
     """Samples of one shape, as the network reads them. steps: optimiser steps that are timed, for each batch size."""
 
-    kind: DataKind
+    kind: str
     shape: tuple[int, ...]
     steps: dict[int, int]
 
     def config(self, device: str, batch: int, overrides: list[str]) -> Config:
         """Its defaults, without what a plain loop does not do: pictures are not moved, inputs get no noise."""
         fixed = ["training.jitter=0", "training.noise=0", f"training.batch_size={batch}", f"device={device}"]
-        return load_config(overrides=[*fixed, *overrides]).resolve(self.kind)
+        return resolve(load_config(overrides=[*fixed, *overrides]), self.kind)
 
     def model(self, config: Config) -> VAE:
         with torch.random.fork_rng(devices=[]):

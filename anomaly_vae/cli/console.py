@@ -65,6 +65,8 @@ def table(rows: list[tuple[str, str]]) -> str:
 
 def fit_summary(result: Result) -> str:
     """The short table that a fit ends with, and the commands to type next."""
+    from anomaly_vae.detector.configuration import EMBEDDED_DATA
+
     assert result.summary
     lines = result.summary.facts()
     saved = "" if result.detector.startswith("runs:/") else result.detector
@@ -74,7 +76,7 @@ def fit_summary(result: Result) -> str:
     score = "anomaly-vae score data.csv"
     if Path(result.data).exists():
         score = f"anomaly-vae score {shlex.quote(result.data)}"
-    elif result.kind == "pixels":
+    elif result.data == EMBEDDED_DATA:
         score = f"anomaly-vae sample-data digits -o data.csv && {score}"
     following = [score, "anomaly-vae ui"] if result.run_id else [f"{score} -m {shlex.quote(saved)}"]
     return table(lines) + "\n\nnext:  " + "\n       ".join(following)

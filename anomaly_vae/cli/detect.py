@@ -12,14 +12,13 @@ from anomaly_vae.cli.options import MODEL, SKIP_BROKEN, load_config, require_the
 from anomaly_vae.core.engines import ENGINES, Engine
 from anomaly_vae.core.errors import UsageError
 from anomaly_vae.core.files import SCORES, require_ending
-
-KINDS = ["table", "series", "pixels", "images"]
+from anomaly_vae.data.kinds import KINDS
 
 
 @click.command("fit", short_help="Train a detector (default: on scikit-learn's digits).")
 @click.argument("data", required=False)
 @settings
-@click.option("--kind", type=click.Choice(KINDS), help="Kind of data; default: recognised from the file.")
+@click.option("--kind", type=click.Choice(list(KINDS)), help="Kind of data; default: recognised from the file.")
 @click.option("--label", metavar="COLUMN", help="Column that tells normal from anomalous.")
 @click.option(
     "--normal",
@@ -45,7 +44,7 @@ def fit_command(
     ctx: click.Context, /, data: str | None, output: str | None, resume: str | None, as_json: bool, **options: Any
 ) -> None:
     """Train a detector on DATA (default: scikit-learn's digits, where 3 is normal)."""
-    from anomaly_vae.core.config import EMBEDDED
+    from anomaly_vae.detector.configuration import EMBEDDED
 
     if resume and data:
         raise UsageError("--resume continues with the run's own data; leave DATA out")

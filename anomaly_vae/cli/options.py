@@ -53,7 +53,7 @@ SHORTHANDS = {
 
 def load_config(options: dict[str, Any], base: dict[str, Any] | None = None) -> Config:
     """The settings of -c, --set and the options that are shorthands for one, which win."""
-    from anomaly_vae.core import config
+    from anomaly_vae.detector.configuration import load
 
     shorthands: dict[str, Any] = {}
     rate = options.get("false_alarm_rate")
@@ -62,4 +62,4 @@ def load_config(options: dict[str, Any], base: dict[str, Any] | None = None) -> 
         value = given.get(option)
         if value is not None and value != ():
             shorthands[setting] = list(value) if isinstance(value, tuple) else value
-    return config.load(options.get("config_file"), options.get("overrides") or (), base=base, shorthands=shorthands)
+    return load(options.get("config_file"), options.get("overrides") or (), base=base, shorthands=shorthands)

@@ -1,27 +1,23 @@
-"""A configuration: where it is read from, and what is filled in.
+"""A configuration: a tree of frozen sections, and how it is put together from files and options.
 
-It is a tree of frozen sections (`sections`). YAML files hold only what differs from the defaults, and
-`--set section.key=VALUE` overrides both; VALUE is read as YAML. Settings whose best value depends on the kind of
-data default to None and are filled in by `Config.resolve`, so a saved configuration always states the values used.
+YAML files hold only what differs from the defaults, and `--set section.key=VALUE` overrides both; VALUE is read as
+YAML. `detector.configuration` knows which names settings may choose from, and fills in what depends on the data.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
 
-from anomaly_vae.core.defaults import BY_KIND, BY_MODEL
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.core.settings import (
-    NETWORKS,
     DataConfig,
-    DataKind,
     ModelConfig,
     ObjectiveConfig,
     ScoringConfig,
@@ -33,8 +29,8 @@ from anomaly_vae.core.settings import (
 )
 
 __all__ = [
-    "BY_KIND", "EMBEDDED", "NO_TEST", "Config", "DataConfig", "DataKind", "ModelConfig", "ObjectiveConfig",
-    "ScoringConfig", "SplitConfig", "ThresholdConfig", "TrackingConfig", "TrainingConfig", "load",
+    "Config", "DataConfig", "ModelConfig", "ObjectiveConfig", "ScoringConfig", "SplitConfig", "ThresholdConfig",
+    "TrackingConfig", "TrainingConfig", "read", "validate",
 ]  # fmt: skip
 
 
@@ -51,48 +47,6 @@ class Config(Section):
     scoring: ScoringConfig = ScoringConfig()
     threshold: ThresholdConfig = ThresholdConfig()
     tracking: TrackingConfig = TrackingConfig()
-
-    def resolve(self, kind: DataKind) -> Config:
-        """This configuration with every None that depends on the kind of model or of data filled in."""
-        tree = self.model_dump()
-        tree["data"]["kind"] = kind
-        tree["model"]["kind"] = self._kind()
-        model = tree["model"]["kind"] or BY_KIND[kind]["model"]["kind"]
-        for defaults in (BY_MODEL.get(model, {}), BY_KIND[kind]):
-            for section, settings in defaults.items():
-                for key, value in settings.items():
-                    if tree[section][key] is None:
-                        tree[section][key] = value
-        if tree["training"]["binarise"] and tree["model"]["likelihood"] != "bernoulli":
-            raise ConfigError(
-                f"training.binarise=true makes pixels 0 or 1, which model.likelihood={tree['model']['likelihood']} is"
-                " no likelihood of; model.likelihood=bernoulli would work"
-            )
-        return _validate(tree, "the defaults")
-
-    def _kind(self) -> str | None:
-        """model.kind, which follows from a condition. Raises ConfigError where the two contradict each other."""
-        if self.data.condition and self.model.kind not in (None, "conditional"):
-            raise ConfigError(
-                f"model.kind={self.model.kind} reads no condition; leave it out, or use model.kind=conditional with"
-                f" model.network={self.model.kind if self.model.kind in NETWORKS else NETWORKS[0]}"
-            )
-        if self.model.kind == "conditional" and not self.data.condition:
-            raise ConfigError("model.kind=conditional needs a condition; name its column with --condition COLUMN")
-        return "conditional" if self.data.condition else self.model.kind
-
-    def opening(self) -> DataConfig:
-        """How to open data whose kind is not known yet: with the size that pictures are read at."""
-        return self.data.model_copy(update={"size": self.resolve("images").data.size})
-
-    def with_window(self, rows: int) -> Config:
-        """This configuration with the window of a series, where it is None, chosen for so many training rows."""
-        if self.data.kind != "series" or self.data.window is not None:
-            return self
-        window = 32  # or a half of it, ..., until the training rows hold twenty windows side by side
-        while window > 8 and window > rows / 20:
-            window //= 2
-        return self.model_copy(update={"data": self.data.model_copy(update={"window": window})})
 
     def labelled(self, label: str | None, normal: tuple[str, ...], skip_broken: bool = False) -> Config:
         """This configuration for other labelled data. label, normal: instead of those it was fitted with."""
@@ -116,36 +70,38 @@ class Config(Section):
         return text
 
 
-# The split where all rows are known to be normal and none is kept for a test.
-NO_TEST = {"train": 0.85, "valid": 0.15}
-
-# What `anomaly-vae fit` without data trains on: scikit-learn's digits, one class against the rest.
-EMBEDDED: dict[str, Any] = {"data": {"kind": "pixels", "label": "label", "normal": ("3",)}}
-
-
-def load(
-    path: str | Path | None = None,
-    overrides: Iterable[str] = (),
-    base: Mapping[str, Any] | None = None,
-    shorthands: Mapping[str, Any] | None = None,
+def read(
+    path: str | Path | None,
+    overrides: Iterable[str],
+    base: Mapping[str, Any],
+    shorthands: Mapping[str, Any],
+    names: Mapping[str, Collection[str]],
 ) -> Config:
     """The configuration of a YAML file (None: the defaults) with `section.key=VALUE` overrides applied.
 
     base: a tree of settings under the file, e.g. what a saved detector was fitted with. shorthands: dotted names and
-    values over everything else.
+    values over everything else. names: registry -> the names that settings may choose from it, see `settings.one_of`.
 
     Raises ConfigError for a missing or malformed file, an unknown key or a value of the wrong type.
     """
-    tree: dict[str, Any] = _merge({}, base or {})
+    tree: dict[str, Any] = _merge({}, base)
     where = "the settings"
     if path is not None:
         where = str(path)
         tree = _merge(tree, _read_yaml(Path(path)))
     for override in overrides:
         tree = _merge(tree, _parse_override(override))
-    for name, value in (shorthands or {}).items():
+    for name, value in shorthands.items():
         tree = _merge(tree, _nested(name, value))
-    return _validate(tree, where)
+    return validate(tree, where, names)
+
+
+def validate(tree: Mapping[str, Any], where: str, names: Mapping[str, Collection[str]]) -> Config:
+    """The configuration of a tree of settings, which come from `where`. Raises ConfigError naming the first fault."""
+    try:
+        return Config.model_validate(tree, context=names)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -200,13 +156,6 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _validate(tree: Mapping[str, Any], where: str) -> Config:
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from error
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -1,16 +1,59 @@
 """Every setting, its one home and its one default: the sections of a configuration.
 
-Settings whose best value depends on the kind of data default to None; `config.Config.resolve` fills them in.
+Settings whose best value depends on the kind of data or of model default to None; `detector.configuration.resolve`
+fills them in.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from anomaly_vae.core.registry import expected
 
 NETWORKS = ("dense", "conv1d", "conv2d")  # that other members are built around
-DataKind = Literal["table", "series", "pixels", "images"]
+
+
+class Policy(NamedTuple):
+    """A rule for choosing a threshold: its name and, where it takes one, its number."""
+
+    name: str
+    value: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Policy:
+        """`youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`; else raises ValueError."""
+        name, equals, number = text.partition("=")
+        if name in ("youden", "f1") and not equals:
+            return cls(name)
+        if name in ("fpr", "recall", "cost", "tail") and equals:
+            try:
+                value = float(number)
+            except ValueError:
+                value = -1.0
+            if (0 < value < 1) or (name == "recall" and value == 1) or (name == "cost" and 0 < value < float("inf")):
+                return cls(name, value)
+        raise ValueError(
+            f"'{text}' is no threshold policy; use youden, f1, fpr=0.01, recall=0.95, cost=10 (a miss costs 10 false"
+            " alarms) or tail=0.001"
+        )
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}={self.value:g}"
+
+
+def one_of(registry: str) -> AfterValidator:
+    """A name of a registry: of those that the context of the validation lists for it, None always."""
+
+    def check(value: str | None, info: ValidationInfo) -> str | None:
+        names = (info.context or {}).get(registry)
+        if value is not None and names is not None and value not in names:
+            raise PydanticCustomError("literal_error", expected(names))
+        return value
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
@@ -23,7 +66,9 @@ class DataConfig(Section):
     model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML's `normal: [3]` is the text 3 of a file
 
     path: str | None = Field(None, description="file or folder that `fit` reads where the command names none")
-    kind: DataKind | None = Field(None, description="kind of data; None: recognised from the file")
+    kind: Annotated[str | None, one_of("kinds")] = Field(
+        None, description="kind of data; None: recognised from the file"
+    )
     label: str | None = Field(None, description="column that tells normal from anomalous; never an input of the model")
     normal: tuple[str, ...] = Field((), description="label values that count as normal; empty: 0, false, normal, good")
     id: str | None = Field(None, description="column reported as id; None: row number, timestamp or file name")
@@ -76,10 +121,7 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """The network and its likelihood."""
 
-    kind: (
-        Literal["dense", "conv1d", "conv2d", "conditional", "features", "flow", "hierarchical", "kl_autoencoder", "vq"]
-        | None
-    ) = Field(None, description="None: by the kind of data")
+    kind: Annotated[str | None, one_of("models")] = Field(None, description="None: by the kind of data")
     network: Literal["dense", "conv1d", "conv2d"] | None = Field(
         None, description="what flow and conditional are built around; None: by the axes of a sample"
     )
@@ -228,31 +270,3 @@ class TrackingConfig(Section):
     folder: str = Field("mlruns", description="folder of the local sqlite store, of artifacts and of checkpoints")
     experiment: str | None = Field(None, description="MLflow experiment; None: the name of the data")
     name: str | None = Field(None, description="name of the run; None: model and data")
-
-
-class Policy(NamedTuple):
-    """A rule for choosing a threshold: its name and, where it takes one, its number."""
-
-    name: str
-    value: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Policy:
-        """`youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`; else raises ValueError."""
-        name, equals, number = text.partition("=")
-        if name in ("youden", "f1") and not equals:
-            return cls(name)
-        if name in ("fpr", "recall", "cost", "tail") and equals:
-            try:
-                value = float(number)
-            except ValueError:
-                value = -1.0
-            if (0 < value < 1) or (name == "recall" and value == 1) or (name == "cost" and 0 < value < float("inf")):
-                return cls(name, value)
-        raise ValueError(
-            f"'{text}' is no threshold policy; use youden, f1, fpr=0.01, recall=0.95, cost=10 (a miss costs 10 false"
-            " alarms) or tail=0.001"
-        )
-
-    def __str__(self) -> str:
-        return self.name if self.value is None else f"{self.name}={self.value:g}"

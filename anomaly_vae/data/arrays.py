@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import DataKind
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.kinds.pixels import _picture, _to_bytes
 from anomaly_vae.data.readers.base import plural
@@ -23,7 +22,7 @@ class ArraySource:
     Raises DataError for another number of axes, and for values out of range.
     """
 
-    kind: DataKind = "pixels"
+    kind: str = "pixels"
     name = path = "memory"
     notes: tuple[str, ...] = ()
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import ROWS, Chunk, Layout
@@ -133,37 +134,19 @@ def _uploaded(values: NDArray[Any], rows: NDArray[np.intp] | None, device: torch
     return held
 
 
-def tiling_of(layout: Layout) -> Tiling | None:
-    """How the pictures of a layout are cut; None where they are seen whole."""
-    return None if layout.tile is None else Tiling(layout.shape[1], layout.shape[2], layout.tile, layout.overlap)
-
-
 def make_dataset(
     data: Chunk | LoadedData, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
     window: int | None, store: ArrayStore = IN_MEMORY,
 ) -> RowDataset:  # fmt: skip
     """The training samples among `rows` of the data: the rows, their tiles, or every window that lies wholly within
     them."""
-    found: RowDataset
-    tiling = tiling_of(layout)
-    if layout.kind == "series":
-        assert window is not None
-        order, starts = window_starts(rows, data.groups, len(data), window)
-        scaled = _scaled(data, _by_group(order, data.groups), scaler, layout, store)
-        found = WindowDataset(scaled, device, starts, window)
-    elif layout.columns:
-        found = RowDataset(_scaled(data, [rows], scaler, layout, store), device)
-    elif tiling is not None:
-        found = TileDataset(data.values, device, tiling, rows)
-    else:
-        planes = None if data.condition is None or not scaler.given else scaler.told(data.condition[rows])
-        found = RowDataset(data.values, device, planes, rows)
-    found.given = scaler.given
-    found.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
-    return found
+    dataset = KINDS[layout.kind].dataset(data, rows, scaler, layout, device, window, store)
+    dataset.given = scaler.given
+    dataset.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
+    return dataset
 
 
-def _scaled(
+def scaled_rows(
     data: Chunk | LoadedData, parts: list[NDArray[np.intp]], scaler: Scaler, layout: Layout, store: ArrayStore
 ) -> NDArray[np.float32]:
     """(N, E) what the network reads of rows or steps, one part after the other, each on its own: a difference is never
@@ -185,7 +168,7 @@ def _scaled(
     return scaled
 
 
-def _by_group(order: NDArray[np.intp], groups: NDArray[Any] | None) -> list[NDArray[np.intp]]:
+def by_group(order: NDArray[np.intp], groups: NDArray[Any] | None) -> list[NDArray[np.intp]]:
     """`order`, which is sorted by group, cut where a group ends: differences are never taken across groups."""
     if groups is None:
         return [order]

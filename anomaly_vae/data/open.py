@@ -1,19 +1,13 @@
-"""The adapters, and how data is recognised as one of their kinds."""
+"""A file, folder or array as the kind of data that it is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomaly_vae.core.config import DataConfig, DataKind
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.arrays import ArraySource
-from anomaly_vae.data.images.listing import is_manifest
-from anomaly_vae.data.images.source import ImageSource
-from anomaly_vae.data.kinds.pixels import PixelSource, looks_like_pixels
-from anomaly_vae.data.kinds.series import SeriesSource
-from anomaly_vae.data.kinds.table import TableSource
-from anomaly_vae.data.timestamps import in_order
+from anomaly_vae.core.settings import DataConfig
+from anomaly_vae.data.kinds import KINDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +16,6 @@ if TYPE_CHECKING:
     from anomaly_vae.data.readers.base import Reader
     from anomaly_vae.data.source import Source
 
-# Kind of data -> its adapter. The first three are opened over a table of named columns, the last over files.
-ADAPTERS: dict[str, type] = {"table": TableSource, "series": SeriesSource, "pixels": PixelSource, "images": ImageSource}
-
 
 def open_source(path: str | Path, config: DataConfig) -> Source:
     """A file or folder as the kind of data that it is, or that `config.kind` says it is.
@@ -32,14 +23,9 @@ def open_source(path: str | Path, config: DataConfig) -> Source:
     Raises DataError where it cannot be read, or is none of them.
     """
     path = Path(path)
-    if path.is_dir():
-        if config.kind not in (None, "images"):
-            raise DataError(f"{path}: a folder, expected a CSV or Parquet file for kind {config.kind}")
-        return ImageSource(path, config)
-    reader = open_reader(path)
-    if config.kind == "images" or (config.kind is None and is_manifest(reader)):
-        return ImageSource(path, config, reader)
-    return _over(reader, config)
+    given = path if path.is_dir() else open_reader(path)
+    name = config.kind or next(name for name in reversed(list(KINDS)) if KINDS[name].recognises(given, config))
+    return KINDS[name].open(given, config, None)
 
 
 def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
@@ -52,6 +38,7 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
     import numpy as np
     import pyarrow as pa
 
+    from anomaly_vae.data.arrays import ArraySource
     from anomaly_vae.data.readers import base
 
     texts: NDArray[np.str_] | None = None
@@ -59,14 +46,15 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
         texts = base.as_labels(pa.chunked_array([pa.array(np.asarray(labels), from_pandas=True)]))
         if len(texts) != len(X):
             raise DataError(f"memory: {len(texts)} labels for {len(X)} rows; give one label a row")
+    kind = KINDS[config.kind or "table"]
     if hasattr(X, "columns"):
-        return _over(base.from_frame(X), config, texts, recognise=False)
+        return kind.open(base.from_frame(X), config, texts)
     values = np.asarray(X)
     if values.ndim in (3, 4):
         return ArraySource(values, texts)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"memory: an array of shape {values.shape}; expected (N, F), (N, H, W) or (N, C, H, W)")
-    return _over(base.from_array(values), config, texts, recognise=False)
+    return kind.open(base.from_array(values), config, texts)
 
 
 def open_reader(path: Path) -> Reader:
@@ -82,28 +70,3 @@ def open_reader(path: Path) -> Reader:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     return ParquetReader(path) if magic == b"PAR1" else CsvReader(path)
-
-
-def _over(
-    reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None, recognise: bool = True
-) -> TableSource | SeriesSource | PixelSource:
-    """The adapter over named columns."""
-    kind = config.kind
-    if kind is None and recognise:
-        kind = _recognise(reader, config)
-    if kind == "series":
-        return SeriesSource(reader, config, labels)
-    if kind == "pixels":
-        return PixelSource(reader, config, labels)
-    if kind == "images":
-        raise DataError(f"{reader.path}: an array for kind images; expected a folder of images or a manifest")
-    return TableSource(reader, config, labels)
-
-
-def _recognise(reader: Reader, config: DataConfig) -> DataKind:
-    """The kind, from the names of the columns and the first rows."""
-    if config.shape is not None or looks_like_pixels(reader, config):
-        return "pixels"
-    if config.time is not None or config.group is not None or in_order(reader):
-        return "series"
-    return "table"

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Column, Layout
-
-LIMITS = {"table": 1e6, "series": 30.0}  # scaled values are clipped here: a float32 square of any cell stays finite
-BLOCKS, SLOW = 8, 0.4  # of a series: see `_slow_share`
 
 BENT = 300.0  # largest argument of sinh on the way back: beyond, float64 overflows
 
@@ -77,12 +75,9 @@ class Scaler:
         cls, columns: Iterable[NDArray[Any]], layout: Layout, condition: NDArray[np.float64] | None = None
     ) -> Scaler:
         """The same of columns (N,), one after the other, so that they need not be in memory together."""
-        found = [] if condition is None else list(map(_condition, layout.conditions, condition.T))
-        if layout.kind == "table":
-            return cls(_table_elements(columns, layout), LIMITS["table"], found)
-        if layout.kind == "series":
-            return cls([_sensor(x, i) for i, x in enumerate(columns)], LIMITS["series"], found)
-        return cls([], 1.0, found)
+        conditions = [] if condition is None else list(map(_condition, layout.conditions, condition.T))
+        kind = KINDS[layout.kind]
+        return cls(kind.elements(columns, layout), kind.limit, conditions)
 
     def read(
         self, values: NDArray[Any], condition: NDArray[np.float64] | None, before: NDArray[Any] | None = None
@@ -199,52 +194,13 @@ def _run(chosen: NDArray[np.bool_]) -> slice:
     return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
 
 
-def _table_elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
-    plain: list[Element] = []
-    tails: list[Element] = []
-    for index, (column, cells) in enumerate(zip(layout.columns, columns, strict=True)):
-        if column.categories is not None:
-            plain.append(Element(index, "code"))
-            continue
-        x = cells[~np.isnan(cells)]
-        mean, deviation = _moments(x)
-        plain.append(Element(index, "linear", mean, deviation))
-        low, median, high = np.percentile(x, [25, 50, 75])
-        iqr = float(high - low) / 1.349 if high > low else deviation  # the deviation, were the column Gaussian
-        tails.append(Element(index, "asinh", float(median), iqr, *_moments(np.arcsinh((x - median) / iqr))))
-    return plain + tails
-
-
 def _condition(column: Column, cells: NDArray[np.float64]) -> Condition:
     if column.categories is not None:
         return Condition(len(column.categories))
-    return Condition(0, *_moments(cells[~np.isnan(cells)]))
+    return Condition(0, *moments(cells[~np.isnan(cells)]))
 
 
-def _sensor(x: NDArray[np.float64], index: int) -> Element:
-    known = x[~np.isnan(x)]
-    mean, deviation = float(known.mean()), float(known.std())
-    # a sensor that hardly moved in training may move a little later: its scale has a floor
-    scale = max(deviation, 1e-3 * max(1e-2, abs(mean))) if deviation > 1e-9 else 1e-2
-    if _slow_share(known) <= SLOW:
-        return Element(index, "linear", mean, scale)
-    steps = np.diff(known, prepend=known[0]) / scale
-    centre, spread = _moments(steps)
-    return Element(index, "difference", mean, scale, centre, max(spread, 1e-3))
-
-
-def _slow_share(x: NDArray[np.float64]) -> float:
-    """Share of a sensor's variance that lies between the means of 8 consecutive blocks of the training rows.
-
-    Near 0 for a stationary sensor, near 1 for one that drifts: what it reads later will lie where it never was.
-    """
-    length, variance = len(x) // BLOCKS, float(x.var())
-    if length == 0 or variance < 1e-12:
-        return 0.0
-    return float(x[len(x) - BLOCKS * length :].reshape(BLOCKS, length).mean(1).var()) / variance
-
-
-def _moments(x: NDArray[np.float64]) -> tuple[float, float]:
+def moments(x: NDArray[np.float64]) -> tuple[float, float]:
     """Mean and standard deviation; 1 for a deviation below the resolution of float64, which is rounding, not signal."""
     mean, deviation = float(np.mean(x)), float(np.std(x))
     return mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import DataKind
-
 if TYPE_CHECKING:
     from anomaly_vae.data.images.masks import ImageFiles
     from anomaly_vae.data.spill import ArrayStore
@@ -43,7 +41,7 @@ class Layout:
     left_out: column name -> why it is no input.
     """
 
-    kind: DataKind
+    kind: str
     shape: tuple[int, ...]
     columns: tuple[Column, ...] = ()
     conditions: tuple[Column, ...] = ()
@@ -164,7 +162,7 @@ class Chunk:
 class Source(Protocol):
     """A file, folder or array that was recognised as one kind of data. It scales nothing and splits nothing."""
 
-    kind: DataKind
+    kind: str
     name: str  # of the data, for experiments and runs: the file's stem, the folder's name
     path: str  # as given; "memory" for arrays
     notes: tuple[str, ...]  # what the user should know of how it was read

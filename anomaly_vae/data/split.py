@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import CodedText, Source
 
@@ -39,7 +40,7 @@ def split(source: Source, config: Config) -> Split:
             f"{source.path}: all {n} rows are anomalous by '{config.data.label or 'label'}'; training needs normal"
             " rows (is --normal right?)"
         )
-    if source.kind == "series":
+    if KINDS[source.kind].ordered:
         parts = _by_time(source.groups(), normal, config)
     elif roles is not None:
         parts = _by_role(roles, normal, config)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import DataConfig, DataKind
+from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import conditions
 from anomaly_vae.data.columns import LABELS, matrix, profile, types_of
@@ -25,7 +26,7 @@ from anomaly_vae.data.spill import ArrayStore
 class TabularSource(ABC):
     """A Source over a reader. The methods that are written here are final; a kind adds the abstract ones."""
 
-    kind: DataKind
+    kind: str
     notes: tuple[str, ...] = ()
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
@@ -223,3 +224,21 @@ class TabularSource(ABC):
 def as_text(column: pa.ChunkedArray) -> NDArray[np.str_]:
     """(N,) cells as they are written; a missing one is empty text."""
     return np.asarray(pc.fill_null(column, "").to_numpy(), dtype=np.str_)
+
+
+def columns_of(given: Path | Reader, kind: str) -> Reader:
+    """The columns of a file. Raises DataError for a folder."""
+    if isinstance(given, Path):
+        raise DataError(f"{given}: a folder, expected a CSV or Parquet file for kind {kind}")
+    return given
+
+
+def column_names(layout: Layout) -> list[str]:
+    """What is monitored of named columns: each of them."""
+    return [column.name for column in layout.columns]
+
+
+def column_values(chunk: Chunk) -> NDArray[np.float64]:
+    """(N, F) the cells themselves."""
+    values: NDArray[np.float64] = chunk.values
+    return values

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anomaly_vae.data.source import Layout
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -53,3 +55,8 @@ class Tiling:
             total[here] += pieces[:, number] * weight
             weights[here] += weight
         return total / weights
+
+
+def tiling_of(layout: Layout) -> Tiling | None:
+    """How the pictures of a layout are cut; None where they are seen whole."""
+    return None if layout.tile is None else Tiling(layout.shape[1], layout.shape[2], layout.tile, layout.overlap)

@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from anomaly_vae.core.callbacks import EpochCallback
-from anomaly_vae.core.config import NO_TEST, Config
-from anomaly_vae.core.config import load as load_config
+from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DetectorError
 from anomaly_vae.core.files import new_folder
@@ -25,6 +24,8 @@ from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout, Source
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
+from anomaly_vae.detector.configuration import NO_TEST
+from anomaly_vae.detector.configuration import load as load_config
 from anomaly_vae.detector.drift import Reference, load_references, references, save_references
 from anomaly_vae.detector.fit import Fit, learn
 from anomaly_vae.detector.storage import check_seal, read_backbone, read_json, seal, write_backbone, write_json

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
@@ -196,12 +197,6 @@ def _memory(x: NDArray[np.float64]) -> float:
     return float(np.clip(np.corrcoef(x[1:], x[:-1])[0, 1], 0, 0.999))
 
 
-AT_ONCE = 16  # pictures that are floats at a time, which take many times their bytes
-
-
-LIGHT = ("brightness", "contrast", "sharpness")  # of a picture, each 0-1
-
-
 VALUES, REST = "reference.safetensors", "reference.json"
 
 
@@ -210,21 +205,21 @@ class MonitoredValues:
 
     def __init__(self, layout: Layout, scaler: Scaler) -> None:
         self.layout = layout
-        self.names = [column.name for column in layout.columns] or list(LIGHT)
+        self.kind = KINDS[layout.kind]
+        self.names = self.kind.monitored(layout)
         self.differences = np.array([e.column for e in scaler.elements if e.how == "difference"], np.intp)
         self.last: dict[str, NDArray[np.float64]] = {}  # of each group, the latest step
 
     def of(self, chunk: Chunk) -> NDArray[np.float64]:
         """(N, Q) of consecutive chunks."""
-        if not self.layout.columns:
-            return _light(chunk.values)
+        values = self.kind.quantities(chunk)
         if not len(self.differences):
-            return chunk.values
-        read = chunk.values.copy()
+            return values
+        read = values.copy()
         groups = np.full(len(chunk), "") if chunk.groups is None else chunk.groups
         for name in dict.fromkeys(groups.tolist()):
             rows = np.flatnonzero(groups == name)
-            steps = chunk.values[rows][:, self.differences]
+            steps = values[rows][:, self.differences]
             before = self.last.get(name, steps[0])  # nothing came before: a difference of 0, as the network reads it
             read[np.ix_(rows, self.differences)] = np.diff(steps, axis=0, prepend=before[None])
             self.last[name] = steps[-1]
@@ -234,7 +229,7 @@ class MonitoredValues:
 def references(data: LoadedData, train: NDArray[np.intp], normal: Scores, scaler: Scaler) -> tuple[Reference, ...]:
     """The quantities of the training rows, in order, and of the scores of held-out normals."""
     layout = data.layout
-    readings, ordered = MonitoredValues(layout, scaler), layout.kind == "series"
+    readings, ordered = MonitoredValues(layout, scaler), KINDS[layout.kind].ordered
     read = data.store.empty((len(train), len(readings.names)), np.float64, "F")
     for here, chunk in data.pieces(train):
         read[here] = readings.of(chunk)
@@ -261,13 +256,3 @@ def load_references(folder: Path) -> tuple[Reference, ...]:
     tensors = load_file(folder / VALUES)
     trees = read_json(folder / REST)["quantities"]
     return tuple(Reference.from_json(tree, tensors[str(i)].numpy()) for i, tree in enumerate(trees))
-
-
-def _light(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(N, 3) mean, standard deviation and mean step between neighbouring pixels of pictures (N, C, H, W)."""
-    found = np.empty((len(pictures), 3))
-    for first in range(0, len(pictures), AT_ONCE):
-        x = pictures[first : first + AT_ONCE].astype(np.float32) / 255
-        steps = np.abs(np.diff(x, axis=-1)).mean((1, 2, 3)) + np.abs(np.diff(x, axis=-2)).mean((1, 2, 3))
-        found[first : first + AT_ONCE] = np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), steps / 2], axis=1)
-    return found

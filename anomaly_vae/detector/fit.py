@@ -24,6 +24,7 @@ from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.data.spill import ArrayStore, release
 from anomaly_vae.data.split import Split, split
+from anomaly_vae.detector.configuration import resolve
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
@@ -89,7 +90,7 @@ class Learned:
 
 def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path | None) -> Learned:
     """Splits, learns the layout, scales, trains, and scores what was held out; see `Detector.fit_source`."""
-    config = config.resolve(source.kind)
+    config = resolve(config, source.kind)
     config = config.model_copy(update={"model": backbone.adapted(pretrained.adapted(config.model))})
     frozen = backbone.open_weights(config.model) if config.model.kind == "features" else None
     store = ArrayStore(config.data.memory, cache_folder(config))
@@ -98,7 +99,7 @@ def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path
     image_files = source.image_files()
     if image_files is not None and parts.anomalous is not None:
         image_files.require(parts.anomalous)
-    config = config.with_window(len(parts.train))
+    config = resolve(config, source.kind, len(parts.train))
     device, window = pick_device(config.device), config.data.window
     layout = source.learn(parts.train)
     data = load_data(source, layout, store)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.data.images.masks import ImageFiles
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.detector.anomaly_maps import resized
 from anomaly_vae.detector.dataframe import score_columns
 from anomaly_vae.detector.detector import Detector
@@ -48,7 +49,7 @@ class TestRows:
 
     @property
     def pictures(self) -> bool:
-        return self.detector.layout.kind in ("images", "pixels")
+        return KINDS[self.detector.layout.kind].pictures
 
     def worst_first(self) -> NDArray[np.intp]:
         order: NDArray[np.intp] = np.argsort(-self.total, kind="stable")
@@ -116,10 +117,10 @@ def _latents(shown: TestRows) -> Iterator[Drawn]:
 def _of_kind(shown: TestRows) -> Iterator[Drawn]:
     """What only a series, a table or pictures have."""
 
-    kind = shown.detector.layout.kind
-    if kind == "series":
+    view = KINDS[shown.detector.layout.kind].view
+    if view == "curves":
         yield _series(shown)
-    elif kind == "table":
+    elif view == "rows":
         yield _columns(shown)
     else:
         order = shown.worst_first()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.config import Config
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Source
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import Threshold, choose
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from anomaly_vae.data.source import Source
     from anomaly_vae.detector.detector import Detector
 
-NOUNS = {"table": "rows", "series": "time steps", "pixels": "pictures", "images": "pictures"}
 LABELLED = ("youden", "f1", "fpr=0.01", "fpr=0.05", "recall=0.95")  # policies shown beside the chosen one
 UNLABELLED = ("fpr=0.01", "fpr=0.05", "fpr=0.1")
 SURE = 0.001  # p-value of a test at which something is worth a worry
@@ -65,7 +65,7 @@ class Summary:
 
     @property
     def noun(self) -> str:
-        return NOUNS[self.kind]
+        return KINDS[self.kind].noun
 
     def facts(self) -> Facts:
         """Name and value of what a person wants to know first, in that order."""
@@ -180,7 +180,7 @@ def _choices(
 
 def _worries(detector: Detector, normal: NDArray[np.float64], found: Mapping[str, float]) -> list[str]:
     """What speaks against trusting the detector as it is. normal: scores (M,) of the test's normals."""
-    chosen, series = detector.threshold, detector.layout.kind == "series"
+    chosen, series = detector.threshold, KINDS[detector.layout.kind].ordered
     told = [chosen.note] if chosen.note else []
     if "auroc" not in found:
         told.append("nothing is labelled: how many anomalies it finds is not known; `anomaly-vae evaluate` tells")

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from anomaly_vae.core.config import Config, ScoringConfig
 from anomaly_vae.core.errors import ConfigError
-from anomaly_vae.data.datasets import RowDataset, tiling_of
+from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout
-from anomaly_vae.data.tiles import Tiling
+from anomaly_vae.data.tiles import Tiling, tiling_of
 from anomaly_vae.models import backbone, registry
 from anomaly_vae.models.base import VAE, Output, elements
 from anomaly_vae.models.feature_maps import FeatureMaps

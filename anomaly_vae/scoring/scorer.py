@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.threads import workers
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks
@@ -28,12 +29,13 @@ class Scorer:
         self, net: ScoreModel, scaler: Scaler, layout: Layout, window: int | None, path: str = "memory"
     ) -> None:
         """path: of what is scored, for messages."""
+        self.kind = KINDS[layout.kind]
         self.score_model, self.scaler, self.layout, self.window, self.path = net.eval(), scaler, layout, window, path
 
     @property
     def _shape(self) -> tuple[int, ...]:
         """Of a sample that the network is given."""
-        if self.layout.kind != "series":
+        if not self.kind.ordered:
             return self.layout.shape
         assert self.window
         return (*self.layout.shape, self.window)  # (C, T)
@@ -43,7 +45,7 @@ class Scorer:
 
         Raises DataError where a group of a series is shorter than one window.
         """
-        if self.layout.kind == "series":
+        if self.kind.ordered:
             yield from self._steps(chunks, explain)
             return
         seen = 0
@@ -84,7 +86,7 @@ class Scorer:
                 if mine is not None:
                     mine = torch.cat([mine, mine.new_full((block.size - block.rows,), -1)]).roll(block.place)
             found, parts = self.score_model(x.to(device), None if mine is None else mine.to(device))
-            if keep and self.layout.kind == "images":  # a map needs no channels, and a third of the memory
+            if keep and not self.kind.keeps_channels:
                 found = found.sum(1, keepdim=True)
             return {name: part[here] for name, part in parts.items()}, found[here] if keep else None
 

@@ -14,7 +14,8 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
 from anomaly_vae import __version__
-from anomaly_vae.detector.dataframe import Field, example, interface
+from anomaly_vae.data.frames import Field
+from anomaly_vae.detector.dataframe import example, interface
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.tracking.store import store_errors
 

@@ -12,6 +12,7 @@ from anomaly_vae.core.callbacks import Progress
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.datasets import make_dataset
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.data.split import is_anomalous
@@ -66,18 +67,19 @@ def bound(
         raise DataError(
             "this detector models features of pictures (model.kind=features), which have no density as pictures"
         )
-    layout, device = detector.layout, next(detector.score_model.parameters()).device
+    layout, kind = detector.layout, KINDS[detector.layout.kind]
+    device = next(detector.score_model.parameters()).device
     labels = source.labels()
     anomalous = np.zeros(source.count(), bool) if labels is None else is_anomalous(labels, config, source.path)
     chosen, rng = np.flatnonzero(~anomalous), np.random.default_rng(config.seed)
-    if layout.kind == "series":  # every step is read, for a window lies within normal steps that follow each other
+    if kind.ordered:  # every step is read, for a window lies within normal steps that follow each other
         data = Chunk.join(source.chunks(layout, detector.chunk_rows))
     else:
         data = _picked(source, detector, np.sort(rng.permutation(chosen)[:rows]))
         chosen = np.arange(len(data))
     held = make_dataset(data, chosen, detector.scaler, layout, device, config.data.window)
     if len(held) == 0:
-        raise DataError(f"{source.path}: holds no normal {'window' if layout.kind == 'series' else 'row'} to weigh")
+        raise DataError(f"{source.path}: holds no normal {'window' if kind.ordered else 'row'} to weigh")
     index = torch.from_numpy(np.sort(rng.permutation(len(held))[:rows]))
     drawn, nll, elbo = _drawn(detector), [], []
     for batch_nll, batch_elbo in weigh(detector.score_model.model, held, index, drawn, draws, config.seed):
@@ -103,7 +105,7 @@ def _picked(source: Source, detector: Detector, rows: NDArray[np.intp]) -> Chunk
 
 def _drawn(detector: Detector) -> Drawn:
     """What makes the model's likelihood a probability of the data."""
-    if detector.layout.kind not in ("pixels", "images"):
+    if not KINDS[detector.layout.kind].pictures:
         return "given"
     if detector.config.model.likelihood == "bernoulli":
         return "binarised" if detector.config.training.binarise else "binary"

@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from anomaly_vae import __version__
 from anomaly_vae.core.errors import DetectorError, UsageError
 from anomaly_vae.core.files import graph_format, replacing
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.graph import RowGraph, SeriesGraph
 
@@ -60,7 +61,7 @@ def trace(detector: Detector) -> ExportedProgram:
     layout, window = detector.layout, detector.config.data.window
     least = 1
     graph: torch.nn.Module
-    if layout.kind == "series":
+    if KINDS[layout.kind].ordered:
         assert window
         graph, least = SeriesGraph(net, detector.scaler, window), window
     else:

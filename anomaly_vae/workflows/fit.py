@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_vae.core import config as configs
 from anomaly_vae.core import distributed
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.core.files import replacing, require_free
 from anomaly_vae.detector.anomaly_maps import PixelMeter
+from anomaly_vae.detector.configuration import load
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.metrics import metrics
 from anomaly_vae.reporting.summary import Result, summarise
@@ -144,7 +144,7 @@ def _remembered(run: str, config: Config) -> tuple[str, str | None, Config]:
         raise RunError(
             f"run '{run_id}' has nothing to resume: it finished or was started elsewhere; `anomaly-vae runs` lists them"
         ) from error
-    return run_id, tree["path"], configs.load(base=tree["config"])
+    return run_id, tree["path"], load(base=tree["config"])
 
 
 def _untracked(config: Config) -> Config:

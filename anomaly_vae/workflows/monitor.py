@@ -92,8 +92,7 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
 
 def _promise(detector: Detector, rows: int) -> tuple[float, float]:
     """The interval of the share of alarms among `rows` normals, from the held-out normals at or above the threshold."""
-    together = detector.config.data.window if detector.layout.kind == "series" else 1
-    assert together
+    together = detector.config.data.window or 1
     above = int((detector.normal >= detector.threshold.value).sum())
     n, m = max(1, len(detector.normal) // together), max(1, rows // together)
     return alarm_interval(min(n, 1 + above // together), n, m, 1 - LEVEL)

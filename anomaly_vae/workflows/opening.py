@@ -9,6 +9,7 @@ from pathlib import Path
 from anomaly_vae.core.config import Config
 from anomaly_vae.data.open import open_memory, open_source
 from anomaly_vae.data.source import Source
+from anomaly_vae.detector.configuration import EMBEDDED_DATA, opening
 from anomaly_vae.detector.detector import Detector
 
 
@@ -43,7 +44,7 @@ def find(name: str | None, config: Config) -> Model:
 def open_data(path: str | None, config: Config) -> Source:
     """A file or folder as a source; None: the embedded digits."""
     if path is not None:
-        return open_source(path, config.opening())
+        return open_source(path, opening(config))
     from anomaly_vae.data.examples import digits
 
     source = open_memory(digits(), config.data)
@@ -59,6 +60,3 @@ def reopen(path: str, detector: Detector, id_column: str | None = None, skip_bro
         "skip_broken": skip_broken,
     }
     return open_source(path, detector.config.data.model_copy(update=changes))
-
-
-EMBEDDED_DATA = "scikit-learn's digits"

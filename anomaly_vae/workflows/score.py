@@ -12,6 +12,7 @@ from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.core.files import SCORES, require_ending
 from anomaly_vae.core.threads import prefetched
 from anomaly_vae.data.conditions import counted
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Source
 from anomaly_vae.data.writers import batch, open_writer
 from anomaly_vae.detector.dataframe import explained_names, score_columns
@@ -91,7 +92,7 @@ def _heat_maps(
         if everything or values:
             raise UsageError("--all-maps and --map-values say what --maps DIR writes; name that folder too")
         return nullcontext(NoHeatMaps())
-    if detector.layout.kind not in ("images", "pixels"):
+    if not KINDS[detector.layout.kind].pictures:
         raise UsageError(
             f"--maps draws over pictures, and this detector reads a {detector.layout.kind}; use --explain N"
         )

@@ -15,6 +15,7 @@ from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.engines import Engine, map_items
 from anomaly_vae.core.errors import AnomalyVAEError, DataError, UsageError
 from anomaly_vae.core.files import make_folder, replacing
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural, stem
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.storage import MANIFEST
@@ -77,7 +78,7 @@ def score_many(
     Raises UsageError where `folder` holds scores of another detector or with other options, DataError where nothing
     matches, and at the end where files could not be scored.
     """
-    parts = partitions(pattern, folder, ending, pictures=detector.layout.kind == "images")
+    parts = partitions(pattern, folder, ending, pictures=KINDS[detector.layout.kind].folders)
     packed = _packed(detector)
     _claim(folder, packed[MANIFEST], options)
     todo = [part for part in parts if not part.done()]

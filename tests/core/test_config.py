@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from anomaly_vae.core.config import BY_KIND, Config, DataKind, load
-from anomaly_vae.core.defaults import BY_MODEL
+from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.core.settings import Policy
+from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.detector.configuration import load, resolve
+from anomaly_vae.models.registry import MODELS
 
 
 def written(folder: Path, text: str) -> Path:
@@ -104,29 +106,30 @@ def test_changed_holds_what_differs_and_nothing_else() -> None:
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
-    config = load(
-        overrides=["data.shape=[3,8,8]", "data.normal=['3']", "threshold.policy=cost=10", "training.lr=1e-5"]
-    ).resolve("pixels")
+    config = resolve(
+        load(overrides=["data.shape=[3,8,8]", "data.normal=['3']", "threshold.policy=cost=10", "training.lr=1e-5"]),
+        "pixels",
+    )
     assert load(written(tmp_path, config.to_yaml())) == config
     assert yaml.safe_load(config.to_yaml())["training"]["lr"] == 1e-5
 
 
-@pytest.mark.parametrize("kind", get_args(DataKind))
-def test_resolve_fills_what_depends_on_the_data_and_keeps_what_was_set(kind: DataKind) -> None:
-    resolved = load(overrides=["model.latent=3"]).resolve(kind)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_resolve_fills_what_depends_on_the_data_and_keeps_what_was_set(kind: str) -> None:
+    resolved = resolve(load(overrides=["model.latent=3"]), kind)
     assert resolved.data.kind == kind
-    of_model = BY_MODEL.get(BY_KIND[kind]["model"]["kind"], {})
-    for section, settings in BY_KIND[kind].items():
+    of_model = MODELS[KINDS[kind].defaults["model"]["kind"]].defaults
+    for section, settings in KINDS[kind].defaults.items():
         for key, value in (settings | of_model.get(section, {})).items():
             assert getattr(getattr(resolved, section), key) == (3 if key == "latent" else value)
-    assert resolved.resolve(kind) == resolved  # nothing is left to fill
+    assert resolve(resolved, kind) == resolved  # nothing is left to fill
 
 
 @pytest.mark.parametrize(("rows", "window"), [(10, 8), (319, 8), (320, 16), (10_000, 32)])
 def test_the_window_follows_the_rows(rows: int, window: int) -> None:
-    assert Config().resolve("series").with_window(rows).data.window == window
-    assert load(overrides=["data.window=5"]).resolve("series").with_window(rows).data.window == 5
-    assert Config().resolve("table").with_window(rows).data.window is None
+    assert resolve(Config(), "series", rows).data.window == window
+    assert resolve(load(overrides=["data.window=5"]), "series", rows).data.window == 5
+    assert resolve(Config(), "table", rows).data.window is None
 
 
 def test_settings_are_frozen() -> None:

@@ -19,9 +19,10 @@ import torch
 from click.testing import CliRunner
 
 from anomaly_vae.core import distributed
-from anomaly_vae.core.config import Config, load
+from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.data.datasets import RowDataset
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models.registry import MODELS, build
 from anomaly_vae.tracking import store
 from anomaly_vae.training import checkpoint, loop
@@ -43,7 +44,7 @@ def settings(kind: str, overrides: tuple[str, ...]) -> tuple[Config, tuple[int, 
     small = ["model.hidden=[8]", "model.channels=[8]", "training.bf16=false"]
     small += ["training.epochs=2", "training.batch_size=16"]
     small += [f"data.condition=[{name}]" for name in GIVEN.get(kind, ())]
-    return load(overrides=[*small, f"model.kind={kind}", *overrides]).resolve(KINDS[axes]), SHAPES[axes]  # type: ignore[arg-type]
+    return resolve(load(overrides=[*small, f"model.kind={kind}", *overrides]), KINDS[axes]), SHAPES[axes]  # type: ignore[arg-type]
 
 
 def part(shape: tuple[int, ...], n: int) -> RowDataset:
@@ -60,7 +61,7 @@ def trained(kind: str, overrides: tuple[str, ...], folder: Path | None = None, l
     """
     config, shape = settings(kind, overrides)
     torch.manual_seed(0)
-    model = build(config.model, shape, given=len(GIVEN.get(kind, ())))
+    model = build(config.model, shape, n_condition=len(GIVEN.get(kind, ())))
 
     def watch(epoch: int, *_: Any) -> None:
         if epoch > last:

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-from anomaly_vae.core.config import load
 from anomaly_vae.core.errors import AnomalyVAEError
 from anomaly_vae.data import datasets
 from anomaly_vae.data.datasets import RowDataset
@@ -23,6 +22,7 @@ from anomaly_vae.data.open import open_reader, open_source
 from anomaly_vae.data.readers import arrow_stream, csv
 from anomaly_vae.data.source import CodedText
 from anomaly_vae.data.spill import ArrayStore, is_mapped, release
+from anomaly_vae.detector.configuration import load, opening
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.parts import sensor_level
 from anomaly_vae.scoring.parts.sensor_level import LEAST, LEVEL, SHARE, SensorLevel, trailing_mean
@@ -49,7 +49,7 @@ def fitted(file: Path, memory: int, *settings: str) -> Detector:
     small = ["training.epochs=1", "training.batch_size=32", "model.hidden=[8]", "model.channels=[8]"]
     small += [f"data.memory={memory}", f"tracking.folder={file.parent / 'runs'}"]
     config = load(overrides=[*small, *settings])
-    return Detector.fit_source(open_source(file, config.opening()), config)
+    return Detector.fit_source(open_source(file, opening(config)), config)
 
 
 def written(folder: Path, kind: str, ending: str = "csv") -> Path:

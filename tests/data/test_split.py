@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import Config, DataKind, load
+from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.source import CodedText, Source
 from anomaly_vae.data.split import Split, is_anomalous, split
+from anomaly_vae.detector.configuration import load
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Stub:
 
     n: int
     found: Any = None  # labels
-    kind: DataKind = "table"
+    kind: str = "table"
     role: Any = None
     group: Any = None
     path: str = "file.csv"

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from anomaly_vae.core.config import DataConfig, load
+from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import ConfigError, DetectorError
 from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.tiles import Tiling
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.score_model import build_score_model
 from anomaly_vae.workflows.latent.space import LatentSpace
@@ -65,7 +66,7 @@ def test_training_samples_are_the_tiles() -> None:
 
 def test_the_score_of_a_picture_is_that_of_its_worst_tile_and_its_map_is_stitched() -> None:
     overrides = ["model.kind=conv2d", "model.channels=[4,8]", "scoring.recon=likelihood", "scoring.prior=normal"]
-    config = load(overrides=overrides).resolve("images")
+    config = resolve(load(overrides=overrides), "images")
     net = build_score_model(config, LAYOUT, Scaler([], 1.0)).eval()
     x = torch.rand(5, 1, 12, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

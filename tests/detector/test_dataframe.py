@@ -144,8 +144,8 @@ def mixed() -> Detector:
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.uint8], NDArray[np.bool_]]) -> Detector:
     """Of pictures in files."""
-    from anomaly_vae.core import config as configs
     from anomaly_vae.data.open import open_source
+    from anomaly_vae.detector import configuration as configs
 
     folder = tmp_path_factory.mktemp("camera")
     for number, picture in enumerate(digits[0][:60]):
@@ -184,8 +184,8 @@ def test_pictures_come_as_bytes(
 def test_pictures_are_served_under_their_condition(
     digits: tuple[NDArray[np.uint8], NDArray[np.bool_]], tmp_path: Path
 ) -> None:
-    from anomaly_vae.core import config as configs
     from anomaly_vae.data.open import open_source
+    from anomaly_vae.detector import configuration as configs
 
     files = [encode(picture[None]) for picture in digits[0][:60]]
     for number, file in enumerate(files):

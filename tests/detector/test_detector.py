@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import NO_TEST
 from anomaly_vae.core.errors import AnomalyVAEError, ConfigError, DataError, DetectorError
+from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.storage import MANIFEST
 from anomaly_vae.detector.thresholds import choose

@@ -22,6 +22,7 @@ from anomaly_vae.core.errors import ConfigError, DataError, DetectorError, Usage
 from anomaly_vae.data import conditions
 from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.source import Column
+from anomaly_vae.detector.configuration import resolve
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.models.base import VAE, elements
 from anomaly_vae.models.likelihoods import kl_normal
@@ -126,11 +127,11 @@ def test_columns_become_conditions() -> None:
 
 def test_the_settings_agree_with_each_other() -> None:
     chosen = Config(data=DataConfig(condition=("mode",)))
-    assert chosen.resolve("series").model.kind == "conditional"
+    assert resolve(chosen, "series").model.kind == "conditional"
     with pytest.raises(ConfigError, match=r"model\.kind=flow reads no condition"):
-        Config(data=DataConfig(condition=("mode",)), model=ModelConfig(kind="flow")).resolve("table")
+        resolve(Config(data=DataConfig(condition=("mode",)), model=ModelConfig(kind="flow")), "table")
     with pytest.raises(ConfigError, match="needs a condition; name its column with --condition"):
-        Config(model=ModelConfig(kind="conditional")).resolve("table")
+        resolve(Config(model=ModelConfig(kind="conditional")), "table")
 
 
 # --- detectors ------------------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly_vae.core.config import BY_KIND, Config, ModelConfig, ObjectiveConfig
+from anomaly_vae.core.config import Config, ModelConfig, ObjectiveConfig
 from anomaly_vae.core.errors import ConfigError
+from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.detector.configuration import resolve
 from anomaly_vae.models.base import LOG_VAR, VAE, elements, log_weight
 from anomaly_vae.models.gaussian import GaussianVAE
 from anomaly_vae.models.likelihoods import Gaussian, Likelihood
@@ -84,9 +86,9 @@ def test_shapes_and_gradients(kind: str, shape: tuple[int, ...], likelihood: str
     assert without_gradient(model, x) == []
 
 
-@pytest.mark.parametrize("kind", BY_KIND)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_default_model_of_every_kind_of_data_is_built_and_learns(kind: str) -> None:
-    config = Config().resolve(kind).model  # type: ignore[arg-type]
+    config = resolve(Config(), kind).model  # type: ignore[arg-type]
     shape = {"dense": (5,), "conv1d": (3, 16), "conv2d": (1, 16, 16), "features": (40,)}[config.kind or ""]
     x = draw(B, *shape)
     model = model_of(config, shape)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from anomaly_vae.core.config import load
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models.registry import MODELS, build
 from anomaly_vae.training import loop
 from pipelines import autoencoders, family, likelihood
@@ -132,7 +132,7 @@ def test_ssim_by_another_implementation() -> None:
     ],
 )  # fmt: skip
 def test_the_textbook_networks_are_settings(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    config = load(Path(__file__).parents[2] / "configs" / f"{name}.yaml").resolve("pixels")
+    config = resolve(load(Path(__file__).parents[2] / "configs" / f"{name}.yaml"), "pixels")
     weights = build(config.model, (1, 28, 28)).state_dict()
     assert {key: tuple(weights[key].shape) for key in shapes} == shapes
 

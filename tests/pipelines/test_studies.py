@@ -20,7 +20,7 @@ from scipy.stats import norm
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from anomaly_vae.core.config import NO_TEST
+from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.training import loop

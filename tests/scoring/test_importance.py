@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from anomaly_vae.cli import main
-from anomaly_vae.core.config import Config, load
+from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import ConfigError, DataError
 from anomaly_vae.data.datasets import RowDataset
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.models.gaussian import GaussianVAE
 from anomaly_vae.models.likelihoods import Gaussian, Likelihood
@@ -126,7 +127,7 @@ def test_grey_pixels_have_no_probability_under_a_bernoulli() -> None:
 def test_training_draws_pixels_anew() -> None:
     config = load(overrides=["training.binarise=true", "model.likelihood=bernoulli", "training.noise=0"])
     grey, generator = torch.full((64, 1, 4, 4), 0.3), torch.Generator().manual_seed(0)
-    config = config.resolve("pixels").model_copy(update={"training": config.training.model_copy(update={"jitter": 0})})
+    config = resolve(config, "pixels").model_copy(update={"training": config.training.model_copy(update={"jitter": 0})})
     first, read = corrupted(grey, Linear(0.0), config, 1.0, generator)
     assert torch.equal(first, read)
     assert set(first.unique().tolist()) == {0.0, 1.0}
@@ -136,7 +137,7 @@ def test_training_draws_pixels_anew() -> None:
 
 def test_binary_pixels_need_a_bernoulli() -> None:
     with pytest.raises(ConfigError, match=r"model\.likelihood=bernoulli would work"):
-        load(overrides=["training.binarise=true"]).resolve("pixels")
+        resolve(load(overrides=["training.binarise=true"]), "pixels")
 
 
 # --- as a user asks for it -----------------------------------------------------------------------------------------

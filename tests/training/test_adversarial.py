@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from anomaly_vae.core import callbacks
-from anomaly_vae.core.config import Config, load
+from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.data.datasets import RowDataset
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.registry import build
 from anomaly_vae.training import loop
@@ -68,7 +69,7 @@ def settings(**changes: Any) -> Config:
         "training": {"epochs": 5, "batch_size": 8, "lr": 1e-2, "bf16": False, "patience": 99, "noise": 0, "jitter": 0},
     }
     overrides = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
-    return load(overrides=overrides, base=base).resolve("pixels")
+    return resolve(load(overrides=overrides, base=base), "pixels")
 
 
 def trained(config: Config, folder: Path | None = None, watch: callbacks.Watch = lambda *_: None) -> VAE:
@@ -101,7 +102,7 @@ def test_killed_and_continued_is_unbroken(tmp_path: Path) -> None:
 
 
 def test_rows_have_no_patches() -> None:
-    config = load(overrides=["objective.adversarial=1", "training.epochs=1"]).resolve("table")
+    config = resolve(load(overrides=["objective.adversarial=1", "training.epochs=1"]), "table")
     rows = RowDataset(np.zeros((8, 3), np.float32), CPU)
     with pytest.raises(ConfigError, match="judges patches of pictures"):
         train(build(config.model, (3,)), rows, rows, config, lambda *_: None)

@@ -12,8 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomaly_vae.core.config import Config, DataKind, load
+from anomaly_vae.core.config import Config
 from anomaly_vae.data.datasets import RowDataset
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models import registry
 from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.training import flops
@@ -21,7 +22,7 @@ from anomaly_vae.training.loop import History, Schedule, adamw, one_epoch
 
 CPU, BATCH = torch.device("cpu"), 16
 # kind, shape of a sample -> operations of a training step, of a scored block
-KINDS: dict[str, tuple[DataKind, tuple[int, ...], int, int]] = {
+KINDS: dict[str, tuple[str, tuple[int, ...], int, int]] = {
     "pictures": ("pixels", (1, 28, 28), 240, 48),
     "windows": ("series", (8, 32), 160, 30),
     "rows": ("table", (60,), 186, 83),
@@ -51,11 +52,11 @@ class Counted(TorchDispatchMode):
         return sum(self.names[name] for name in WAITING)
 
 
-def resolved(kind: DataKind) -> Config:
-    return load(overrides=[f"training.batch_size={BATCH}"]).resolve(kind)
+def resolved(kind: str) -> Config:
+    return resolve(load(overrides=[f"training.batch_size={BATCH}"]), kind)
 
 
-def epoch(kind: DataKind, shape: tuple[int, ...], steps: int) -> Counted:
+def epoch(kind: str, shape: tuple[int, ...], steps: int) -> Counted:
     """Everything that an epoch of so many steps dispatches."""
     config = resolved(kind)
     torch.manual_seed(0)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_vae.core import callbacks, device
-from anomaly_vae.core.config import Config, load
+from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import ConfigError, RunError, TrainingError
 from anomaly_vae.data.datasets import RowDataset
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.registry import build
 from anomaly_vae.training import checkpoint, loop
@@ -35,7 +36,7 @@ def settings(**changes: Any) -> Config:
         "training": {"epochs": 5, "batch_size": 8, "lr": 1e-2, "bf16": False, "patience": 99, "noise": 0.1},
     }
     overrides = [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
-    return load(overrides=overrides, base=base).resolve("table")
+    return resolve(load(overrides=overrides, base=base), "table")
 
 
 def part(seed: int, n: int = 48) -> RowDataset:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
-from anomaly_vae.core.config import Config, DataConfig, load
+from anomaly_vae.core.config import Config, DataConfig
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.split import split
 from anomaly_vae.detector.anomaly_maps import resized
+from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.reporting.plots import overlays
 from anomaly_vae.training import loop
@@ -144,7 +145,7 @@ def test_a_share_of_the_test_pictures_chooses_or_none(folder: Path) -> None:
     source = open_source(folder / "parts", DataConfig(size=SIZE))
     test = np.flatnonzero(source.roles() == "test")
     for share, taken in ((0.0, 0), (0.25, 2), (0.5, 4)):  # of 8 good and of 8 cut
-        config = Config.model_validate({"split": {"test_share": share}}).resolve("images")
+        config = resolve(Config.model_validate({"split": {"test_share": share}}), "images")
         found = split(source, config)
         shared = np.intersect1d(found.valid, test)
         assert [int(found.anomalous[shared].sum()), int((~found.anomalous[shared]).sum())] == [taken, taken]

@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from anomaly_vae.cli import main
-from anomaly_vae.core import config as configs
 from anomaly_vae.data.examples import digits as pixel_table
 from anomaly_vae.data.examples import series as plant
 from anomaly_vae.data.images.decoding import encode
 from anomaly_vae.data.open import open_source
+from anomaly_vae.detector import configuration as configs
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.scores import join
 from anomaly_vae.tracking.model import saved_model

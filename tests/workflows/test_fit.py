@@ -16,9 +16,9 @@ from mlflow.tracking import MlflowClient
 from safetensors.numpy import load_file
 
 from anomaly_vae import tracking
-from anomaly_vae.core import config as configs
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError, RunError
+from anomaly_vae.detector import configuration as configs
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.tracking.store import store_uri
 from anomaly_vae.workflows import fit, opening
@@ -121,7 +121,7 @@ def test_a_failed_fit_is_a_failed_run_with_its_error(fits: Fits) -> None:
 
 KILLED = """
     import os, signal, sys
-    from anomaly_vae.core import config
+    from anomaly_vae.detector import configuration
     from anomaly_vae.training import loop
     from anomaly_vae.workflows.fit import fit
     loop.CHECKPOINT_SECONDS = 0
@@ -132,7 +132,7 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
 
     overrides = ["data.label=diagnosis", "training.epochs=3", "tracking.folder=killed"]
-    settings = config.load(overrides=overrides)
+    settings = configuration.load(overrides=overrides)
     fit("table.csv", settings, progress=progress)
 """
 

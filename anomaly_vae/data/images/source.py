@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import DataConfig, DataKind
+from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import ConfigError, DataError
 from anomaly_vae.data import conditions
 from anomaly_vae.data.images.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
@@ -33,7 +33,7 @@ class ImageSource:
     `notes`; without, the first one met ends in an error that names them all.
     """
 
-    kind: DataKind = "images"
+    kind: str = "images"
 
     def __init__(self, path: str | Path, config: DataConfig, manifest: Reader | None = None) -> None:
         """manifest: the table at `path`, where `path` is no folder."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,29 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import DataConfig, DataKind
+from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.columns import LABELS, is_identifier
+from anomaly_vae.data.frames import column_chunks, column_example, column_fields
+from anomaly_vae.data.kinds.kind import Kind
+from anomaly_vae.data.pictures import DEFAULTS, light, light_names, no_elements, picture_dataset
 from anomaly_vae.data.readers.base import Reader, is_number, plural
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.spill import ArrayStore
-from anomaly_vae.data.tabular import TabularSource
+from anomaly_vae.data.tabular import TabularSource, columns_of
 
 NAMED = re.compile(r"^(pixel|pix|px)[\W_]*\d+([\W_x]+\d+)*$|^\d+x\d+(x\d+)?$", re.IGNORECASE)
 FEW_NAMED = 4  # columns named like pixels from which on a table holds pictures
 FEW_PIXELS = 784  # columns of 0-255, named like anything, from which on a table holds pictures
 ROWS = 4096  # rows looked at together in learn(), which bounds its memory
-
-
-def looks_like_pixels(reader: Reader, config: DataConfig) -> bool:
-    """Whether the columns are named like pixels, or are a large square number of columns of integers in 0-255."""
-    if sum(bool(NAMED.match(name)) for name in reader.columns) >= FEW_NAMED:
-        return True
-    names = pixel_columns(reader, config)
-    if len(names) < FEW_PIXELS or math.isqrt(len(names)) ** 2 != len(names):
-        return False
-    columns = (reader.peek[name] for name in names)
-    return all(pa.types.is_integer(column.type) for column in columns) and _range(reader, names)[1] <= 255
 
 
 def pixel_columns(reader: Reader, config: DataConfig) -> list[str]:
@@ -52,7 +45,7 @@ def pixel_columns(reader: Reader, config: DataConfig) -> list[str]:
 class PixelSource(TabularSource):
     """A pixel table."""
 
-    kind: DataKind = "pixels"
+    kind: str = "pixels"
 
     @cached_property
     def why(self) -> str:
@@ -163,3 +156,40 @@ def _range(reader: Reader, names: Sequence[str]) -> tuple[float, float]:
 
 def _picture(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape) + f" = {math.prod(shape)} pixels"
+
+
+def looks_like_pixels(reader: Reader, config: DataConfig) -> bool:
+    """Whether the columns are named like pixels, or are a large square number of columns of integers in 0-255."""
+    if sum(bool(NAMED.match(name)) for name in reader.columns) >= FEW_NAMED:
+        return True
+    names = pixel_columns(reader, config)
+    if len(names) < FEW_PIXELS or math.isqrt(len(names)) ** 2 != len(names):
+        return False
+    columns = (reader.peek[name] for name in names)
+    return all(pa.types.is_integer(column.type) for column in columns) and _range(reader, names)[1] <= 255
+
+
+def _recognises(given: Path | Reader, config: DataConfig) -> bool:
+    return isinstance(given, Reader) and (config.shape is not None or looks_like_pixels(given, config))
+
+
+def _open(given: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> PixelSource:
+    return PixelSource(columns_of(given, "pixels"), config, labels)
+
+
+PIXELS = Kind(
+    name="pixels",
+    noun="pictures",
+    view="pictures",
+    defaults=DEFAULTS,
+    recognises=_recognises,
+    open=_open,
+    elements=no_elements,
+    limit=1.0,
+    dataset=picture_dataset,
+    monitored=light_names,
+    quantities=light,
+    frame_fields=column_fields,
+    frame_chunks=column_chunks,
+    frame_example=column_example,
+)

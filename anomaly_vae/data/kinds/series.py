@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import DataConfig, DataKind
+from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import timestamps
 from anomaly_vae.data.columns import BOOLEAN
+from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_group, scaled_rows, window_starts
+from anomaly_vae.data.frames import column_chunks, column_example, column_fields
+from anomaly_vae.data.kinds.kind import Kind
+from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.readers.base import Reader, is_number, plural
+from anomaly_vae.data.scaling import Element, Scaler, moments
 from anomaly_vae.data.source import Chunk, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
-from anomaly_vae.data.tabular import TabularSource
+from anomaly_vae.data.tabular import TabularSource, column_names, column_values, columns_of
+
+BLOCKS, SLOW = 8, 0.4  # of a series: see `_slow_share`
+LONGEST, SHORTEST, SIDE_BY_SIDE = 32, 8, 20  # steps of a window; windows that training rows should hold
 
 
 class SeriesSource(TabularSource):
@@ -26,7 +36,7 @@ class SeriesSource(TabularSource):
     Raises DataError where the time column does not exist or does not hold times.
     """
 
-    kind: DataKind = "series"
+    kind: str = "series"
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
         super().__init__(reader, config, labels)
@@ -122,3 +132,87 @@ class SeriesSource(TabularSource):
         return DataError(
             f"{self.path}: {self.reader.place(row)}, column '{self.time}': {str(cell.as_py() or '')!r} {what}"
         )
+
+
+def _recognises(given: Path | Reader, config: DataConfig) -> bool:
+    if not isinstance(given, Reader):
+        return False
+    return config.time is not None or config.group is not None or timestamps.in_order(given)
+
+
+def _open(given: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> SeriesSource:
+    return SeriesSource(columns_of(given, "series"), config, labels)
+
+
+def _dataset(
+    data: Chunk | LoadedData, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
+    window: int | None, store: ArrayStore,
+) -> RowDataset:  # fmt: skip
+    """Every window that lies wholly within the rows."""
+    assert window is not None
+    order, starts = window_starts(rows, data.groups, len(data), window)
+    return WindowDataset(scaled_rows(data, by_group(order, data.groups), scaler, layout, store), device, starts, window)
+
+
+def _window(train_rows: int) -> int:
+    """LONGEST steps, or a half of it, ..., until the training rows hold twenty windows side by side."""
+    window = LONGEST
+    while window > SHORTEST and window > train_rows / SIDE_BY_SIDE:
+        window //= 2
+    return window
+
+
+def _elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
+    del layout
+    return [_sensor(x, index) for index, x in enumerate(columns)]
+
+
+def _sensor(x: NDArray[np.float64], index: int) -> Element:
+    known = x[~np.isnan(x)]
+    mean, deviation = float(known.mean()), float(known.std())
+    # a sensor that hardly moved in training may move a little later: its scale has a floor
+    scale = max(deviation, 1e-3 * max(1e-2, abs(mean))) if deviation > 1e-9 else 1e-2
+    if _slow_share(known) <= SLOW:
+        return Element(index, "linear", mean, scale)
+    steps = np.diff(known, prepend=known[0]) / scale
+    centre, spread = moments(steps)
+    return Element(index, "difference", mean, scale, centre, max(spread, 1e-3))
+
+
+def _slow_share(x: NDArray[np.float64]) -> float:
+    """Share of a sensor's variance that lies between the means of 8 consecutive blocks of the training rows.
+
+    Near 0 for a stationary sensor, near 1 for one that drifts: what it reads later will lie where it never was.
+    """
+    length, variance = len(x) // BLOCKS, float(x.var())
+    if length == 0 or variance < 1e-12:
+        return 0.0
+    return float(x[len(x) - BLOCKS * length :].reshape(BLOCKS, length).mean(1).var()) / variance
+
+
+SERIES = Kind(
+    name="series",
+    noun="time steps",
+    view="curves",
+    defaults={
+        "split": {"train": 0.4, "valid": 0.3},
+        "model": {"kind": "conv1d", "latent": 8, "channels": (32, 32), "hidden": (), "blocks": 0,
+                  "likelihood": "gaussian", "sigma": "element", "sigma_min": 0.08, "sigma_value": 1.0, "members": 1},
+        "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0,
+                     "jitter": 0.0},
+        "scoring": {"recon": "level", "prior": "normal", "neighbours": 0},
+        "threshold": {"unlabelled": "tail=0.0001"},
+    },
+    recognises=_recognises,
+    open=_open,
+    elements=_elements,
+    limit=30.0,
+    dataset=_dataset,
+    monitored=column_names,
+    quantities=column_values,
+    frame_fields=column_fields,
+    frame_chunks=column_chunks,
+    frame_example=column_example,
+    ordered=True,
+    window=_window,
+)  # fmt: skip

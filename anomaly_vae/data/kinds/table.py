@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import DataKind
-from anomaly_vae.data.readers.base import plural
+from anomaly_vae.core.settings import DataConfig
+from anomaly_vae.data.datasets import RowDataset, scaled_rows
+from anomaly_vae.data.frames import column_chunks, column_example, column_fields
+from anomaly_vae.data.kinds.kind import Kind
+from anomaly_vae.data.loaded import LoadedData
+from anomaly_vae.data.readers.base import Reader, plural
+from anomaly_vae.data.scaling import Element, Scaler, moments
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.spill import ArrayStore
-from anomaly_vae.data.tabular import TabularSource
+from anomaly_vae.data.tabular import TabularSource, column_names, column_values, columns_of
 
 
 class TableSource(TabularSource):
     """A table of independent rows."""
 
-    kind: DataKind = "table"
+    kind: str = "table"
 
     @cached_property
     def why(self) -> str:
@@ -49,3 +56,57 @@ class TableSource(TabularSource):
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         for _, _, chunk in self.matrices(layout, rows, self.id_of(layout)):
             yield chunk
+
+
+def _open(given: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> TableSource:
+    return TableSource(columns_of(given, "table"), config, labels)
+
+
+def _dataset(
+    data: Chunk | LoadedData, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
+    window: int | None, store: ArrayStore,
+) -> RowDataset:  # fmt: skip
+    del window
+    return RowDataset(scaled_rows(data, [rows], scaler, layout, store), device)
+
+
+def _elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
+    plain: list[Element] = []
+    tails: list[Element] = []
+    for index, (column, cells) in enumerate(zip(layout.columns, columns, strict=True)):
+        if column.categories is not None:
+            plain.append(Element(index, "code"))
+            continue
+        x = cells[~np.isnan(cells)]
+        mean, deviation = moments(x)
+        plain.append(Element(index, "linear", mean, deviation))
+        low, median, high = np.percentile(x, [25, 50, 75])
+        iqr = float(high - low) / 1.349 if high > low else deviation  # the deviation, were the column Gaussian
+        tails.append(Element(index, "asinh", float(median), iqr, *moments(np.arcsinh((x - median) / iqr))))
+    return plain + tails
+
+
+TABLE = Kind(
+    name="table",
+    noun="rows",
+    view="rows",
+    defaults={
+        "split": {"train": 0.6, "valid": 0.2},
+        "model": {"kind": "dense", "hidden": (64, 64), "blocks": 0, "likelihood": "gaussian", "sigma": "predicted",
+                  "sigma_min": 0.3, "sigma_value": 1.0, "members": 4},
+        "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2,
+                     "jitter": 0.0},
+        "scoring": {"recon": "likelihood", "prior": "normal", "neighbours": 2048},
+        "threshold": {"unlabelled": "fpr=0.01"},
+    },
+    recognises=lambda given, config: isinstance(given, Reader),
+    open=_open,
+    elements=_elements,
+    limit=1e6,
+    dataset=_dataset,
+    monitored=column_names,
+    quantities=column_values,
+    frame_fields=column_fields,
+    frame_chunks=column_chunks,
+    frame_example=column_example,
+)  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.core.config import DataKind
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout
 
@@ -44,17 +44,17 @@ class Grid:
         return cls(np.asarray(values, np.float64), tuple(row_names), tuple(column_names), about)
 
     @classmethod
-    def of_many(cls, values: NDArray[np.float64], kind: DataKind, about: Mapping[str, Iterable[Any]]) -> Grid:
+    def of_many(cls, values: NDArray[np.float64], view: str, about: Mapping[str, Iterable[Any]]) -> Grid:
         """values (N, ...): a square of pictures, rows of one block, or curves over a few rows of panels."""
         n = len(values)
-        rows = {"table": 1, "series": min(CURVES, n)}.get(kind, math.ceil(n / math.ceil(math.sqrt(n))))
+        rows = {"rows": 1, "curves": min(CURVES, n)}.get(view, math.ceil(n / math.ceil(math.sqrt(n))))
         columns = math.ceil(n / rows)
-        empty = np.full((rows * columns - n, *values.shape[1:]), np.nan if kind == "series" else 255.0)
+        empty = np.full((rows * columns - n, *values.shape[1:]), np.nan if view == "curves" else 255.0)
         placed = np.concatenate([values, empty]).reshape(rows, columns, *values.shape[1:])
         names = [f"{row * columns} to {min(n, (row + 1) * columns) - 1}" for row in range(rows)]
         numbered = [str(number) for number in range(columns)]
-        shown = {"table": ([""], numbered), "series": (names, [""] * columns)}
-        row_names, column_names = shown.get(kind, ([""] * rows, [""] * columns))
+        shown = {"rows": ([""], numbered), "curves": (names, [""] * columns)}
+        row_names, column_names = shown.get(view, ([""] * rows, [""] * columns))
         known = {name: list(what) for name, what in about.items()}
         return cls(placed, tuple(row_names), tuple(column_names), known)
 
@@ -66,13 +66,13 @@ def numbers_of(grid: Grid, layout: Layout) -> dict[str, Any]:
     """name -> (N,) of the CSV: what each sample is, then its columns, or its sensors step by step, or its pixels."""
     flat = grid.values.reshape(-1, *grid.values.shape[2:])
     flat = flat[: len(next(iter(grid.about.values())))]
-    if layout.kind == "series":
+    if KINDS[layout.kind].view == "curves":
         steps = flat.shape[1]
         about = {name: np.repeat(np.asarray(what), steps) for name, what in grid.about.items()}
         about["step"] = np.tile(np.arange(steps), len(flat))
         sensors = {c.name: _significant(flat[:, :, i].ravel()) for i, c in enumerate(layout.columns)}
         return about | sensors
-    if layout.kind == "table":
+    if KINDS[layout.kind].view == "rows":
         return dict(grid.about) | {
             c.name: _significant(flat[:, i]) if c.categories is None else _names(flat[:, i], c.categories)
             for i, c in enumerate(layout.columns)
@@ -89,9 +89,10 @@ def draw_grid(grid: Grid, layout: Layout, scaler: Scaler, title: str, reference:
     if grid.turned:
         values, rows, columns = values.swapaxes(0, 1), columns, rows
     names = [column.name for column in layout.columns]
-    if layout.kind == "series":
+    view = KINDS[layout.kind].view
+    if view == "curves":
         return plots.curve_grid(values, rows, columns, names, title, reference)
-    if layout.kind == "table":
+    if view == "rows":
         flat = values.reshape(-1, len(names))
         texts = [[_text(v, c.categories) for v, c in zip(line, layout.columns, strict=True)] for line in flat]
         return plots.row_grid(_shades(flat, layout, scaler).reshape(values.shape), texts, rows, columns, names, title)

@@ -17,6 +17,7 @@ from torch import Tensor
 from anomaly_vae.core.errors import DataError, DetectorError, UsageError
 from anomaly_vae.data.conditions import encode
 from anomaly_vae.data.datasets import make_dataset, window_starts
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.detector.detector import Detector
 
@@ -73,7 +74,7 @@ class LatentSpace:
             )
         self.detector, self.model, self.layout = detector, detector.score_model.eval().model, detector.layout
         self.device = next(detector.score_model.parameters()).device
-        self.pictures = self.layout.kind in ("pixels", "images")
+        self.kind = KINDS[self.layout.kind]
 
     def fingerprint(self) -> str:
         """12 hexadecimal digits that tell this model from another of the same shape."""
@@ -88,7 +89,7 @@ class LatentSpace:
 
     def starts(self, items: Items) -> NDArray[np.float64] | None:
         """(N, C) the first steps of windows, for `decode`; None for rows and pictures."""
-        return items.values[:, 0] if self.layout.kind == "series" else None
+        return items.values[:, 0] if self.kind.ordered else None
 
     # --- from data to codes ------------------------------------------------------------------------------------------
 
@@ -98,7 +99,7 @@ class LatentSpace:
         Pictures and rows come in constant memory; a series is read whole, as for training, and gives windows that
         overlap by half.
         """
-        if self.layout.kind == "series":
+        if self.kind.ordered:
             yield from self._windows(source, most)
             return
         every, first = max(1, math.ceil(source.count() / most)), 0
@@ -116,7 +117,7 @@ class LatentSpace:
 
         Raises DataError for an id that the source does not hold.
         """
-        if self.layout.kind == "series":
+        if self.kind.ordered:
             return self._windows_at(source, ids)
         found: dict[str, Items] = {}
         first, ends = 0, [""]
@@ -192,7 +193,7 @@ class LatentSpace:
                     raise DataError(f"--condition {column.name}={value}: not seen in training, which had {known}")
             named = ", ".join(f"{c.name}={v}" for c, v in zip(columns, values, strict=True) if v)
             numbers = self.detector.scaler.told(cells)[0].astype(np.float64)
-            found[named] = np.repeat(numbers, window) if self.layout.kind == "series" else numbers
+            found[named] = np.repeat(numbers, window) if self.kind.ordered else numbers
         return found
 
     def draw(self, n: int, seed: int) -> tuple[Codes, NDArray[np.intp] | None]:
@@ -220,14 +221,14 @@ class LatentSpace:
         """
         pieces = torch.from_numpy(z).float().split(BATCH)
         means = [self.model.decode(piece.to(self.device)).mean for piece in pieces]
-        axes = {"table": 1, "series": 2}.get(self.layout.kind, 3)
+        axes = len(self.layout.shape) + self.kind.ordered  # a window has one more than its steps
         if means[0].dim() == axes + 1:
             mean = torch.cat(means)  # (N, *shape)
         else:
             each = torch.cat(means, dim=1)  # (M, N, *shape)
             mean = self._merged(each) if members is None else each[torch.from_numpy(members), torch.arange(len(z))]
         scaled, scaler = _array(mean), self.detector.scaler
-        if self.layout.kind != "series":
+        if not self.kind.ordered:
             return scaler.inverse(scaled)
         first = [None] * len(z) if starts is None else list(starts)
         return np.stack([scaler.inverse(window.T, start) for window, start in zip(scaled, first, strict=True)])

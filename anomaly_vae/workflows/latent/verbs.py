@@ -18,12 +18,13 @@ from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.core.files import replacing
 from anomaly_vae.data.source import Source
 from anomaly_vae.data.writers import batch, open_writer
+from anomaly_vae.detector.configuration import EMBEDDED_DATA
 from anomaly_vae.workflows.latent import directions
 from anomaly_vae.workflows.latent.directions import Direction
 from anomaly_vae.workflows.latent.grid import Grid, draw_grid, numbers_of
 from anomaly_vae.workflows.latent.projection import Method, project
 from anomaly_vae.workflows.latent.space import Axes, LatentSpace, lerp, slerp
-from anomaly_vae.workflows.opening import EMBEDDED_DATA, Model, open_data, reopen
+from anomaly_vae.workflows.opening import Model, open_data, reopen
 
 ROWS = 10_000  # rows, pictures or windows of DATA that are looked at, at most, evenly spread
 ARTIFACTS = "latent"  # folder of a run
@@ -50,11 +51,11 @@ def samples(
     told = space.told(condition or {})
     prior = "the prior" if model.detector.score_model.prior is None else "the mixture fitted to the training posteriors"
     if not told:
-        count = count or (64 if space.pictures else 16)
+        count = count or (64 if space.kind.pictures else 16)
         values = space.decode(*space.draw(count, seed))
         title = f"{count} samples of {prior}, seed {seed}"
-        return _drawing(space, Grid.of_many(values, space.layout.kind, {"sample": range(count)}), title)
-    count = count or (10 if space.pictures else 4)
+        return _drawing(space, Grid.of_many(values, space.kind.view, {"sample": range(count)}), title)
+    count = count or (10 if space.kind.pictures else 4)
     codes, members = space.draw(count, seed)
     whole = np.concatenate([np.c_[codes, np.tile(end, (count, 1))] for end in told.values()])
     values = space.decode(whole, None if members is None else np.tile(members, len(told)))
@@ -74,7 +75,7 @@ def reconstruct(model: Model, data: str | None, ids: Sequence[str] = (), count: 
     values = np.stack([items.values, decoded], axis=1)  # (N, 2, ...)
     grid = Grid.of(values, {"id": items.ids.tolist()}, {"what": ["original", "reconstruction"]})
     title = f"{len(items.ids)} of {source.path} and their reconstructions"
-    return _drawing(space, grid.turn() if space.pictures else grid, title, reference=True)
+    return _drawing(space, grid.turn() if space.kind.pictures else grid, title, reference=True)
 
 
 def interpolate(model: Model, data: str | None, a: str, b: str, steps: int = 9) -> Drawing:
@@ -126,7 +127,7 @@ def manifold(model: Model, data: str | None, steps: int | None = None) -> Drawin
         raise UsageError("a plane needs two latent dimensions, and this model has one; `latent traverse` shows it")
     axes = space.axes(_source(data, model), ROWS) if space.model.latent > 2 or space.model.told else None
     first, second = (0, 1) if axes is None or space.model.latent == 2 else _two(space, axes)
-    steps = steps or (15 if space.pictures else 5)
+    steps = steps or (15 if space.kind.pictures else 5)
     places = np.array([NormalDist().inv_cdf(share) for share in np.linspace(0, 1, steps + 2)[1:-1]])
     told = np.empty(0) if axes is None else axes.told
     codes = np.tile(np.r_[np.zeros(space.model.latent), told], (steps * steps, 1))

@@ -16,10 +16,11 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_vae.core.config import Config, DataConfig, ModelConfig, load
+from anomaly_vae.core.config import Config, DataConfig, ModelConfig
 from anomaly_vae.core.errors import ConfigError, DetectorError
 from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.open import open_source
+from anomaly_vae.detector.configuration import load, opening
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.models import backbone, efficientnet_lite
 from anomaly_vae.models.backbone import Backbone
@@ -62,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fitted(folder: Path, *settings: str) -> Detector:
     config = load(overrides=[*SMALL, *settings])
-    return Detector.fit_source(open_source(folder / "good", config.opening()), config)
+    return Detector.fit_source(open_source(folder / "good", opening(config)), config)
 
 
 @pytest.fixture(scope="module")
@@ -366,9 +367,9 @@ def test_features_are_of_pictures() -> None:
 
 
 def test_images_are_read_larger_by_default_than_conv2d_reads_them() -> None:
-    assert Config().opening().size == 256
-    assert load(overrides=["model.kind=conv2d"]).opening().size == 64
-    assert load(overrides=["data.size=100"]).opening() == DataConfig(size=100)
+    assert opening(Config()).size == 256
+    assert opening(load(overrides=["model.kind=conv2d"])).size == 64
+    assert opening(load(overrides=["data.size=100"])) == DataConfig(size=100)
 
 
 # --- the study -------------------------------------------------------------------------------------------------------

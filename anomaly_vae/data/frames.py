@@ -1,0 +1,94 @@
+"""DataFrames as they come to a served model: named columns, or the bytes of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.settings import DataConfig
+from anomaly_vae.data.conditions import encode as encode_conditions
+from anomaly_vae.data.images.decoding import Encoded, decode, encode
+from anomaly_vae.data.open import open_memory
+from anomaly_vae.data.source import Chunk, Layout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IMAGE, ID = "image", "id"  # columns of pictures in a DataFrame: the bytes of an image file, and what to call it
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a DataFrame. any: a truth value, a number, a time or text."""
+
+    name: str
+    type: Literal["double", "long", "boolean", "string", "binary", "any"]
+    required: bool = True
+
+
+def column_fields(layout: Layout) -> tuple[Field, ...]:
+    """The columns of a table, a series or a pixel table."""
+    # what has a name and is no input: reported as id, or what tells steps and machines apart
+    named = {layout.id: False, layout.time: False, layout.group: True}
+    named |= dict.fromkeys((column.name for column in layout.conditions), True)
+    others = tuple(Field(name, "any", required) for name, required in named.items() if name)
+    # any: MLflow would refuse whole numbers in a column declared double, and a gap in one declared boolean
+    names = [column.name for column in layout.columns] or layout.pixels
+    return (*(Field(name, "any") for name in names), *others)
+
+
+def column_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows: int) -> Iterator[Chunk]:
+    """Named columns in chunks. The columns of ids and times may be absent; labels are not read."""
+    there = {name: name if name in frame.columns else None for name in (layout.id, layout.time) if name}
+    changes = {"id": there.get(layout.id or ""), "time": there.get(layout.time or ""), "label": None}
+    return open_memory(frame, config.model_copy(update=changes)).chunks(layout, rows)
+
+
+def column_example(layout: Layout) -> dict[str, Any]:
+    """Cells of a sample that its columns do not give: pixels, and the name of a machine."""
+    cells: dict[str, Any] = dict.fromkeys(layout.pixels, 0.0)
+    return cells | ({layout.group: "example"} if layout.group else {})
+
+
+def picture_fields(layout: Layout) -> tuple[Field, ...]:
+    """The columns of pictures from files."""
+    conditions = (Field(column.name, "any") for column in layout.conditions)
+    return (Field(IMAGE, "binary"), Field(ID, "string", False), *conditions)
+
+
+def picture_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows: int) -> Iterator[Chunk]:
+    """Pictures (N, C, H, W) from encoded files. Raises DataError naming the row that holds none."""
+    if IMAGE not in frame.columns:
+        raise DataError(
+            f"memory: no column '{IMAGE}' (columns: {', '.join(map(str, frame.columns))}); it holds the bytes of an"
+            " image file in each row, base64 in JSON"
+        )
+    ids = frame[ID].astype(str).to_numpy() if ID in frame.columns else np.arange(len(frame)).astype(str)
+    channels, height, width = layout.shape
+    for column in layout.conditions:
+        if column.name not in frame.columns:
+            raise DataError(f"memory: no condition column '{column.name}' beside '{IMAGE}'")
+    texts = [frame[column.name].map(lambda v: "" if v != v or v is None else str(v)) for column in layout.conditions]
+    condition = encode_conditions([t.to_numpy(np.str_) for t in texts], layout.conditions, "memory")
+    for first in range(0, len(frame), rows):
+        here = slice(first, first + rows)
+        files = [_file(cell, first + i) for i, cell in enumerate(frame[IMAGE].iloc[here])]
+        pictures = np.stack([decode(file, channels, height, width, layout.pixel_max) for file in files])
+        yield Chunk(ids[here], pictures, condition=None if condition is None else condition[here])
+
+
+def picture_example(layout: Layout) -> dict[str, Any]:
+    """A black picture."""
+    return {IMAGE: encode(np.zeros(layout.shape, np.uint8)), ID: "black"}
+
+
+def _file(cell: Any, row: int) -> Encoded:
+    if not isinstance(cell, bytes | bytearray | memoryview):
+        raise DataError(
+            f"memory: row {row}, column '{IMAGE}': of type {type(cell).__name__}; expected the bytes of an image file"
+        )
+    return Encoded(bytes(cell), f"row {row}, column '{IMAGE}'")

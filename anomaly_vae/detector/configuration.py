@@ -1,0 +1,86 @@
+"""The settings of a fit: read, checked against the registries, and resolved for the data.
+
+`resolve` is the one place where settings are filled in. What it returns is read from there on, and saved with the
+detector, so a saved configuration states the values that were used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from anomaly_vae.core.config import Config, DataConfig, read, validate
+from anomaly_vae.core.errors import ConfigError
+from anomaly_vae.core.settings import NETWORKS
+from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.models.registry import MODELS
+
+NAMES = {"kinds": tuple(KINDS), "models": tuple(MODELS)}  # what settings choose from
+
+# The split where all rows are known to be normal and none is kept for a test.
+NO_TEST = {"train": 0.85, "valid": 0.15}
+
+# What `anomaly-vae fit` without data trains on: scikit-learn's digits, one class against the rest.
+EMBEDDED: dict[str, Any] = {"data": {"kind": "pixels", "label": "label", "normal": ("3",)}}
+EMBEDDED_DATA = "scikit-learn's digits"  # what a run calls them
+
+
+def load(
+    path: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    base: Mapping[str, Any] | None = None,
+    shorthands: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration of a YAML file (None: the defaults) with `section.key=VALUE` overrides applied.
+
+    base: a tree of settings under the file, e.g. what a saved detector was fitted with. shorthands: dotted names and
+    values over everything else.
+
+    Raises ConfigError for a missing or malformed file, an unknown key or name, or a value of the wrong type.
+    """
+    return read(path, overrides, base or {}, shorthands or {}, NAMES)
+
+
+def opening(config: Config) -> DataConfig:
+    """How to open data whose kind is not known yet: with the size that pictures are read at."""
+    return config.data.model_copy(update={"size": resolve(config, "images").data.size})
+
+
+def resolve(config: Config, kind: str, train_rows: int | None = None) -> Config:
+    """The configuration with everything filled in that depends on the kind of data, the model and the number of
+    training rows (None: not known yet); what was chosen stays.
+
+    Raises ConfigError where settings contradict each other.
+    """
+    tree = config.model_dump()
+    tree["data"]["kind"] = kind
+    tree["model"]["kind"] = _model_kind(config)
+    kind_of_data = KINDS[kind]
+    model = MODELS[tree["model"]["kind"] or kind_of_data.defaults["model"]["kind"]]
+    for defaults in (model.defaults, kind_of_data.defaults):
+        for section, settings in defaults.items():
+            for key, value in settings.items():
+                if tree[section][key] is None:
+                    tree[section][key] = value
+    if kind_of_data.window is not None and train_rows is not None and tree["data"]["window"] is None:
+        tree["data"]["window"] = kind_of_data.window(train_rows)
+    if tree["training"]["binarise"] and tree["model"]["likelihood"] != "bernoulli":
+        raise ConfigError(
+            f"training.binarise=true makes pixels 0 or 1, which model.likelihood={tree['model']['likelihood']} is"
+            " no likelihood of; model.likelihood=bernoulli would work"
+        )
+    return validate(tree, "the defaults", NAMES)
+
+
+def _model_kind(config: Config) -> str | None:
+    """model.kind, which follows from a condition. Raises ConfigError where the two contradict each other."""
+    kind, condition = config.model.kind, config.data.condition
+    if condition and kind not in (None, "conditional"):
+        raise ConfigError(
+            f"model.kind={kind} reads no condition; leave it out, or use model.kind=conditional with"
+            f" model.network={kind if kind in NETWORKS else NETWORKS[0]}"
+        )
+    if kind == "conditional" and not condition:
+        raise ConfigError("model.kind=conditional needs a condition; name its column with --condition COLUMN")
+    return "conditional" if condition else kind
