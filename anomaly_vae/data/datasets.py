@@ -28,7 +28,7 @@ class RowDataset:
     """
 
     columns: tuple[str, ...] = ()
-    given: int = 0  # the last on the first axis of a sample that are a condition
+    n_condition: int = 0  # number of trailing channels of a sample that hold the condition
 
     def __init__(
         self, values: NDArray[Any], device: torch.device, planes: NDArray[np.float32] | None = None,
@@ -156,9 +156,11 @@ def make_dataset(
     elif tiling is not None:
         found = TileDataset(data.values, device, tiling, rows)
     else:
-        planes = None if data.condition is None or not scaler.given else scaler.told(data.condition[rows])
+        planes = (
+            None if data.condition is None or not scaler.n_condition else scaler.encode_condition(data.condition[rows])
+        )
         found = RowDataset(data.values, device, planes, rows)
-    found.given = scaler.given
+    found.n_condition = scaler.n_condition
     found.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
     return found
 
@@ -171,7 +173,7 @@ def _scaled(
 
     A plain array that torch reads as it is, row after row, for a batch takes whole rows from anywhere in it.
     """
-    width = len(scaler.column) + scaler.given
+    width = len(scaler.column) + scaler.n_condition
     scaled = store.empty((sum(map(len, parts)), width), np.float32)
     place = 0
     for part in parts:

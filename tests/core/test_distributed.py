@@ -60,7 +60,7 @@ def trained(kind: str, overrides: tuple[str, ...], folder: Path | None = None, l
     """
     config, shape = settings(kind, overrides)
     torch.manual_seed(0)
-    model = build(config.model, shape, given=len(GIVEN.get(kind, ())))
+    model = build(config.model, shape, n_condition=len(GIVEN.get(kind, ())))
 
     def watch(epoch: int, *_: Any) -> None:
         if epoch > last:
