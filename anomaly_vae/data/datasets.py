@@ -29,7 +29,7 @@ class RowDataset:
     """
 
     columns: tuple[str, ...] = ()
-    given: int = 0  # the last on the first axis of a sample that are a condition
+    n_condition: int = 0  # number of trailing channels of a sample that hold the condition
 
     def __init__(
         self, values: NDArray[Any], device: torch.device, planes: NDArray[np.float32] | None = None,
@@ -141,7 +141,7 @@ def make_dataset(
     """The training samples among `rows` of the data: the rows, their tiles, or every window that lies wholly within
     them."""
     dataset = KINDS[layout.kind].dataset(data, rows, scaler, layout, device, window, store)
-    dataset.given = scaler.given
+    dataset.n_condition = scaler.n_condition
     dataset.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
     return dataset
 
@@ -154,7 +154,7 @@ def scaled_rows(
 
     A plain array that torch reads as it is, row after row, for a batch takes whole rows from anywhere in it.
     """
-    width = len(scaler.column) + scaler.given
+    width = len(scaler.column) + scaler.n_condition
     scaled = store.empty((sum(map(len, parts)), width), np.float32)
     place = 0
     for part in parts:

@@ -44,7 +44,7 @@ def picture_dataset(
     tiling = tiling_of(layout)
     if tiling is not None:
         return TileDataset(data.values, device, tiling, rows)
-    planes = None if data.condition is None or not scaler.given else scaler.told(data.condition[rows])
+    planes = None if data.condition is None or not scaler.n_condition else scaler.encode_condition(data.condition[rows])
     return RowDataset(data.values, device, planes, rows)
 
 

@@ -56,7 +56,7 @@ class Scaler:
 
     def __init__(self, elements: list[Element], limit: float, conditions: Sequence[Condition] = ()) -> None:
         self.elements, self.limit, self.conditions = elements, limit, tuple(conditions)
-        self.given = sum(condition.width for condition in self.conditions)  # numbers that a condition is read as
+        self.n_condition = sum(condition.width for condition in self.conditions)  # channels that hold the condition
         self.column = np.array([e.column for e in elements], np.intp)  # (E,)
         self._shift, self._scale, self._centre, self._spread = (
             np.array([getattr(e, name) for e in elements]) for name in ("shift", "scale", "centre", "spread")
@@ -90,12 +90,12 @@ class Scaler:
         scaled = self.transform(values, before)
         if not self.conditions:
             return scaled
-        told = self.told(condition)
-        planes = told.reshape(*told.shape, *(1,) * (scaled.ndim - 2))
-        return np.concatenate([scaled, np.broadcast_to(planes, (*told.shape, *scaled.shape[2:]))], axis=1)
+        encoded = self.encode_condition(condition)
+        planes = encoded.reshape(*encoded.shape, *(1,) * (scaled.ndim - 2))
+        return np.concatenate([scaled, np.broadcast_to(planes, (*encoded.shape, *scaled.shape[2:]))], axis=1)
 
-    def told(self, condition: NDArray[np.float64] | None) -> NDArray[np.float32]:
-        """(N, given) of condition cells (N, K): numbers standardised, classes one-hot.
+    def encode_condition(self, condition: NDArray[np.float64] | None) -> NDArray[np.float32]:
+        """(N, n_condition) of condition cells (N, K): numbers standardised, classes one-hot.
 
         A missing number is the mean; a missing class, or one not seen in training, is none of them.
         """

@@ -29,7 +29,7 @@ class Output(NamedTuple):
     log_var: (B, D) such that q(z|x) is N(mu, exp(log_var)); None where it is no diagonal Gaussian.
     aux: a training-only term that the model owns, in nats a sample; 0 where there is none.
     codes: (B, P) which entries of a codebook x is written in; None without a codebook.
-    given: how many of the last on the first axis of x are a condition, which p(x|z) is not of.
+    n_condition: number of trailing channels of x that hold the condition; excluded from p(x|z).
     """
 
     px: Likelihood
@@ -38,11 +38,11 @@ class Output(NamedTuple):
     log_var: Tensor | None
     aux: Tensor | float = 0.0
     codes: Tensor | None = None
-    given: int = 0
+    n_condition: int = 0
 
     def data(self, x: Tensor) -> Tensor:
         """x (B, *shape) without its condition: what p(x|z) is of."""
-        return x[:, : x.shape[1] - self.given] if self.given else x
+        return x[:, : x.shape[1] - self.n_condition] if self.n_condition else x
 
 
 class VAE(nn.Module, ABC):
@@ -52,15 +52,15 @@ class VAE(nn.Module, ABC):
     inside: members side by side, levels from the top down, positions of a map. `decode(code(x))` is the
     reconstruction that scoring uses, `decode(prior(n, generator))` are new samples.
 
-    Under a condition x ends with it on its first axis, and so does the z of `code` and `decode`: `given` elements or
-    channels of x, `told` numbers of z, which no posterior or prior is of.
+    A condition is the last `n_condition` elements or channels of x, and the last `condition_size` numbers of the z of
+    `code` and `decode`. Neither posterior nor prior is of it.
     """
 
     latent: int  # D, the dimensions of z
     groups: int  # G, the columns of Output.kl
     diagonal: bool = True  # whether q(z|x) is a diagonal Gaussian, with Output.log_var
-    given: int = 0
-    told: int = 0
+    n_condition: int = 0  # number of trailing channels of x that hold the condition
+    condition_size: int = 0  # number of trailing elements of a decoded z that hold the condition
     members: int = 1  # independent VAEs inside; with several, D counts all of them and p(x|z) has a leading axis
     rows: RowInputs | None  # how the rows of a table are read; None: the model reads something else
 
@@ -108,9 +108,11 @@ class Member:
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def with_data(x: Tensor, given: int, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """x (B, *shape) with a change made to all of it but its condition, the last `given` on its first axis."""
-    return torch.cat([change(x[:, :-given]), x[:, -given:]], dim=1) if given else change(x)
+def with_data(x: Tensor, n_condition: int, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """x (B, *shape) with a change made to its data, and its condition, the last `n_condition` channels, as it was."""
+    if not n_condition:
+        return change(x)
+    return torch.cat([change(x[:, :-n_condition]), x[:, -n_condition:]], dim=1)
 
 
 def log_weight(x: Tensor, px: Likelihood, kl: Tensor, members: int = 1) -> Tensor:

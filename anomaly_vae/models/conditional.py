@@ -15,7 +15,7 @@ from anomaly_vae.models.networks import BY_AXES, network
 
 
 class ConditionalVAE(VAE):
-    """A dense or convolutional VAE of which encoder and decoder are both told a condition.
+    """A dense or convolutional VAE whose encoder and decoder both read a condition.
 
     The condition stands last on the first axis of x: elements of a row, channels of a window step by step, constant
     planes of a picture. The encoder reads it among the others; the decoder gets it beside z, a window's with all its
@@ -24,28 +24,28 @@ class ConditionalVAE(VAE):
     """
 
     def __init__(
-        self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = (), given: int = 0
+        self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = (), n_condition: int = 0
     ) -> None:
-        """shape: of x with its condition, the last `given` on its first axis; categories: of the data, as in Rows."""
+        """shape: of x with its condition, the last `n_condition` channels; categories: of the data, as in Rows."""
         super().__init__()
-        self.given, self.pictures = given, len(shape) == 3
+        self.n_condition, self.pictures = n_condition, len(shape) == 3
         sides = 1 if self.pictures else math.prod(shape[1:])  # a plane of a picture says one thing
-        self.told = given * sides
+        self.condition_size = n_condition * sides
         self.flat = (config.network or BY_AXES[len(shape)]) == "dense"
-        extra = self.told if self.flat else given
-        self.inner = network(config, (shape[0] - given, *shape[1:]), categories, extra, self.told)
+        extra = self.condition_size if self.flat else n_condition
+        self.inner = network(config, (shape[0] - n_condition, *shape[1:]), categories, extra, self.condition_size)
         self.latent, self.groups, self.members = self.inner.latent, self.inner.groups, self.inner.members
         self.rows = self.inner.rows
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Output:
-        mu, log_var, told = self._encode(x)
+        mu, log_var, condition = self._encode(x)
         z = mu if generator is None else reparameterise(mu, log_var, generator)
         kl = kl_normal(mu, log_var) / self.members
-        return Output(self.inner.decode(torch.cat([z, told], 1)), kl, mu, log_var, given=self.given)
+        return Output(self.inner.decode(torch.cat([z, condition], 1)), kl, mu, log_var, n_condition=self.n_condition)
 
     def code(self, x: Tensor) -> Tensor:
-        mu, _, told = self._encode(x)
-        return torch.cat([mu, told], 1)
+        mu, _, condition = self._encode(x)
+        return torch.cat([mu, condition], 1)
 
     def decode(self, z: Tensor) -> Likelihood:
         return self.inner.decode(z)
@@ -55,20 +55,20 @@ class ConditionalVAE(VAE):
 
     def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
         """Of log p(x|c)."""
-        mu, log_var, told = self._encode(x)
-        data = x[:, : x.shape[1] - self.given]
+        mu, log_var, condition = self._encode(x)
+        data = x[:, : x.shape[1] - self.n_condition]
         for _ in range(samples):
             z = reparameterise(mu, log_var, generator)
             noise = (z - mu) * torch.exp(-0.5 * log_var)
-            px = self.inner.decode(torch.cat([z, told], 1))
+            px = self.inner.decode(torch.cat([z, condition], 1))
             yield log_weight(data, px, kl_sampled(z, noise, log_var), self.members)
 
     def _encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(mu, log_var) of q(z|x, c), and what the decoder is told of c (B, told)."""
-        condition = x[:, x.shape[1] - self.given :]
-        told = condition.flatten(2)[:, :, 0] if self.pictures else condition.flatten(1)
-        read = torch.cat([x[:, : x.shape[1] - self.given].flatten(1), told], 1) if self.flat else x
-        return *self.inner.encode(read), told
+        """(mu, log_var) of q(z|x, c), and the condition (B, condition_size) as the decoder reads it."""
+        channels = x[:, x.shape[1] - self.n_condition :]
+        condition = channels.flatten(2)[:, :, 0] if self.pictures else channels.flatten(1)
+        read = torch.cat([x[:, : x.shape[1] - self.n_condition].flatten(1), condition], 1) if self.flat else x
+        return *self.inner.encode(read), condition
 
 
 CONDITIONAL = Member(ConditionalVAE, axes=(1, 2, 3))

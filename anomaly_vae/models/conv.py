@@ -22,10 +22,11 @@ class ConvVAE(GaussianVAE):
     (mu, log_var). A stage turns a side of s into ceil(s / 2), and its mirror gives exactly s back. `blocks` residual
     blocks follow each stage.
 
-    extra: channels that the encoder reads beyond those of shape; told: numbers that the decoder reads beside z.
+    extra: channels that the encoder reads beyond those of shape; condition_size: numbers that the decoder reads
+    beside z.
     """
 
-    def __init__(self, config: ModelConfig, shape: tuple[int, ...], extra: int = 0, told: int = 0) -> None:
+    def __init__(self, config: ModelConfig, shape: tuple[int, ...], extra: int = 0, condition_size: int = 0) -> None:
         super().__init__()
         assert config.latent and config.hidden is not None
         conv, deconv = convolutions(shape)
@@ -40,7 +41,7 @@ class ConvVAE(GaussianVAE):
         self.squeeze = nn.Sequential(*(m for a, b in pairwise(dense) for m in (nn.Linear(a, b), nn.GELU())))
         self.posterior = nn.Linear(dense[-1], 2 * self.latent)
 
-        expand = (self.latent + told, *reversed(dense))
+        expand = (self.latent + condition_size, *reversed(dense))
         self.expand = nn.Sequential(*(m for a, b in pairwise(expand) for m in (nn.Linear(a, b), nn.GELU())))
         self.head = Head(config, shape)
         targets = (shape[0] * self.head.outputs, *channels)

@@ -23,13 +23,13 @@ class DenseVAE(GaussianVAE):
     is that of all members side by side, (B, M * D), and p(x|z) has a leading axis of members, (M, B, F).
 
     categories: for each element the number of its classes, 0 for a number. A class enters one-hot and leaves as
-    logits; a missing element enters as zeros. extra: numbers that the encoder reads behind the elements of x; told:
-    numbers that each member's decoder reads beside its z.
+    logits; a missing element enters as zeros. extra: numbers that the encoder reads behind the elements of x.
+    condition_size: numbers that each member's decoder reads beside its z.
     """
 
     def __init__(
         self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = (), extra: int = 0,
-        told: int = 0,
+        condition_size: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         assert config.hidden is not None and config.members
@@ -45,21 +45,22 @@ class DenseVAE(GaussianVAE):
         self.elements = elements
         self.down = _layers(self.members, (rows.inputs + extra, *config.hidden, 2 * latent))
         outputs = numbers * self.head.outputs + sum(classes)
-        self.up = _layers(self.members, (latent + told, *reversed(config.hidden), outputs))
+        self.up = _layers(self.members, (latent + condition_size, *reversed(config.hidden), outputs))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.rows
-        seen, told = self.rows(x), x.flatten(1)[:, self.elements :]
-        seen = torch.cat([seen, told], dim=1) if told.shape[1] else seen
-        features = _run(self.down, seen.expand(self.members, -1, -1))  # (M, B, 2D)
+        read, condition = self.rows(x), x.flatten(1)[:, self.elements :]
+        read = torch.cat([read, condition], dim=1) if condition.shape[1] else read
+        features = _run(self.down, read.expand(self.members, -1, -1))  # (M, B, 2D)
         mu, log_var = posterior_head(features.flatten(0, 1))
         return tuple(t.unflatten(0, (self.members, -1)).transpose(0, 1).flatten(1) for t in (mu, log_var))  # type: ignore[return-value]
 
     def decode(self, z: Tensor) -> Likelihood:
         assert self.rows
-        own, told = z[:, : self.latent], z[:, self.latent :]
-        each = own.unflatten(1, (self.members, -1)).transpose(0, 1)  # (M, B, D)
-        raw = _run(self.up, torch.cat([each, told.expand(self.members, -1, -1)], dim=2)).float()  # (M, B, outputs)
+        latent, condition = z[:, : self.latent], z[:, self.latent :]
+        each = latent.unflatten(1, (self.members, -1)).transpose(0, 1)  # (M, B, D)
+        read = torch.cat([each, condition.expand(self.members, -1, -1)], dim=2)
+        raw = _run(self.up, read).float()  # (M, B, outputs)
         width = len(self.rows.numbers) * self.head.outputs
         if not self.rows.classes:
             px: Likelihood = self.head(*(t.unflatten(-1, self.shape) for t in raw.chunk(self.head.outputs, dim=-1)))

@@ -11,12 +11,16 @@ BY_AXES = {1: "dense", 2: "conv1d", 3: "conv2d"}  # of a sample, where the confi
 
 
 def network(
-    config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = (), extra: int = 0, told: int = 0
+    config: ModelConfig,
+    shape: tuple[int, ...],
+    categories: tuple[int, ...] = (),
+    extra: int = 0,
+    condition_size: int = 0,
 ) -> GaussianVAE:
     """The VAE of `model.network`, or where that is None of the shape; `categories` as in Rows.
 
-    extra: further elements or channels that its encoder reads, told: further numbers that its decoder reads beside z.
+    extra: further elements or channels that the encoder reads. condition_size: numbers that the decoder reads beside z.
     """
     if (config.network or BY_AXES[len(shape)]) == "dense":
-        return DenseVAE(config, shape, categories, extra, told)
-    return ConvVAE(config, shape, extra, told)
+        return DenseVAE(config, shape, categories, extra, condition_size)
+    return ConvVAE(config, shape, extra, condition_size)

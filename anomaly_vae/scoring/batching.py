@@ -69,7 +69,7 @@ def _agree(net: ScoreModel, device: torch.device) -> tuple[int, ...]:
     """Those of SIZES in which a random probe has the same bits as in blocks of BLOCK."""
     rows = net.model.rows
     assert rows is not None
-    probe = torch.randn(SIZES[-1], rows.elements + net.model.given, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(SIZES[-1], rows.elements + net.model.n_condition, generator=torch.Generator().manual_seed(0))
     probe[:, rows.named] = 0
     probe = probe.to(device)
 

@@ -66,7 +66,7 @@ def weigh(
     generator = torch.Generator(samples.device).manual_seed(seed)
     index = index.to("cpu" if samples.pinned else samples.device)
     for part in index.split(BATCH):
-        x = with_data(samples.take(part), model.given, lambda data: draw(data, drawn, generator))
+        x = with_data(samples.take(part), model.n_condition, lambda data: draw(data, drawn, generator))
         total = LogMean(len(x), x.device)
         for weight in model.log_weights(x, generator, draws):
             total.add(weight)

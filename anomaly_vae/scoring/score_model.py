@@ -169,8 +169,8 @@ def build_score_model(config: Config, layout: Layout, scaler: Scaler) -> ScoreMo
     categories = scaler.categories(layout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        read = (shape[0] + scaler.given, *shape[1:])
-        model = registry.build(config.model, read, categories if any(categories) else (), scaler.given)
+        read = (shape[0] + scaler.n_condition, *shape[1:])
+        model = registry.build(config.model, read, categories if any(categories) else (), scaler.n_condition)
     return ScoreModel(model, config.scoring, shape, tiling_of(layout))
 
 

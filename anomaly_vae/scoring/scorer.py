@@ -125,7 +125,7 @@ class Scorer:
         def prepare(raw: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float32]:
             return self.scaler.read(raw[:, :sensors], raw[:, sensors:], None if before is None else before[:sensors])
 
-        folder = WindowFolder(self.window, prepare, stage, self.scaler.given)
+        folder = WindowFolder(self.window, prepare, stage, self.scaler.n_condition)
         for chunk in chunks:
             condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
             folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups)

@@ -36,7 +36,7 @@ class _Group:
         self.waiting_places, self.waiting_kl = np.empty(0, np.intp), np.empty(0)  # of steps that the stage holds
         self.first = 0  # step number of the first one held
         self.next = 0  # start of the next window
-        self.given = 0  # windows given out so far
+        self.emitted = 0  # windows cut so far
         self.values = np.empty((0, read), np.float32)
         self.places = np.empty(0, np.intp)
         self.residual = np.empty((0, sensors))
@@ -55,11 +55,11 @@ class WindowFolder:
     and a step has the mean of its shares. Steps come out in the order they came in, whatever the size of the pieces
     and however groups are interleaved; held are only the steps that a later window can still reach.
 
-    given: how many of the last numbers of a prepared step are a condition, which has no residual.
+    n_condition: number of trailing channels of a prepared step that hold the condition, which has no residual.
     """
 
-    def __init__(self, window: int, prepare: Prepare, stage: Callable[[], Stage], given: int = 0) -> None:
-        self.given = given
+    def __init__(self, window: int, prepare: Prepare, stage: Callable[[], Stage], n_condition: int = 0) -> None:
+        self.n_condition = n_condition
         self.window, self.stride, self.prepare, self.stage = window, max(1, window // 8), prepare, stage
         self.groups: dict[str, _Group] = {}
         self.closed = False
@@ -79,7 +79,9 @@ class WindowFolder:
             raw = values[rows]
             before = self.groups[name].last if name in self.groups else None
             scaled = self.prepare(raw, before)
-            group = self.groups.setdefault(name, _Group(scaled.shape[1], scaled.shape[1] - self.given, self.stage()))
+            group = self.groups.setdefault(
+                name, _Group(scaled.shape[1], scaled.shape[1] - self.n_condition, self.stage())
+            )
             group.last = raw[-1] if len(raw) else before
             group.values = np.concatenate([group.values, scaled])
             group.places = np.concatenate([group.places, places[rows]])
@@ -109,9 +111,9 @@ class WindowFolder:
                     starts.append(last)
                     group.next = last + self.stride
             while starts:
-                number, room = group.given, most - group.given % most
+                number, room = group.emitted, most - group.emitted % most
                 part, starts = np.asarray(starts[:room]), starts[room:]
-                group.given += len(part)
+                group.emitted += len(part)
                 rows = (part - group.first)[:, None] + np.arange(self.window)
                 self.pending.append((group, rows))
                 yield number, np.ascontiguousarray(group.values[rows].transpose(0, 2, 1))

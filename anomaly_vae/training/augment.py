@@ -21,19 +21,19 @@ def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: to
     Moving makes what is irrelevant to normality, a slight turn or shift, well reconstructed and probable; noise on the
     input alone (denoising VAE, Im 2017) keeps the model from copying what it was not trained on.
     """
-    settings, condition = config.training, x[:, x.shape[1] - model.given :]  # which is neither moved nor noisy
-    x = x[:, : x.shape[1] - model.given]
+    settings, condition = config.training, x[:, x.shape[1] - model.n_condition :]  # which is neither moved nor noisy
+    x = x[:, : x.shape[1] - model.n_condition]
     if settings.jitter and x.dim() == 4:
         x = moved(x, settings.jitter, generator)
     if settings.binarise:
         x = binarised(x, generator)
     if not settings.noise:
-        whole = torch.cat([x, condition], dim=1) if model.given else x
+        whole = torch.cat([x, condition], dim=1) if model.n_condition else x
         return whole, whole
     noise = settings.noise * scale * distributed.normal(x.shape, generator)
     numbers = None if model.rows is None else model.rows.continuous
     read = x + (noise if numbers is None else noise * numbers)
-    return (torch.cat([x, condition], 1), torch.cat([read, condition], 1)) if model.given else (x, read)
+    return (torch.cat([x, condition], 1), torch.cat([read, condition], 1)) if model.n_condition else (x, read)
 
 
 def moved(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -53,5 +53,5 @@ def moved(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
 def spread(train: RowDataset) -> float:
     """The standard deviation of an element about its mean, pooled over elements, from some training samples."""
     x = train.take(train.spaced(2048))
-    x = x[:, : x.shape[1] - train.given]
+    x = x[:, : x.shape[1] - train.n_condition]
     return float(torch.nanmean((x - torch.nanmean(x, dim=0)).square()).sqrt())

@@ -236,7 +236,7 @@ def _opponent(train: RowDataset, config: Config) -> Discriminator | None:
     if x.dim() != 4:
         raise ConfigError("objective.adversarial judges patches of pictures; 0 leaves the discriminator out")
     assert config.training.lr
-    return Discriminator(x.shape[1] - train.given, train.device, config.training.lr / 4, _seed(config.seed, 0, 3))
+    return Discriminator(x.shape[1] - train.n_condition, train.device, config.training.lr / 4, _seed(config.seed, 0, 3))
 
 
 def _pictures(x: Tensor, out: Output) -> Tensor:
@@ -260,7 +260,7 @@ def held_out(
     total, mus, kls, codes = torch.zeros((), device=valid.device), [], [], []
     for part in index.split(max(batch_size, 256)):
         x = valid.take(distributed.share(part, noise))
-        x = with_data(x, model.given, lambda data: binarised(data, noise)) if binarise else x
+        x = with_data(x, model.n_condition, lambda data: binarised(data, noise)) if binarise else x
         out = model(x, noise)
         recon, kl = terms(x, out)
         total += distributed.whole(recon + kl, noise).sum()

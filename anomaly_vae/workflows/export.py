@@ -52,7 +52,7 @@ def trace(detector: Detector) -> ExportedProgram:
 
     Raises DetectorError for a detector with a condition, and for a model that cannot be traced.
     """
-    if detector.scaler.given:
+    if detector.scaler.n_condition:
         raise DetectorError(
             "a graph has one input, the values, and this detector reads a condition besides; `score`, Python and the"
             " served model take both"

@@ -60,7 +60,7 @@ def test_encoder_and_decoder_read_the_condition_and_nothing_scores_it(
     x, other = batch(shape), batch(shape, 1.0)
     out = model(x)
     assert out.mu.shape == (B, model.latent)
-    assert model.code(x).shape == (B, model.latent + model.told)
+    assert model.code(x).shape == (B, model.latent + model.condition_size)
     assert not torch.allclose(out.mu, model(other).mu)  # the encoder reads it
     z = model.code(x)
     swapped = torch.cat([z[:, : model.latent], model.code(other)[:, model.latent :]], dim=1)

@@ -55,7 +55,7 @@ class KNNDensity(nn.Module):
     def joined(model: VAE) -> int:
         """J, the axes of the joined space."""
         rows = _rows(model)
-        return rows.inputs + model.given + model.latent + model.members * len(rows.numbers)
+        return rows.inputs + model.n_condition + model.latent + model.members * len(rows.numbers)
 
     @torch.no_grad()
     def fit(self, model: VAE, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -119,7 +119,7 @@ class KNNDensity(nn.Module):
         """(B, J): inputs, latent means of all members, and their weighted residuals, members counting as one."""
         share = 1 / math.sqrt(model.members)
         residual = self._residual(model, x, out) * (self.residual_scale * share)
-        condition = x[:, x.shape[1] - model.given :]  # a neighbour is one under a like condition
+        condition = x[:, x.shape[1] - model.n_condition :]  # a neighbour is one under a like condition
         return torch.cat([_rows(model)(x), condition, out.mu * share, *residual], dim=1)
 
     def _project(self, joined: Tensor) -> Tensor:

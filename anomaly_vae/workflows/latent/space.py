@@ -192,7 +192,7 @@ class LatentSpace:
                     known = ", ".join(f"'{name}'" for name in column.categories)
                     raise DataError(f"--condition {column.name}={value}: not seen in training, which had {known}")
             named = ", ".join(f"{c.name}={v}" for c, v in zip(columns, values, strict=True) if v)
-            numbers = self.detector.scaler.told(cells)[0].astype(np.float64)
+            numbers = self.detector.scaler.encode_condition(cells)[0].astype(np.float64)
             found[named] = np.repeat(numbers, window) if self.kind.ordered else numbers
         return found
 

@@ -125,7 +125,7 @@ def manifold(model: Model, data: str | None, steps: int | None = None) -> Drawin
     space = LatentSpace(model.detector)
     if space.model.latent < 2:
         raise UsageError("a plane needs two latent dimensions, and this model has one; `latent traverse` shows it")
-    axes = space.axes(_source(data, model), ROWS) if space.model.latent > 2 or space.model.told else None
+    axes = space.axes(_source(data, model), ROWS) if space.model.latent > 2 or space.model.condition_size else None
     first, second = (0, 1) if axes is None or space.model.latent == 2 else _two(space, axes)
     steps = steps or (15 if space.kind.pictures else 5)
     places = np.array([NormalDist().inv_cdf(share) for share in np.linspace(0, 1, steps + 2)[1:-1]])
@@ -182,7 +182,9 @@ def edit(model: Model, data: str | None, id_: str, way: Direction, strengths: Se
     space, source = LatentSpace(model.detector), _source(data, model)
     way.require(space.fingerprint())
     items = space.find(source, [id_])
-    codes = space.codes(items.x) + np.array([0.0, *strengths])[:, None] * np.pad(way.vector, (0, space.model.told))
+    codes = space.codes(items.x) + np.array([0.0, *strengths])[:, None] * np.pad(
+        way.vector, (0, space.model.condition_size)
+    )
     starts = space.starts(items)
     edited = space.decode(codes, starts=None if starts is None else np.repeat(starts, len(codes), axis=0))
     names = ["original", "reconstruction", *(f"{strength:+.3g}" for strength in strengths)]
