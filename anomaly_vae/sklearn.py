@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from anomaly_vae.core.errors import ConfigError, DataError
 from anomaly_vae.data.open import open_memory
 from anomaly_vae.detector.configuration import NO_TEST, load
-from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit
 
 
 class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no annotations
@@ -71,7 +71,7 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         given = {name: json.dumps(value, default=_plain) for name, value in chosen.items() if value is not None}
         try:
             config = load(overrides=[f"{name}={value}" for name, value in given.items()])
-            self.detector_ = Detector.fit_source(open_memory(X, config.data), config)
+            self.detector_, _ = fit(open_memory(X, config.data), config)
         except (ConfigError, DataError) as error:
             raise ValueError(str(error)) from error
         self.offset_ = -self.detector_.threshold.value

@@ -23,7 +23,7 @@ import torch
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.data.open import open_memory
-from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit
 from anomaly_vae.workflows.evaluate import bound
 from pipelines.idx import read_set
 from pipelines.study import Figures, Study, arguments, chosen, settings
@@ -73,21 +73,20 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{member} {spent:7.0f} s", *(f"{k} {shown[k]:.6g}" for k in SHOWN if k in shown), flush=True)
             study.run.epoch(epoch, {f"{member}.{name}": value for name, value in figures.items()})
 
-        detector = Detector.fit_source(source, config, watch, study.folder / f"{member}-{seed}")
+        detector, seen = fit(source, config, watch, study.folder / f"{member}-{seed}")
         seconds = time.perf_counter() - began
         detector.save(study.folder / f"detector-{member}-{seed}")  # for `anomaly-vae evaluate --nll` and `latent`
         found = bound(open_memory(images.test, config.data), detector, config, draws=options.draws, rows=options.rows)
-        assert detector.fitted
-        model, last = detector.score_model.model, detector.fitted.history.epochs[-1]
+        model, last = detector.score_model.model, seen.history.epochs[-1]
         perplexity = {"perplexity": last["perplexity"]} if "perplexity" in last else {}
         return {
             member: {
                 "nll": found.nll,
                 "nll_error": found.error,
                 "elbo": found.elbo,
-                "valid_elbo": detector.fitted.history.best,
+                "valid_elbo": seen.history.best,
                 "parameters": float(sum(p.numel() for p in model.parameters())),
-                "epochs": float(len(detector.fitted.history.epochs)),
+                "epochs": float(len(seen.history.epochs)),
                 "seconds": seconds,
                 **perplexity,
             }

@@ -44,6 +44,7 @@ from anomaly_vae.data.source import Source
 from anomaly_vae.detector.configuration import load as load_config
 from anomaly_vae.detector.configuration import opening
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit
 from anomaly_vae.scoring.batching import SIZES
 from anomaly_vae.training.loop import History, Schedule, adamw, few_threads, one_epoch
 from anomaly_vae.training.objective import loss
@@ -246,7 +247,7 @@ def pictures(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> d
         settings = [f"model.kind={kind}", f"data.size={size}", "training.steps=8", f"device={options.device}"]
         config = load_config(overrides=[*settings, "tracking.enabled=false"])
         source = open_source(str(place), opening(config))
-        detector = Detector.fit_source(source, config)
+        detector, _ = fit(source, config)
         x = torch.rand(1, *detector.layout.shape)
         with torch.inference_mode():
             need = needs(partial(detector.score_model.cpu(), x))

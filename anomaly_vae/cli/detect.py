@@ -115,28 +115,29 @@ def score_command(
         raise UsageError("--format is for many files; the format of one follows the ending of -o FILE")
     if output and not many:
         require_ending(output, SCORES)
+    if (all_maps or map_values) and not maps:
+        raise UsageError("--all-maps and --map-values say what --maps DIR writes; name that folder too")
     from anomaly_vae.cli.console import Console
     from anomaly_vae.workflows.opening import find
-    from anomaly_vae.workflows.score import score
+    from anomaly_vae.workflows.score import Maps, Options, score
 
     found = find(model, config)
     console = Console(ctx.obj["quiet"])
     detector = found.detector
-    asked: dict[str, Any] = {"threshold": threshold, "explain": explain or 0, "id_column": id_column,
-                             "skip_broken": config.data.skip_broken}  # fmt: skip
+    asked = Options(threshold, explain or 0, id_column, config.data.skip_broken)
     told: dict[str, Any] = {"progress": console.progress, "say": console.say}
     try:
         if many:
-            from anomaly_vae.workflows.score_many import Options, score_many
+            from anomaly_vae.workflows.score_many import score_many
 
             assert output
             rows, alarms = score_many(
                 data, detector, output, engine=engine or "local", ending=ending or "parquet",
-                options=Options(**asked), device=config.device, **told,
+                options=asked, device=config.device, **told,
             )  # fmt: skip
         else:
-            drawn: dict[str, Any] = {"maps": maps, "all_maps": all_maps, "map_values": map_values}
-            rows, alarms = score(data, detector, output=output, **drawn, **asked, **told)
+            drawn = Maps(maps, all_maps, map_values) if maps else None
+            rows, alarms = score(data, detector, output=output, options=asked, maps=drawn, **told)
     finally:
         console.close()
     by = f"--threshold {threshold:g}" if threshold is not None else f"{detector.threshold.value:.6g} nats"

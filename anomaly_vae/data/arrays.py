@@ -82,9 +82,8 @@ class ArraySource:
             values = self._values[first : first + rows]
             if values.dtype != np.uint8 and values.max() > white:
                 raise DataError(f"memory: a pixel of {values.max():g}; the detector was fitted on values from 0 to 1")
-            labels = None if self._labels is None else self._labels[first : first + rows]
             pictures = values if values.dtype == np.uint8 else _to_bytes(values, white)
-            yield Chunk(np.arange(first, first + len(values)), pictures, labels)
+            yield Chunk(np.arange(first, first + len(values)), pictures)
 
     def digest(self) -> str:
         described = f"{self._values.shape} {self._values.dtype}".encode()

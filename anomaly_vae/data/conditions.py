@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +41,13 @@ def encode(texts: Sequence[NDArray[np.str_]], columns: Sequence[Column], path: s
     return np.stack(found, axis=1)
 
 
-def counted(chunks: Iterable[Chunk], layout: Layout, unseen: dict[str, int]) -> Iterator[Chunk]:
-    """The same chunks; `unseen`, name of a condition -> 0, grows by its classes that training has not seen."""
-    for chunk in chunks:
-        for place, column in enumerate(layout.conditions):
-            if column.categories is not None and chunk.condition is not None:
-                unseen[column.name] += int((chunk.condition[:, place] == len(column.categories)).sum())
-        yield chunk
+def unseen_classes(chunk: Chunk, layout: Layout) -> Counter[str]:
+    """Name of a condition -> rows of the chunk with a class of it that training has not seen."""
+    counts: Counter[str] = Counter()
+    for place, column in enumerate(layout.conditions):
+        if column.categories is not None and chunk.condition is not None:
+            counts[column.name] = int((chunk.condition[:, place] == len(column.categories)).sum())
+    return counts
 
 
 def _learn(source: Source, name: str, most: int, rows: NDArray[np.intp]) -> Column:

@@ -37,10 +37,10 @@ class LoadedData:
         return None if self.machines is None else self.machines.codes
 
     def take(self, rows: NDArray[np.intp]) -> Chunk:
-        """Some of the rows, without labels, their numbers as ids."""
+        """Some of the rows, their numbers as ids."""
         groups = None if self.machines is None else self.machines[rows]
         condition = None if self.condition is None else self.condition[rows]
-        return Chunk(rows, np.ascontiguousarray(self.values[rows]), None, groups, condition)
+        return Chunk(rows, np.ascontiguousarray(self.values[rows]), groups, condition)
 
     def pieces(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, Chunk]]:
         """Some of the rows in chunks, each with its place in `rows`."""

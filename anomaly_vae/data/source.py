@@ -126,14 +126,12 @@ class Chunk:
     ids: (N,) what a score is reported against: row number, timestamp, file name or the id column.
     values: (N, *shape). Tables and series: float64, NaN where a cell is missing; a categorical cell holds its code,
         `len(categories)` for a value not seen in training. Pictures: uint8, 0-255.
-    labels: (N,) str as found in the file, None where there is no label.
     groups: (N,) str naming the machine of a series; None for a single one.
     condition: (N, K) cells of the layout's conditions, as those of a table; None where it has none.
     """
 
     ids: NDArray[Any]
     values: NDArray[Any]
-    labels: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
     condition: NDArray[np.float64] | None = None
 
@@ -148,15 +146,15 @@ class Chunk:
             return chunks[0]
         optional = {
             name: None if getattr(chunks[0], name) is None else np.concatenate([getattr(c, name) for c in chunks])
-            for name in ("labels", "groups", "condition")
+            for name in ("groups", "condition")
         }
         return cls(np.concatenate([c.ids for c in chunks]), np.concatenate([c.values for c in chunks]), **optional)
 
     def take(self, rows: NDArray[np.intp]) -> Chunk:
-        """Some of the rows, without their labels."""
+        """Some of the rows."""
         groups = None if self.groups is None else self.groups[rows]
         condition = None if self.condition is None else self.condition[rows]
-        return Chunk(self.ids[rows], self.values[rows], None, groups, condition)
+        return Chunk(self.ids[rows], self.values[rows], groups, condition)
 
 
 class Source(Protocol):

@@ -183,21 +183,18 @@ class TabularSource(ABC):
         Raises DataError naming the columns of `types` that do not exist.
         """
         self.reader.require(types, "input column")
-        label = self._known(self.config.label) or self._known(layout.label)
         group = self.config.group or layout.group
         if group is not None:
             self.reader.require([group], "group column")
         given = [column.name for column in layout.conditions]
         self.reader.require(given, "condition column")
-        wanted = dict(types) | {name: pa.string() for name in (label, group, id_, *given) if name is not None}
+        wanted = dict(types) | {name: pa.string() for name in (group, id_, *given) if name is not None}
         first = 0
         for table in self.reader.batches(wanted, rows):
             end = first + table.num_rows
-            known = None if self._labels is None else self._labels[first:end]
             chunk = Chunk(
                 ids=np.arange(first, end) if id_ is None else as_text(table[id_]),
                 values=np.empty(0),
-                labels=as_labels(table[label]) if known is None and label is not None else known,
                 groups=None if group is None else as_labels(table[group]),
                 condition=conditions.encode([as_labels(table[n]) for n in given], layout.conditions, self.path),
             )

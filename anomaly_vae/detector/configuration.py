@@ -42,9 +42,15 @@ def load(
     return read(path, overrides, base or {}, shorthands or {}, NAMES)
 
 
+def unlabelled(config: Config) -> str:
+    """The policy of `threshold.policy=auto` where no anomaly is known, of a resolved configuration."""
+    assert config.threshold.unlabelled
+    return config.threshold.unlabelled
+
+
 def opening(config: Config) -> DataConfig:
     """How to open data whose kind is not known yet: with the size that pictures are read at."""
-    return config.data.model_copy(update={"size": resolve(config, "images").data.size})
+    return config.data.model_copy(update={"size": _filled_in(config, "images").data.size})
 
 
 def resolve(config: Config, kind: str, train_rows: int | None = None) -> Config:
@@ -53,6 +59,18 @@ def resolve(config: Config, kind: str, train_rows: int | None = None) -> Config:
 
     Raises ConfigError where settings contradict each other.
     """
+    from anomaly_vae.models import backbone, pretrained
+
+    config = _filled_in(config, kind)
+    model = backbone.adapted(pretrained.adapted(config.model))
+    data, window = config.data, KINDS[kind].window
+    if window is not None and train_rows is not None and data.window is None:
+        data = data.model_copy(update={"window": window(train_rows)})
+    return config.model_copy(update={"model": model, "data": data})
+
+
+def _filled_in(config: Config, kind: str) -> Config:
+    """With the defaults of the kind of data and of the model."""
     tree = config.model_dump()
     tree["data"]["kind"] = kind
     tree["model"]["kind"] = _model_kind(config)
@@ -63,8 +81,6 @@ def resolve(config: Config, kind: str, train_rows: int | None = None) -> Config:
             for key, value in settings.items():
                 if tree[section][key] is None:
                     tree[section][key] = value
-    if kind_of_data.window is not None and train_rows is not None and tree["data"]["window"] is None:
-        tree["data"]["window"] = kind_of_data.window(train_rows)
     if tree["training"]["binarise"] and tree["model"]["likelihood"] != "bernoulli":
         raise ConfigError(
             f"training.binarise=true makes pixels 0 or 1, which model.likelihood={tree['model']['likelihood']} is"

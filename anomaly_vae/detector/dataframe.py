@@ -87,7 +87,7 @@ def example(detector: Detector) -> pd.DataFrame:
     import pandas as pd
 
     layout = detector.layout
-    rows = detector.config.data.window or 1
+    rows = detector.window or 1
     means = {element.column: element.shift for element in reversed(detector.scaler.elements)}  # the first of a column
     cells: dict[str, Any] = {}
     for index, column in enumerate(layout.columns):

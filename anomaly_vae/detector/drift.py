@@ -10,20 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
 
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.spill import release
-from anomaly_vae.detector.storage import read_json, write_json
 from anomaly_vae.scoring.scores import Scores
 
 KEPT = 2_000  # reference values of a number at most: evenly spaced order statistics
@@ -197,9 +193,6 @@ def _memory(x: NDArray[np.float64]) -> float:
     return float(np.clip(np.corrcoef(x[1:], x[:-1])[0, 1], 0, 0.999))
 
 
-VALUES, REST = "reference.safetensors", "reference.json"
-
-
 class MonitoredValues:
     """Chunks as quantities (N, Q); a sensor that is read as differences is watched as differences too."""
 
@@ -226,7 +219,9 @@ class MonitoredValues:
         return read
 
 
-def references(data: LoadedData, train: NDArray[np.intp], normal: Scores, scaler: Scaler) -> tuple[Reference, ...]:
+def monitoring_references(
+    data: LoadedData, train: NDArray[np.intp], normal: Scores, scaler: Scaler
+) -> tuple[Reference, ...]:
     """The quantities of the training rows, in order, and of the scores of held-out normals."""
     layout = data.layout
     readings, ordered = MonitoredValues(layout, scaler), KINDS[layout.kind].ordered
@@ -241,18 +236,3 @@ def references(data: LoadedData, train: NDArray[np.intp], normal: Scores, scaler
         release(read)
     parts = [Reference.of(f"score: {name}", part, ordered=ordered) for name, part in normal.parts.items()]
     return (*columns, *parts)
-
-
-def save_references(folder: Path, references: tuple[Reference, ...]) -> None:
-    tensors = {str(i): torch.from_numpy(reference.values) for i, reference in enumerate(references)}
-    (folder / VALUES).write_bytes(save(tensors))
-    write_json(folder / REST, {"quantities": [reference.to_json() for reference in references]})
-
-
-def load_references(folder: Path) -> tuple[Reference, ...]:
-    """Empty for a detector that was saved before there were any."""
-    if not (folder / REST).is_file():
-        return ()
-    tensors = load_file(folder / VALUES)
-    trees = read_json(folder / REST)["quantities"]
-    return tuple(Reference.from_json(tree, tensors[str(i)].numpy()) for i, tree in enumerate(trees))

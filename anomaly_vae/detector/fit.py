@@ -1,4 +1,4 @@
-"""From a source to a trained network and the scores of what was held out: the steps of a fit, top to bottom.
+"""From a source to a detector: the whole story of a fit, top to bottom.
 
 Rows are read once; arrays above `data.memory` bytes are memory-mapped (`data.spill`), with bit-identical results.
 """
@@ -18,17 +18,21 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.datasets import RowDataset, make_dataset
-from anomaly_vae.data.images.masks import ImageFiles
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData, load_data
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.data.spill import ArrayStore, release
 from anomaly_vae.data.split import Split, split
-from anomaly_vae.detector.configuration import resolve
+from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
+from anomaly_vae.detector.configuration import resolve, unlabelled
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.drift import monitoring_references
+from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
-from anomaly_vae.scoring.score_model import ScoreModel, build_score_model
+from anomaly_vae.scoring.score_model import build_score_model
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
@@ -65,7 +69,7 @@ class Fit:
         chosen = self.scores.take(np.searchsorted(self.scores.ids, rows))
         return replace(chosen, ids=self.data.ids(rows))
 
-    def usual(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    def normal_mean(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """(*shape of a sample) the mean nats of each element over some of the scored rows."""
         assert self.scores.elements is not None
         total = np.zeros(self.scores.elements.shape[1:])
@@ -76,22 +80,17 @@ class Fit:
         return mean
 
 
-@dataclass(frozen=True)
-class Learned:
-    """A trained network with what it reads data by, and what fitting saw. originals: of pictures from files."""
+def fit(
+    source: Source, config: Config, on_epoch: EpochCallback = lambda *_: None, checkpoint: Path | None = None
+) -> tuple[Detector, Fit]:
+    """Trains a detector on a source: the detector, and what was seen on the way.
 
-    config: Config
-    layout: Layout
-    scaler: Scaler
-    score_model: ScoreModel
-    fit: Fit
-    image_files: ImageFiles | None
-
-
-def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path | None) -> Learned:
-    """Splits, learns the layout, scales, trains, and scores what was held out; see `Detector.fit_source`."""
+    on_epoch: called after each epoch. checkpoint: folder to keep the state of training in, and to continue from.
+    Raises DataError for data that cannot train a detector, TrainingError where training fails.
+    """
+    # Settings, rows, columns: only training rows are looked at for what is learned of columns and scale.
+    kind = KINDS[source.kind]
     config = resolve(config, source.kind)
-    config = config.model_copy(update={"model": backbone.adapted(pretrained.adapted(config.model))})
     frozen = backbone.open_weights(config.model) if config.model.kind == "features" else None
     store = ArrayStore(config.data.memory, cache_folder(config))
     source.preload(store)
@@ -104,29 +103,56 @@ def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path
     layout = source.learn(parts.train)
     data = load_data(source, layout, store)
     scaler = _scaler(data, parts.train)
-    normals = parts.valid if parts.anomalous is None else parts.valid[~parts.anomalous[parts.valid]]
+    wrong = np.zeros(len(parts.valid), bool) if parts.anomalous is None else parts.anomalous[parts.valid]
+    normals = parts.valid[~wrong]
 
+    # The model, and what is fitted to it once it is trained.
     training = make_dataset(data, parts.train, scaler, layout, device, window, store)
     held = make_dataset(data, normals, scaler, layout, device, window, store)
     _require_samples(training, held, source, config)
     config = _with_supported(config, layout, scaler, len(training), len(held))
-    net = build_score_model(config, layout, scaler)
-    if net.positions is not None and frozen is not None:
-        net.positions.features.backbone.load(*frozen)
-    net.to(device)
+    score_model = build_score_model(config, layout, scaler)
+    if score_model.positions is not None and frozen is not None:
+        score_model.positions.features.backbone.load(*frozen)
+    score_model.to(device)
     if config.model.pretrained:
-        pretrained.load_into(net.model, config.model.pretrained)
-    learned, judged = net.prepare(training, held, feature_cache(config), config.seed)
-    history = train(net.model, learned, judged, config, watch, checkpoint)
-    own = net.fit(learned, held, config.seed)
-
-    scorer = Scorer(net, scaler, layout, window, source.path)
+        pretrained.load_into(score_model.model, config.model.pretrained)
+    learned, judged = score_model.prepare(training, held, feature_cache(config), config.seed)
+    history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
+    own = score_model.fit(learned, held, config.seed)
+    scorer = Scorer(score_model, scaler, layout, window, source.path)
     _fit_level(scorer, data, np.r_[parts.train, normals])
+
+    # Scores of what was held out, and the thresholds that validation's choose.
     scores = _scores(scorer, data, parts, normals, own)
-    kl, active = _latent_use(net.model, judged)
+    kl, active = _latent_use(score_model.model, judged)
     notes = (*source.notes, *_notes(config, history, active, layout))
-    fit = Fit(data, parts, history, scores, kl, active, notes)
-    return Learned(config, layout, scaler, net, fit, image_files)
+    seen = Fit(data, parts, history, scores, kl, active, notes)
+    valid, _ = seen.part(parts.valid)
+    normal, anomalous = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
+    threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config))
+    normal_mean = seen.normal_mean(normals)
+    if score_model.positions is not None:  # its maps are scores as they stand
+        normal_mean = np.zeros_like(normal_mean)
+    pixels = None
+    if kind.pictures:
+        maps = (heat for piece in seen.pieces(parts.valid) for heat in excess_maps(piece, normal_mean))
+        centred = score_model.positions is None
+        pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, image_files, centred)
+    references = monitoring_references(data, parts.train, valid.take(np.flatnonzero(~wrong)), scaler)
+    detector = Detector(
+        config=config,
+        layout=layout,
+        scaler=scaler,
+        score_model=score_model,
+        threshold=threshold,
+        normal=normal,
+        anomalous=anomalous,
+        normal_mean=normal_mean,
+        pixels=pixels,
+        references=references,
+    )
+    return detector, seen
 
 
 def cache_folder(config: Config) -> Path | None:
@@ -196,9 +222,13 @@ def _fit_level(scorer: Scorer, data: LoadedData, normal: NDArray[np.intp]) -> No
 
 def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
     """The scores of valid and test, of a series of every step. own: see `ScoreModel.fit`, of the rows in `normals`."""
-    if data.layout.kind == "series":
+    if KINDS[data.layout.kind].ordered:
         rows = np.arange(len(data))
-        return gathered(scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True), rows, data.store)
+        return gathered(
+            (scores for _, scores in scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True)),
+            rows,
+            data.store,
+        )
     rows, mine = np.sort(np.r_[parts.valid, parts.test]), None
     if scorer.score_model.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
         mine = torch.full((len(data),), -1)

@@ -1,4 +1,4 @@
-"""The files of a detector's folder: JSON, and a manifest of hashes by which a folder is known to be whole."""
+"""A detector as a folder: safetensors, YAML and JSON, and a manifest of hashes by which it is known to be whole."""
 
 from __future__ import annotations
 
@@ -7,16 +7,85 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from anomaly_vae import __version__
+from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DetectorError
+from anomaly_vae.core.files import new_folder
 from anomaly_vae.core.settings import ModelConfig
+from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.source import Layout
+from anomaly_vae.detector.configuration import load
+from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.drift import Reference
+from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.models.backbone import Backbone, open_weights
+from anomaly_vae.scoring.score_model import build_score_model
 
 FORMAT = 4  # 3: a pixel threshold beside the threshold of pictures; 4: conditions, and the reference of `monitor`
 MANIFEST = "detector.json"
+REFERENCE_VALUES, REFERENCES = "reference.safetensors", "reference.json"  # of `monitor`
+PIXELS = "pixel_threshold.json"
+NORMAL_MEAN = "usual"  # what the file of validation calls it, since format 2
+FROZEN = "positions.features.backbone."  # what the network calls weights that it did not learn
 CARRIED, RECORD = "backbone.safetensors", "backbone.json"  # of a frozen backbone
+
+
+def save_detector(detector: Detector, folder: str | Path) -> None:
+    """Writes the detector as a new folder; nothing that exists is overwritten."""
+    with new_folder(folder) as new:
+        state = detector.score_model.state_dict()
+        weights = {k: v.contiguous().cpu() for k, v in state.items() if not k.startswith(FROZEN)}
+        (new / "weights.safetensors").write_bytes(save(weights))  # save_file hides what the disk says
+        reference = {"normal": detector.normal, "anomalous": detector.anomalous, NORMAL_MEAN: detector.normal_mean}
+        tensors = {k: torch.from_numpy(v) for k, v in reference.items()}
+        (new / "validation.safetensors").write_bytes(save(tensors))
+        (new / "config.yaml").write_text(detector.config.to_yaml(), encoding="utf-8")
+        if detector.score_model.positions is not None:
+            backbone = detector.score_model.positions.features.backbone
+            write_backbone(new, backbone, detector.config.model.carry_backbone)
+        write_json(new / "layout.json", detector.layout.to_json())
+        write_json(new / "scaler.json", detector.scaler.to_json())
+        write_json(new / "threshold.json", detector.threshold.to_json())
+        if detector.pixels is not None:
+            write_json(new / PIXELS, detector.pixels.to_json())
+        save_references(new, detector.references)
+        seal(new, __version__)
+
+
+def load_detector(folder: str | Path, device: str) -> Detector:
+    """Reads a folder. Raises DetectorError where it is missing, incomplete, altered or of another format."""
+    folder = Path(folder)
+    check_seal(folder)
+    config = load(folder / "config.yaml")
+    layout = Layout.from_json(read_json(folder / "layout.json"))
+    scaler = Scaler.from_json(read_json(folder / "scaler.json"))
+    score_model = build_score_model(config, layout, scaler)
+    frozen: dict[str, torch.Tensor] = {}
+    if score_model.positions is not None:
+        read_backbone(folder, score_model.positions.features.backbone, config.model)
+        frozen = {name: tensor for name, tensor in score_model.state_dict().items() if name.startswith(FROZEN)}
+    try:
+        score_model.load_state_dict(load_file(folder / "weights.safetensors") | frozen)
+        validation = {name: tensor.numpy() for name, tensor in load_file(folder / "validation.safetensors").items()}
+    except (SafetensorError, RuntimeError) as error:
+        raise DetectorError(f"{folder}: its weights do not fit its configuration; fit again") from error
+    return Detector(
+        config=config,
+        layout=layout,
+        scaler=scaler,
+        score_model=score_model.to(pick_device(device)).eval(),
+        threshold=Threshold(**read_json(folder / "threshold.json")),
+        normal=validation["normal"],
+        anomalous=validation["anomalous"],
+        normal_mean=validation[NORMAL_MEAN],
+        pixels=Threshold(**read_json(folder / PIXELS)) if KINDS[layout.kind].pictures else None,
+        references=load_references(folder),
+    )
 
 
 def seal(folder: Path, version: str) -> None:
@@ -92,3 +161,18 @@ def read_backbone(folder: Path, backbone: Backbone, config: ModelConfig) -> None
             f"{folder}: was fitted with other weights of {backbone.name} (SHA-256 {record['sha256'][:12]}) than"
             f" {where} holds ({backbone.digest()[:12]}); restore those, or fit again"
         )
+
+
+def save_references(folder: Path, references: tuple[Reference, ...]) -> None:
+    tensors = {str(i): torch.from_numpy(reference.values) for i, reference in enumerate(references)}
+    (folder / REFERENCE_VALUES).write_bytes(save(tensors))
+    write_json(folder / REFERENCES, {"quantities": [reference.to_json() for reference in references]})
+
+
+def load_references(folder: Path) -> tuple[Reference, ...]:
+    """Empty for a detector that was saved before there were any."""
+    if not (folder / REFERENCES).is_file():
+        return ()
+    tensors = load_file(folder / REFERENCE_VALUES)
+    trees = read_json(folder / REFERENCES)["quantities"]
+    return tuple(Reference.from_json(tree, tensors[str(i)].numpy()) for i, tree in enumerate(trees))

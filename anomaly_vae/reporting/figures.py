@@ -30,12 +30,10 @@ Drawn = tuple[str, str, str, Any]  # name, title, alt, matplotlib Figure
 class TestRows:
     """The test rows of a fit and what is known of them. wrong: (N,) anomalous, all False where nothing is labelled."""
 
-    def __init__(self, detector: Detector, image_files: ImageFiles | None = None) -> None:
-        assert detector.fitted
-        self.detector: Detector = detector
-        self.fitted: Fit = detector.fitted
-        self.rows = self.fitted.split.test
-        self.scores, anomalous = self.fitted.part(self.rows)  # without elements
+    def __init__(self, detector: Detector, fit: Fit, image_files: ImageFiles | None = None) -> None:
+        self.detector, self.fit = detector, fit
+        self.rows = self.fit.split.test
+        self.scores, anomalous = self.fit.part(self.rows)  # without elements
         self.labelled = anomalous is not None
         self.wrong = np.zeros(len(self.scores), bool) if anomalous is None else anomalous
         self.total = self.scores.total
@@ -45,7 +43,7 @@ class TestRows:
 
     def at(self, rows: NDArray[np.intp]) -> Scores:
         """A few of the test rows, with their elements and the ids that a person knows them by."""
-        return self.fitted.shown(self.rows[rows])
+        return self.fit.shown(self.rows[rows])
 
     @property
     def pictures(self) -> bool:
@@ -66,11 +64,11 @@ class TestRows:
         return order[~self.alarm[order] & self.wrong[order]]
 
 
-def pictures(detector: Detector, summary: Summary, image_files: ImageFiles | None) -> list[Figure]:
+def pictures(detector: Detector, fit: Fit, summary: Summary, image_files: ImageFiles | None) -> list[Figure]:
     """Every figure of a fit. originals: of pictures from files, for their masks."""
     from anomaly_vae.reporting import plots
 
-    shown = TestRows(detector, image_files)
+    shown = TestRows(detector, fit, image_files)
     drawn = chain(_quality(shown, summary), _of_kind(shown), _latents(shown))  # one at a time, for their memory
     return [Figure(name, title, alt, plots.png(figure)) for name, title, alt, figure in drawn]
 
@@ -104,13 +102,13 @@ def _latents(shown: TestRows) -> Iterator[Drawn]:
     """How training went and what the latent dimensions carry."""
     from anomaly_vae.reporting import plots
 
-    epochs = shown.fitted.history.epochs
+    epochs = shown.fit.history.epochs
     curves = {key: [epoch[key] for epoch in epochs] for key in epochs[0]}
     yield "training", "Training", f"Loss, reconstruction and KL over {len(epochs)} epochs.", plots.training(curves)
-    kl, active = shown.fitted.kl, shown.fitted.active
+    kl, active = shown.fit.kl, shown.fit.active
     figure = plots.kl_per_dimension(kl, active if len(active) == len(kl) else None)  # a group may be many units
     yield "kl_per_dimension", "KL of each latent dimension", f"Bars; {active.sum()} units are active.", figure
-    figure = plots.kl_by_epoch(shown.fitted.history.kl)
+    figure = plots.kl_by_epoch(shown.fit.history.kl)
     yield "kl_by_epoch", "KL of each latent dimension over epochs", "Heat map of KL by epoch and dimension.", figure
 
 
@@ -142,9 +140,9 @@ def _series(shown: TestRows) -> Drawn:
     from anomaly_vae.reporting import plots
 
     rows = shown.rows[-STEPS:]
-    scores, cut = shown.fitted.shown(rows), shown.detector.threshold.value
-    _, anomalous = shown.fitted.part(rows)
-    values = shown.fitted.data.take(rows).values
+    scores, cut = shown.fit.shown(rows), shown.detector.threshold.value
+    _, anomalous = shown.fit.part(rows)
+    values = shown.fit.data.take(rows).values
     figure = plots.series(scores.ids, values, shown.names, scores.total, cut, anomalous)
     return "series", "Sensors and score over the test's time steps", "Sensors above, score and threshold below.", figure
 
@@ -155,7 +153,7 @@ def _columns(shown: TestRows) -> Drawn:
 
     top = np.sort(shown.worst_first()[: max(1, len(shown.scores) // 10)])
     mean = np.zeros(len(shown.names))
-    for piece in shown.fitted.pieces(shown.rows[top]):
+    for piece in shown.fit.pieces(shown.rows[top]):
         order, shares = shown.detector.contributions(piece, len(shown.names))
         np.add.at(mean, order.ravel(), shares.ravel() / len(top))
     best = np.argsort(-mean)[:15]
@@ -170,7 +168,7 @@ def _rebuilt(shown: TestRows, rows: NDArray[np.intp]) -> Any:
     from anomaly_vae.reporting import plots
 
     detector, scores, image_files = shown.detector, shown.at(rows), shown.image_files
-    chosen = shown.fitted.data.take(shown.rows[rows])
+    chosen = shown.fit.data.take(shown.rows[rows])
     rebuilt = None
     if detector.score_model.positions is None:
         rebuilt = Scorer(detector.score_model, detector.scaler, detector.layout, None).reconstruct(chosen).clip(0, 1)
@@ -188,9 +186,9 @@ def _rebuilt(shown: TestRows, rows: NDArray[np.intp]) -> Any:
     return plots.reconstructions(originals_read, rebuilt, maps, titles, detector.pixels.value, masks)
 
 
-def tables(detector: Detector) -> list[Table]:
+def tables(detector: Detector, fit: Fit) -> list[Table]:
     """The most anomalous test rows and, where there are labels, the mistakes, with what made them so."""
-    shown = TestRows(detector)
+    shown = TestRows(detector, fit)
     top = shown.worst_first()[:ROWS]
     noun = (
         "at: the picture's hottest pixel, row and column"

@@ -1,9 +1,8 @@
-"""Maps of pictures while scores stream by: drawn over the pictures, and measured by their masks."""
+"""Maps drawn over pictures while their scores stream by."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,18 +17,8 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.scores import Scores
 
 
-class NoHeatMaps:
-    """Lets everything pass."""
-
-    def seen(self, chunks: Iterable[Chunk]) -> Iterable[Chunk]:
-        return chunks
-
-    def draw(self, scores: Scores, alarm: NDArray[np.bool_]) -> None:
-        pass
-
-
 class HeatMaps:
-    """Remembers the pictures of chunks until their scores come, and draws those at or above the threshold, or all.
+    """Draws maps over the pictures at or above the threshold, or over all.
 
     Image files are drawn at their own size, with the outline of the mask where there is one.
     """
@@ -38,18 +27,12 @@ class HeatMaps:
         """everything: draw all pictures, not only those in alarm. values: also write each map as a .npy file."""
         self.folder, self.detector, self.everything, self.values = folder, detector, everything, values
         self.image_files = source.image_files()
-        self.chunks: deque[Chunk] = deque()
         self.drawn = 0  # pictures of the source that have passed
 
-    def seen(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        for chunk in chunks:
-            self.chunks.append(chunk)
-            yield chunk
-
-    def draw(self, scores: Scores, alarm: NDArray[np.bool_]) -> None:
+    def draw(self, chunk: Chunk, scores: Scores, alarm: NDArray[np.bool_]) -> None:
+        """The pictures of the next chunk, with their scores; alarm: (N,) at or above the threshold."""
         from anomaly_vae.reporting import plots
 
-        chunk = self.chunks.popleft()  # pictures are scored chunk by chunk, in order
         assert self.detector.pixels is not None
         for row in np.arange(len(alarm)) if self.everything else np.flatnonzero(alarm):
             picture, mask = self._original(chunk, int(row))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anomaly_vae.core.config import Config
     from anomaly_vae.data.source import Source
     from anomaly_vae.detector.detector import Detector
+    from anomaly_vae.detector.fit import Fit
 
 LABELLED = ("youden", "f1", "fpr=0.01", "fpr=0.05", "recall=0.95")  # policies shown beside the chosen one
 UNLABELLED = ("fpr=0.01", "fpr=0.05", "fpr=0.1")
@@ -110,28 +111,26 @@ class Summary:
 
 
 def summarise(
-    source: Source, detector: Detector, given: Config, metrics: Mapping[str, float], seconds: float
+    source: Source, detector: Detector, fit: Fit, given: Config, metrics: Mapping[str, float], seconds: float
 ) -> Summary:
     """The summary of a detector that was just fitted on `source`.
 
     given: the settings before what depends on the data was filled in. metrics: of the test rows.
     """
-    fitted = detector.fitted
-    assert fitted
-    test, anomalous = fitted.part(fitted.split.test)
+    test, anomalous = fit.part(fit.split.test)
     wrong = np.zeros(len(test), bool) if anomalous is None else anomalous
     return Summary(
         kind=source.kind,
         data=source.path,
         data_is=source.why,
-        rows={part: len(getattr(fitted.split, part)) for part in ("train", "valid", "test")},
+        rows={part: len(getattr(fit.split, part)) for part in ("train", "valid", "test")},
         metrics=metrics,
         threshold=detector.threshold,
         pixels=detector.pixels,
         choices=_choices(detector, test.total, None if anomalous is None else wrong),
         changed=given.changed(),
         seconds=seconds,
-        worries=(*fitted.notes, *_worries(detector, test.total[~wrong], metrics)),
+        worries=(*fit.notes, *_worries(detector, test.total[~wrong], metrics)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -40,8 +41,9 @@ class Scorer:
         assert self.window
         return (*self.layout.shape, self.window)  # (C, T)
 
-    def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[Scores]:
-        """Scores of every row, time step or picture, in the order of the chunks and in constant memory.
+    def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[tuple[Chunk, Scores]]:
+        """Samples and their scores, in the order of the chunks and in constant memory. Steps of a series come when
+        their scores are complete, in chunks of other lengths.
 
         Raises DataError where a group of a series is shorter than one window.
         """
@@ -50,7 +52,7 @@ class Scorer:
             return
         seen = 0
         for chunk in chunks:
-            yield self.samples(chunk, explain, first=seen)
+            yield chunk, self.samples(chunk, explain, first=seen)
             seen += len(chunk)
 
     def samples(self, chunk: Chunk, explain: bool, first: int = 0, own: Tensor | None = None) -> Scores:
@@ -102,18 +104,28 @@ class Scorer:
         """(n, C) mean residual of each time step over the windows that cover it, in scaled units, piece after piece."""
         return (arrays[0] for _, arrays, _ in self._fold(chunks, Residuals) if arrays)
 
-    def _steps(self, chunks: Iterable[Chunk], explain: bool) -> Iterator[Scores]:
+    def _steps(self, chunks: Iterable[Chunk], explain: bool) -> Iterator[tuple[Chunk, Scores]]:
+        waiting: deque[Chunk] = deque()
+
+        def kept() -> Iterator[Chunk]:
+            for chunk in chunks:
+                waiting.append(chunk)
+                yield chunk
+
         level = self.score_model.level
 
         def stage() -> Stage:
             return Residuals() if level is None else LevelStream(*level.variances())
 
-        for ids, arrays, kl in self._fold(chunks, stage):
+        for ids, arrays, kl in self._fold(kept(), stage):
             if len(ids):
                 names = ("recon", "level")[: len(arrays)]
                 parts = {name: nats.sum(axis=1) for name, nats in zip(names, arrays, strict=True)}
                 by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
-                yield Scores(ids, _rounded({"recon": parts.pop("recon"), "kl": kl, **parts}), by_sensor)
+                yield (
+                    _first(waiting, len(ids)),
+                    Scores(ids, _rounded({"recon": parts.pop("recon"), "kl": kl, **parts}), by_sensor),
+                )
 
     def _fold(
         self, chunks: Iterable[Chunk], stage: Callable[[], Stage]
@@ -156,6 +168,19 @@ class Scorer:
         pieces = torch.from_numpy(self.scaler.read(chunk.values, chunk.condition)).split(size)
         mean: NDArray[np.float32] = torch.cat([self.score_model.mean(x.to(device)).cpu() for x in pieces]).numpy()
         return mean
+
+
+def _first(waiting: deque[Chunk], count: int) -> Chunk:
+    """The first `count` samples of the chunks that wait, which they leave."""
+    pieces = []
+    while count:
+        chunk = waiting.popleft()
+        if len(chunk) > count:
+            waiting.appendleft(chunk.take(np.arange(count, len(chunk))))
+            chunk = chunk.take(np.arange(count))
+        pieces.append(chunk)
+        count -= len(chunk)
+    return Chunk.join(pieces)
 
 
 def _rounded(parts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.source import Chunk
 from anomaly_vae.data.spill import ArrayStore, release
 
 DECIMALS = 6  # scores are given to a millionth of a nat, so that a printed line adds up exactly
@@ -41,17 +42,17 @@ class Scores:
         return Scores(self.ids[rows], parts, None if self.elements is None else self.elements[rows])
 
 
-def numbered(pieces: Iterable[Scores]) -> Iterator[tuple[Scores, NDArray[np.intp]]]:
+def numbered(stream: Iterable[tuple[Chunk, Scores]]) -> Iterator[tuple[Scores, NDArray[np.intp]]]:
     """Each piece of a stream with the row numbers (N,) that it has in its source."""
     first = 0
-    for piece in pieces:
+    for _, piece in stream:
         yield piece, np.arange(first, first + len(piece))
         first += len(piece)
 
 
-def join(pieces: Iterable[Scores]) -> Scores:
-    """One Scores of several, in their order."""
-    pieces = [piece for piece in pieces if len(piece)]
+def join(stream: Iterable[tuple[Chunk, Scores]]) -> Scores:
+    """The scores of a stream as one."""
+    pieces = [scores for _, scores in stream if len(scores)]
     if not pieces:
         raise DataError("there are no rows to score; give at least one")
     parts = {name: np.concatenate([p.parts[name] for p in pieces]) for name in pieces[0].parts}

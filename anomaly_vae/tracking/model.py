@@ -17,12 +17,20 @@ from anomaly_vae import __version__
 from anomaly_vae.data.frames import Field
 from anomaly_vae.detector.dataframe import example, interface
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.tracking.run import MODEL, Run
 from anomaly_vae.tracking.store import store_errors
 
 CODE = Path(__file__).with_name("served.py")
 # What decides the numbers and the format of an answer; the rest follows from anomaly-vae's own requirements.
 PINNED = ("mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch", "torchvision")
 PARAMS = ParamSchema([ParamSpec("threshold", DataType.double, None), ParamSpec("explain", DataType.long, 0)])
+
+
+def log_model(run: Run, detector: Detector) -> None:
+    """The detector as files, and within an MLflow model that can be served."""
+    with saved_model(detector) as folder:
+        run.detector(folder / "artifacts" / "detector")
+        run.model(folder, MODEL)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from anomaly_vae.core.errors import RunError
 from anomaly_vae.core.files import replacing, require_free
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.configuration import load
-from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.detector.metrics import metrics
 from anomaly_vae.reporting.summary import Result, summarise
 from anomaly_vae.tracking.run import MODEL, NoRun, Run
@@ -63,27 +63,27 @@ def fit(
         checkpoint = store.checkpoint_folder(run.run_id, config) if run.run_id else None
         _remember(checkpoint, path, config)
 
-        def watch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
+        def on_epoch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
             run.epoch(epoch, figures)
             progress("training", epoch + 1, epochs)
 
         with distributed.together():
-            detector = Detector.fit_source(source, config, watch, checkpoint)
-        fitted = detector.fitted
-        assert fitted
-        scores, anomalous = fitted.part(fitted.split.test)
+            detector, seen = fit_detector(source, config, on_epoch, checkpoint)
+        scores, anomalous = seen.part(seen.split.test)
         threshold = detector.threshold
         found = metrics(anomalous, scores.total, threshold.value)
-        found["active_units"] = float(fitted.active.sum())
+        found["active_units"] = float(seen.active.sum())
         meter = PixelMeter(detector, source)
-        for piece in fitted.pieces(fitted.split.test) if meter.wanted else ():
+        for piece in seen.pieces(seen.split.test) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))
         found |= meter.metrics()
         seconds = time.perf_counter() - began
-        summary = summarise(source, detector, config, found, round(seconds, 2))
+        summary = summarise(source, detector, seen, config, found, round(seconds, 2))
         if run.run_id:
-            _log_model(run, detector)  # first, so that the metrics are linked to it
-            log_fit(run, source, detector, summary, run_name)
+            from anomaly_vae.tracking.model import log_model
+
+            log_model(run, detector)  # first, so that the metrics are linked to it
+            log_fit(run, source, detector, seen, summary, run_name)
         if output and lead:
             detector.save(output)
     if checkpoint:
@@ -92,7 +92,7 @@ def fit(
     if run.lost:
         kept, why = run.lost
         where = output or str(kept / "artifacts" / "detector")
-    notes = fitted.notes + ((threshold.note,) if threshold.note else ())
+    notes = seen.notes + ((threshold.note,) if threshold.note else ())
     if run.lost:
         notes += (f"{why}; the run is kept in {kept}, and `anomaly-vae runs --sync` sends it",)
     return Result(
@@ -108,15 +108,6 @@ def _recorded(config: Config, **named: Any) -> AbstractContextManager[Run]:
     from anomaly_vae import tracking
 
     return tracking.start(config, **named)
-
-
-def _log_model(run: Run, detector: Detector) -> None:
-    """The detector as files, and within an MLflow model that can be served."""
-    from anomaly_vae.tracking.model import saved_model
-
-    with saved_model(detector) as folder:
-        run.detector(folder / "artifacts" / "detector")
-        run.model(folder, MODEL)
 
 
 RESUME = "run.json"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from anomaly_vae.core.errors import DataError, DetectorError
-from anomaly_vae.data.source import Chunk
 from anomaly_vae.data.tabular import TabularSource
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import DriftTest, Finding, MonitoredValues, judge
@@ -60,30 +58,21 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
     if not detector.references:
         raise DetectorError("this detector has no reference of its training data; fit again to monitor it")
     source = reopen(path, detector, skip_broken=skip_broken)
-    readings, watches = (
-        MonitoredValues(detector.layout, detector.scaler),
-        [DriftTest(each) for each in detector.references],
-    )
-    columns = len(readings.names)
-
-    def seen() -> Iterator[Chunk]:
-        for chunk in source.chunks(detector.layout, detector.chunk_rows):
-            for watch, values in zip(watches[:columns], readings.of(chunk).T, strict=True):
-                watch.add(values)
-            yield chunk
-
+    monitored = MonitoredValues(detector.layout, detector.scaler)
+    tests = [DriftTest(reference) for reference in detector.references]
     rows = alarms = 0
-    for scores in detector.stream(seen(), path=path):
+    for chunk, scores in detector.score_source(source):
         rows, alarms = rows + len(scores), alarms + int((scores.total >= detector.threshold.value).sum())
-        for watch, part in zip(watches[columns:], scores.parts.values(), strict=True):
-            watch.add(part)
+        quantities = (*monitored.of(chunk).T, *scores.parts.values())
+        for test, values in zip(tests, quantities, strict=True):
+            test.add(values)
     if not rows:
         raise DataError(f"{path}: holds no rows to compare")
     low, high = _promise(detector, rows)
     check = Check(
-        path, rows, alarms, detector.threshold.false_alarm_rate, low, high, tuple(judge(watches, LEVEL)),
-        _new(source, watches) if isinstance(source, TabularSource) else {},
-        {watch.reference.name: lost for watch in watches if (lost := watch.lost())},
+        path, rows, alarms, detector.threshold.false_alarm_rate, low, high, tuple(judge(tests, LEVEL)),
+        _new(source, tests) if isinstance(source, TabularSource) else {},
+        {test.reference.name: lost for test in tests if (lost := test.lost())},
     )  # fmt: skip
     if run_id:
         _log(check, run_id, detector)
@@ -92,15 +81,15 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
 
 def _promise(detector: Detector, rows: int) -> tuple[float, float]:
     """The interval of the share of alarms among `rows` normals, from the held-out normals at or above the threshold."""
-    together = detector.config.data.window or 1
+    together = detector.window or 1
     above = int((detector.normal >= detector.threshold.value).sum())
     n, m = max(1, len(detector.normal) // together), max(1, rows // together)
     return alarm_interval(min(n, 1 + above // together), n, m, 1 - LEVEL)
 
 
-def _new(source: TabularSource, watches: list[DriftTest]) -> dict[str, list[str]]:
+def _new(source: TabularSource, tests: list[DriftTest]) -> dict[str, list[str]]:
     """The categories that training had not, of the columns where some came: the data is read once more for them."""
-    wanted = {w.reference.name: w.reference.categories for w in watches if len(w.counts) and w.counts[-1]}
+    wanted = {w.reference.name: w.reference.categories for w in tests if len(w.counts) and w.counts[-1]}
     return source.other_values(wanted, NAMED) if wanted else {}
 
 

@@ -20,42 +20,38 @@ REPORT = "report.html"
 REPORTED = 20  # rows of each table in the report; the run's tables hold all
 
 
-def log_fit(run: Run, source: Source, detector: Detector, summary: Summary, title: str) -> None:
+def log_fit(run: Run, source: Source, detector: Detector, fit: Fit, summary: Summary, title: str) -> None:
     """Logs a finished fit: every setting, the test metrics, the data, figures, tables, the note and the report.
 
     title: the name of the run.
     """
     import pandas as pd
 
-    fitted = detector.fitted
-    assert fitted
     run.params({**detector.config.flat(), **{f"changed.{key}": value for key, value in summary.changed.items()}})
     run.params({"kind": source.kind, "threshold_policy": detector.threshold.policy})
     if detector.pixels is not None:
         run.params({"pixel_threshold_policy": detector.pixels.policy})
         run.metrics({"pixel_threshold": detector.pixels.value})
-    final = {"threshold": detector.threshold.value, "best_epoch": float(fitted.history.best_epoch)}
+    final = {"threshold": detector.threshold.value, "best_epoch": float(fit.history.best_epoch)}
     run.metrics({**summary.metrics, "seconds": summary.seconds, **final})
-    _log_data(run, source, detector.layout, fitted)
-    run.tags(
-        {"data": source.path, "data_is": source.why, **({"notes": "\n".join(fitted.notes)} if fitted.notes else {})}
-    )
+    _log_data(run, source, detector.layout, fit)
+    run.tags({"data": source.path, "data_is": source.why, **({"notes": "\n".join(fit.notes)} if fit.notes else {})})
     run.note(report.to_markdown(summary))
-    pictures, tables = figures.pictures(detector, summary, source.image_files()), figures.tables(detector)
+    pictures, tables = figures.pictures(detector, fit, summary, source.image_files()), figures.tables(detector, fit)
     for picture in pictures:
         run.content(picture.png, f"figures/{picture.name}.png")
     for table in tables:
         run.table(pd.DataFrame(table.cells, columns=list(table.heads)), table.name)
-    run.text(_kl_csv(fitted), "kl_by_epoch.csv")
+    run.text(_kl_csv(fit), "kl_by_epoch.csv")
     short = [replace(table, cells=table.cells[:REPORTED]) for table in tables]
     run.text(report.to_html(summary, title, pictures, short, _foot(run)), REPORT)
 
 
-def _log_data(run: Run, source: Source, layout: Layout, fitted: Fit) -> None:
+def _log_data(run: Run, source: Source, layout: Layout, fit: Fit) -> None:
     """The parts of the data under Inputs, each with a digest of its own: of the content and of the rows taken."""
     content = source.digest()
     for part, context in (("train", "training"), ("valid", "validation"), ("test", "testing")):
-        rows: NDArray[np.intp] = getattr(fitted.split, part)
+        rows: NDArray[np.intp] = getattr(fit.split, part)
         digest = hashlib.sha256(content.encode() + rows.astype("<i8").tobytes()).hexdigest()[:16]
         run.dataset(
             name=source.name, source=source.path, digest=digest, rows=len(rows), columns=_schema(layout),
@@ -72,11 +68,11 @@ def _schema(layout: Layout) -> Mapping[str, str]:
     return {f"picture {'x'.join(map(str, layout.shape))}": "binary"}
 
 
-def _kl_csv(fitted: Fit) -> str:
+def _kl_csv(fit: Fit) -> str:
     """Held-out KL in nats, a line an epoch, a column a latent dimension."""
     import pandas as pd
 
-    frame = pd.DataFrame(fitted.history.kl)
+    frame = pd.DataFrame(fit.history.kl)
     frame.index.name = "epoch"
     text: str = frame.round(6).to_csv()
     return text

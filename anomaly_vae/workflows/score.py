@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -11,14 +13,38 @@ from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.core.files import SCORES, require_ending
 from anomaly_vae.core.threads import prefetched
-from anomaly_vae.data.conditions import counted
+from anomaly_vae.data.conditions import unseen_classes
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Source
 from anomaly_vae.data.writers import batch, open_writer
 from anomaly_vae.detector.dataframe import explained_names, score_columns
 from anomaly_vae.detector.detector import Detector
-from anomaly_vae.reporting.heatmaps import HeatMaps, NoHeatMaps, heat_maps
+from anomaly_vae.reporting.heatmaps import HeatMaps, heat_maps
 from anomaly_vae.workflows.opening import reopen
+
+
+@dataclass(frozen=True)
+class Options:
+    """How data is scored.
+
+    threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, with their
+    shares. id_column: reported as id. skip_broken: leave out, and name, pictures that cannot be decoded.
+    """
+
+    threshold: float | None = None
+    explain: int = 0
+    id_column: str | None = None
+    skip_broken: bool = False
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Which maps are drawn into a new folder: over the pictures at or above the threshold, or over `all` of them; and
+    whether their `values` are written too, as .npy files (nats)."""
+
+    folder: str
+    all: bool = False
+    values: bool = False
 
 
 def score(
@@ -26,47 +52,41 @@ def score(
     detector: Detector,
     *,
     output: str | None = None,
-    threshold: float | None = None,
-    explain: int = 0,
-    maps: str | None = None,
-    all_maps: bool = False,
-    map_values: bool = False,
-    id_column: str | None = None,
-    skip_broken: bool = False,
+    options: Options | None = None,
+    maps: Maps | None = None,
     file: str | None = None,
     progress: Progress = lambda *_: None,
     say: Say = lambda _: None,
 ) -> tuple[int, int]:
     """Scores every row of a file or folder into a CSV, Parquet or JSON (None: CSV on stdout); (rows, alarms).
 
-    Columns: id, the parts of the score (nats), p_value, is_anomaly. threshold: instead of the detector's (nats).
-    explain: so many columns or sensors that contribute most, with their shares of recon. maps: a new folder for maps
-    over the pictures at or above the threshold, or over `all_maps`; map_values: and their values, as .npy files (nats).
-    skip_broken: leave out, and name, pictures that cannot be decoded. file: a name to stand before every row, where
-    the scores of several files will be read as one table.
+    Columns: id, the parts of the score (nats), p_value, is_anomaly. file: a name to stand before every row, where the
+    scores of several files will be read as one table.
     """
     if output:
         require_ending(output, SCORES)
-    cut = detector.threshold.value if threshold is None else threshold
-    source = reopen(path, detector, id_column, skip_broken)
+    options = options or Options()
+    source = reopen(path, detector, options.id_column, options.skip_broken)
     for note in source.notes:
         say(f"note: {note}")
-    names = explained_names(detector, explain)
+    threshold = detector.threshold.value if options.threshold is None else options.threshold
+    names = explained_names(detector, options.explain)
     rows = alarms = 0
-    with _heat_maps(maps, detector, source, all_maps, map_values) as heat:
-        unseen = dict.fromkeys((column.name for column in detector.layout.conditions), 0)
-        chunks = heat.seen(counted(source.chunks(detector.layout, detector.chunk_rows), detector.layout, unseen))
+    unseen: Counter[str] = Counter()
+    with _drawn(maps, detector, source) as heat_maps:
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms
-            # the next chunk is scored, and the one after it read, while this one is written
-            for scores in prefetched(detector.stream(chunks, explain=bool(explain or maps), path=path)):
-                alarm = scores.total >= cut
-                heat.draw(scores, alarm)
-                rows, alarms = rows + len(scores), alarms + int(alarm.sum())
+            stream = detector.score_source(source, explain=bool(options.explain or maps))
+            for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
+                is_anomaly = scores.total >= threshold
+                if heat_maps is not None:
+                    heat_maps.draw(chunk, scores, is_anomaly)
+                unseen.update(unseen_classes(chunk, detector.layout))
+                rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
                 progress("scoring", rows, None)
-                named = {} if file is None else {"file": [file] * len(scores)}
-                yield batch(named | score_columns(scores, detector, alarm, names, explain))
+                columns = {} if file is None else {"file": [file] * len(scores)}
+                yield batch(columns | score_columns(scores, detector, is_anomaly, names, options.explain))
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing
@@ -85,15 +105,11 @@ def score(
     return rows, alarms
 
 
-def _heat_maps(
-    folder: str | None, detector: Detector, source: Source, everything: bool, values: bool
-) -> AbstractContextManager[HeatMaps | NoHeatMaps]:
-    if folder is None:
-        if everything or values:
-            raise UsageError("--all-maps and --map-values say what --maps DIR writes; name that folder too")
-        return nullcontext(NoHeatMaps())
+def _drawn(maps: Maps | None, detector: Detector, source: Source) -> AbstractContextManager[HeatMaps | None]:
+    if maps is None:
+        return nullcontext()
     if not KINDS[detector.layout.kind].pictures:
         raise UsageError(
             f"--maps draws over pictures, and this detector reads a {detector.layout.kind}; use --explain N"
         )
-    return heat_maps(folder, detector, source, everything, values)
+    return heat_maps(maps.folder, detector, source, maps.all, maps.values)

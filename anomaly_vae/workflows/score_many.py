@@ -19,19 +19,9 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural, stem
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.storage import MANIFEST
-from anomaly_vae.workflows.score import score
+from anomaly_vae.workflows.score import Options, score
 
 JOB = "_job.json"  # in the folder of the scores; programs that read a folder as one table pass over names with _ or .
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `workflows.score` is asked, the same for every file."""
-
-    threshold: float | None = None
-    explain: int = 0
-    id_column: str | None = None
-    skip_broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,7 @@ def score_many(
     *,
     engine: Engine = "local",
     ending: str = "parquet",
-    options: Options = Options(),
+    options: Options | None = None,
     device: str = "auto",
     progress: Progress = lambda *_: None,
     say: Say = lambda _: None,
@@ -79,7 +69,7 @@ def score_many(
     matches, and at the end where files could not be scored.
     """
     parts = partitions(pattern, folder, ending, pictures=KINDS[detector.layout.kind].folders)
-    packed = _packed(detector)
+    packed, options = _packed(detector), options or Options()
     _claim(folder, packed[MANIFEST], options)
     todo = [part for part in parts if not part.done()]
     say(f"{plural(len(parts), 'file')}, {len(parts) - len(todo)} of them scored before")
@@ -167,9 +157,7 @@ def _scored(detector: Detector, options: Options, part: Part) -> Done:
     notes: list[str] = []
     try:
         make_folder(Path(part.output).parent)
-        rows, alarms = score(
-            part.path, detector, output=part.output, file=part.name, say=notes.append, **asdict(options)
-        )
+        rows, alarms = score(part.path, detector, output=part.output, file=part.name, say=notes.append, options=options)
     except AnomalyVAEError as error:
         return Done(failed=str(error))
     return Done(rows, alarms, tuple(notes))

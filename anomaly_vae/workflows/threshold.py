@@ -6,7 +6,6 @@ from anomaly_vae.core.errors import UsageError
 from anomaly_vae.core.files import replacing_folder
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.tracking.run import MODEL
-from anomaly_vae.workflows.fit import _log_model
 from anomaly_vae.workflows.opening import Model
 
 
@@ -26,9 +25,10 @@ def rethreshold(model: Model, policy: str) -> Detector:
             chosen.save(folder)
         return chosen
     from anomaly_vae import tracking
+    from anomaly_vae.tracking.model import log_model
 
     with tracking.update(model.run_id, chosen.config, model=MODEL) as run:
-        _log_model(run, chosen)
+        log_model(run, chosen)
         run.metrics({"threshold": chosen.threshold.value})
         run.tags({"threshold_policy": chosen.threshold.policy})
     return chosen

@@ -24,6 +24,8 @@ from anomaly_vae.data.source import CodedText
 from anomaly_vae.data.spill import ArrayStore, is_mapped, release
 from anomaly_vae.detector.configuration import load, opening
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import Fit
+from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.scoring.parts import sensor_level
 from anomaly_vae.scoring.parts.sensor_level import LEAST, LEVEL, SHARE, SensorLevel, trailing_mean
 from tests.commands import ok, run
@@ -45,11 +47,11 @@ SETTINGS = {
 }
 
 
-def fitted(file: Path, memory: int, *settings: str) -> Detector:
+def fitted(file: Path, memory: int, *settings: str) -> tuple[Detector, Fit]:
     small = ["training.epochs=1", "training.batch_size=32", "model.hidden=[8]", "model.channels=[8]"]
     small += [f"data.memory={memory}", f"tracking.folder={file.parent / 'runs'}"]
     config = load(overrides=[*small, *settings])
-    return Detector.fit_source(open_source(file, opening(config)), config)
+    return fit_detector(open_source(file, opening(config)), config)
 
 
 def written(folder: Path, kind: str, ending: str = "csv") -> Path:
@@ -71,15 +73,13 @@ def test_a_fit_from_files_is_the_fit_from_memory(
     file = written(tmp_path, kind, ending)
     monkeypatch.setattr("anomaly_vae.data.source.ROWS", 150)  # several pieces
     monkeypatch.setattr("anomaly_vae.data.source.PICTURES", 150)
-    held, mapped = (fitted(file, memory, *SETTINGS[kind]) for memory in (1 << 30, 0))
-    assert held.fitted is not None and mapped.fitted is not None
-    for detector, expected in ((held, False), (mapped, True)):
-        assert detector.fitted is not None
-        assert is_mapped(detector.fitted.data.values) is is_mapped(detector.fitted.scores.elements) is expected  # type: ignore[arg-type]
+    (held, held_fit), (mapped, mapped_fit) = (fitted(file, memory, *SETTINGS[kind]) for memory in (1 << 30, 0))
+    for seen, expected in ((held_fit, False), (mapped_fit, True)):
+        assert is_mapped(seen.data.values) is is_mapped(seen.scores.elements) is expected  # type: ignore[arg-type]
     weights = mapped.score_model.state_dict()
     for name, weight in held.score_model.state_dict().items():
         assert torch.equal(weight, weights[name]), name
-    for name in ("normal", "anomalous", "usual"):
+    for name in ("normal", "anomalous", "normal_mean"):
         np.testing.assert_array_equal(getattr(held, name), getattr(mapped, name), err_msg=name)
     assert (held.threshold, held.pixels, held.scaler.to_json()) == (
         mapped.threshold,
@@ -88,8 +88,8 @@ def test_a_fit_from_files_is_the_fit_from_memory(
     )
     for one, two in zip(held.references, mapped.references, strict=True):
         np.testing.assert_array_equal(one.values, two.values, err_msg=one.name)
-    some = held.fitted.split.test[[5, 2]]
-    one, two = held.fitted.shown(some), mapped.fitted.shown(some)
+    some = held_fit.split.test[[5, 2]]
+    one, two = held_fit.shown(some), mapped_fit.shown(some)
     np.testing.assert_array_equal(one.elements, two.elements)
     assert one.ids.tolist() == two.ids.tolist() == ([str(i) for i in some] if kind == "series" else some.tolist())
     kept = {path.suffix for path in (tmp_path / "runs").rglob("*") if path.is_file()}
@@ -99,11 +99,11 @@ def test_a_fit_from_files_is_the_fit_from_memory(
 def test_pieces_do_not_change_what_is_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Differences and the level go on across pieces, as if the steps were read at once."""
     file = written(tmp_path, "series")
-    whole = fitted(file, 1 << 30, *SETTINGS["series"])
+    whole, _ = fitted(file, 1 << 30, *SETTINGS["series"])
     assert "difference" in [element.how for element in whole.scaler.elements]
     monkeypatch.setattr("anomaly_vae.data.source.ROWS", 37)
     monkeypatch.setattr(sensor_level, "PIECE", 41)
-    pieces = fitted(file, 1 << 30, *SETTINGS["series"])
+    pieces, _ = fitted(file, 1 << 30, *SETTINGS["series"])
     for name, weight in whole.score_model.state_dict().items():
         torch.testing.assert_close(weight, pieces.score_model.state_dict()[name], rtol=1e-6, atol=1e-7)
 

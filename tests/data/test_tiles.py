@@ -19,7 +19,9 @@ from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.tiles import Tiling
 from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.scoring.score_model import build_score_model
+from anomaly_vae.scoring.scores import join
 from anomaly_vae.workflows.latent.space import LatentSpace
 
 
@@ -94,12 +96,12 @@ def test_a_detector_of_tiles_finds_a_small_defect_in_a_large_picture(tmp_path: P
         Image.fromarray(picture.astype(np.uint8)).save(place)
     settings = ["data.size=48", "data.tile=16", "training.steps=40", "model.kind=conv2d", "model.channels=[4,8]"]
     good = open_source(tmp_path / "good", DataConfig(size=48, tile=16))
-    detector = Detector.fit_source(good, load(overrides=settings))
+    detector = fit_detector(good, load(overrides=settings))[0]
     detector.save(tmp_path / "detector")
     detector = Detector.load(tmp_path / "detector")
     assert detector.layout.tile == 16
-    (normal,), (cut,) = (
-        detector.score_source(open_source(tmp_path / name, detector.config.data), explain=True)
+    normal, cut = (
+        join(detector.score_source(open_source(tmp_path / name, detector.config.data), explain=True))
         for name in ("good", "cut")
     )
     assert cut.total.min() > normal.total.max()

@@ -20,6 +20,7 @@ from anomaly_vae.data.images.decoding import encode
 from anomaly_vae.data.source import Chunk
 from anomaly_vae.detector.dataframe import example, interface, score_frame
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.detector.storage import check_seal
 from anomaly_vae.scoring.scores import join
 from anomaly_vae.tracking.model import saved_model
@@ -151,7 +152,7 @@ def camera(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.ui
     for number, picture in enumerate(digits[0][:60]):
         (folder / f"{number}.png").write_bytes(encode(picture[None]))
     config = configs.load(base={"data": {"size": 8}, "model": {"kind": "conv2d"}, "training": {"epochs": 1}})
-    return Detector.fit_source(open_source(folder, config.data), config)
+    return fit_detector(open_source(folder, config.data), config)[0]
 
 
 def test_pictures_come_as_bytes(
@@ -193,7 +194,7 @@ def test_pictures_are_served_under_their_condition(
     listed = pd.DataFrame({"path": [f"{n}.png" for n in range(60)], "lamp": ["left", "right", "right"] * 20})
     listed.to_csv(tmp_path / "list.csv", index=False)
     config = configs.load(base={"data": {"size": 8, "condition": ["lamp"]}, "training": {"epochs": 1}})
-    detector = Detector.fit_source(open_source(tmp_path / "list.csv", config.data), config)
+    detector = fit_detector(open_source(tmp_path / "list.csv", config.data), config)[0]
     expected = join(detector.score_source(open_source(tmp_path / "list.csv", detector.config.data))).total
     frame = pd.DataFrame({"image": files, "lamp": listed["lamp"]})
     np.testing.assert_array_equal(score_frame(detector, frame)["score"], expected)

@@ -13,8 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import AnomalyVAEError, ConfigError, DataError, DetectorError
-from anomaly_vae.detector.configuration import NO_TEST
+from anomaly_vae.data.open import open_memory
+from anomaly_vae.detector.configuration import NO_TEST, load
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import Fit, fit
 from anomaly_vae.detector.storage import MANIFEST
 from anomaly_vae.detector.thresholds import choose
 
@@ -37,14 +39,30 @@ def mixed(n: int = 200) -> pd.DataFrame:
     return frame
 
 
-@pytest.fixture(scope="module")
-def table(cancer: tuple[Array, Array]) -> Detector:
-    return Detector.fit(*cancer, **QUICK)
+def fitted(X: Array, y: Array, **settings: Any) -> tuple[Detector, Fit]:
+    """As `Detector.fit` does it, with what was seen on the way."""
+    config = load(overrides=[f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()])
+    return fit(open_memory(X, config.data, y.astype(int).astype(str)), config)
 
 
 @pytest.fixture(scope="module")
-def pictures(digits: tuple[Array, Array]) -> Detector:
-    return Detector.fit(*digits, **QUICK | {"training__steps": 150}, model__channels=[4, 8])
+def table_fit(cancer: tuple[Array, Array]) -> tuple[Detector, Fit]:
+    return fitted(*cancer, **QUICK)
+
+
+@pytest.fixture(scope="module")
+def table(table_fit: tuple[Detector, Fit]) -> Detector:
+    return table_fit[0]
+
+
+@pytest.fixture(scope="module")
+def pictures_fit(digits: tuple[Array, Array]) -> tuple[Detector, Fit]:
+    return fitted(*digits, **QUICK | {"training__steps": 150}, model__channels=[4, 8])
+
+
+@pytest.fixture(scope="module")
+def pictures(pictures_fit: tuple[Detector, Fit]) -> Detector:
+    return pictures_fit[0]
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +107,21 @@ def test_fitting_twice_gives_the_same_detector(table: Detector, cancer: tuple[Ar
     assert not np.array_equal(table.score(cancer[0]), other.score(cancer[0]))
 
 
-def test_the_reference_is_the_validation_split(table: Detector, cancer: tuple[Array, Array]) -> None:
-    assert table.fitted is not None
-    scores, anomalous = table.fitted.part(table.fitted.split.valid)
+def test_the_reference_is_the_validation_split(table_fit: tuple[Detector, Fit], cancer: tuple[Array, Array]) -> None:
+    table, seen = table_fit
+    scores, anomalous = seen.part(seen.split.valid)
     assert anomalous is not None
     np.testing.assert_array_equal(table.normal, np.sort(scores.total[~anomalous]))
     np.testing.assert_array_equal(table.anomalous, np.sort(scores.total[anomalous]))
-    np.testing.assert_array_equal(anomalous, cancer[1][table.fitted.split.valid])
+    np.testing.assert_array_equal(anomalous, cancer[1][seen.split.valid])
     assert table.threshold == choose("auto", table.normal, table.anomalous)
 
 
-def test_anomalies_score_higher(table: Detector, pictures: Detector, cancer: Any, digits: Any) -> None:
+def test_anomalies_score_higher(table_fit: Any, pictures_fit: Any, cancer: Any, digits: Any) -> None:
     from sklearn.metrics import roc_auc_score
 
-    for detector, (X, y) in ((table, cancer), (pictures, digits)):
-        assert detector.fitted is not None
-        test = detector.fitted.split.test
+    for (detector, seen), (X, y) in ((table_fit, cancer), (pictures_fit, digits)):
+        test = seen.split.test
         assert roc_auc_score(y[test], detector.score(X)[test]) > 0.8
 
 

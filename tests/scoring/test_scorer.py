@@ -48,7 +48,7 @@ def detector_of(kind: str, **settings: Any) -> Detector:
 def chunks_of(values: NDArray[Any], size: int, groups: NDArray[np.str_] | None = None) -> Iterator[Chunk]:
     for start in range(0, len(values), size):
         rows = slice(start, start + size)
-        yield Chunk(np.arange(len(values))[rows], values[rows], None, None if groups is None else groups[rows])
+        yield Chunk(np.arange(len(values))[rows], values[rows], None if groups is None else groups[rows])
 
 
 def scored(kind: str, size: int = 10_000, values: NDArray[Any] | None = None) -> Scores:

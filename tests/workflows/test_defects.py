@@ -106,10 +106,10 @@ def test_evaluate_measures_the_maps_that_score_writes(folder: Path, values: Path
 def test_a_map_is_the_excess_of_its_picture_at_its_own_size(folder: Path, values: Path) -> None:
     detector = Detector.load(folder / "detector")
     source = open_source(folder / "parts/test/cut", DataConfig(size=SIZE))
-    (scores,) = detector.score_source(source, explain=True)
+    ((_, scores),) = detector.score_source(source, explain=True)
     assert scores.elements.sum(axis=(1, 2, 3)) == pytest.approx(scores.parts["recon"], rel=1e-5)
     heat = detector.maps(scores)
-    np.testing.assert_allclose(heat, (scores.elements - detector.usual)[:, 0], atol=1e-6)
+    np.testing.assert_allclose(heat, (scores.elements - detector.normal_mean)[:, 0], atol=1e-6)
     np.testing.assert_array_equal(np.load(values / "cut/24.npy"), resized(heat[0], (HEIGHT, WIDTH)))
 
 

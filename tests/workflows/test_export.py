@@ -25,6 +25,7 @@ from anomaly_vae.data.images.decoding import encode
 from anomaly_vae.data.open import open_source
 from anomaly_vae.detector import configuration as configs
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.scoring.scores import join
 from anomaly_vae.tracking.model import saved_model
 from anomaly_vae.workflows import export as exporting
@@ -87,7 +88,7 @@ def doors(
     old, new, frame = rows_of(kind, folder)
     settings = configs.load(base=small | {"training": {"epochs": 2}, "split": configs.NO_TEST})
     config = configs.load(base=settings.model_dump(), overrides=[f"data.kind={kind}"])
-    detector = Detector.fit_source(open_source(old, config.data), config)
+    detector = fit_detector(open_source(old, config.data), config)[0]
     detector.save(folder / "detector")
     source = open_source(new, detector.config.data)
     values = np.concatenate([chunk.values for chunk in source.chunks(detector.layout, 1000)])

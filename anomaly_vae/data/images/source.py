@@ -132,9 +132,8 @@ class ImageSource:
                     pictures = list(pool.map(lambda f: decode(f, channels, height, width, layout.pixel_max), files))
                 except BrokenImageError as error:
                     raise self._all_broken(error) from error
-                labels = None if listing.labels is None else listing.labels[first : first + rows]
                 condition = None if given is None else given[first : first + rows]
-                yield Chunk(listing.ids[first : first + rows], np.stack(pictures), labels, condition=condition)
+                yield Chunk(listing.ids[first : first + rows], np.stack(pictures), condition=condition)
 
     def _all_broken(self, error: BrokenImageError) -> DataError:
         """The error of one file, or that of all if there are more: they are mended together."""

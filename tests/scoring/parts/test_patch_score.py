@@ -22,6 +22,7 @@ from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.data.open import open_source
 from anomaly_vae.detector.configuration import load, opening
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.models import backbone, efficientnet_lite
 from anomaly_vae.models.backbone import Backbone
 from anomaly_vae.models.feature_maps import FeatureMaps, interpolation
@@ -63,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fitted(folder: Path, *settings: str) -> Detector:
     config = load(overrides=[*SMALL, *settings])
-    return Detector.fit_source(open_source(folder / "good", opening(config)), config)
+    return fit_detector(open_source(folder / "good", opening(config)), config)[0]
 
 
 @pytest.fixture(scope="module")
