@@ -188,6 +188,7 @@ class ScoringConfig(Section):
         description="training rows (dense) or positions (features) that the neighbours part measures distances to; 0:"
         " no such part",
     )
+    parts: tuple[str, ...] = Field((), description="further parts of the score, by name")
     border: bool = Field(
         True,
         description="positions near the border count less where normal pictures score more (features)",

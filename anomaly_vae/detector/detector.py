@@ -29,12 +29,12 @@ from anomaly_vae.detector.drift import Reference, load_references, references, s
 from anomaly_vae.detector.fit import Fit, learn
 from anomaly_vae.detector.storage import check_seal, read_backbone, read_json, seal, write_backbone, write_json
 from anomaly_vae.detector.thresholds import Threshold, choose, p_values
-from anomaly_vae.scoring.score_model import PICTURE_KINDS, ScoreModel, build_score_model
+from anomaly_vae.scoring.compose import build_score_model
+from anomaly_vae.scoring.score_model import PICTURE_KINDS, ScoreModule, renamed_format_4
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, join
 
 PIXELS = "pixel_threshold.json"
-FROZEN = "positions.features.backbone."  # what the network calls weights that it did not learn
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Detector:
     config: Config
     layout: Layout
     scaler: Scaler
-    score_model: ScoreModel
+    score_model: ScoreModule
     threshold: Threshold
     normal: NDArray[np.float64]
     anomalous: NDArray[np.float64]
@@ -71,18 +71,18 @@ class Detector:
         Raises DataError for data that cannot train a detector, TrainingError where training fails.
         """
         found = learn(source, config, watch, checkpoint)
-        config, layout, fit, positions = found.config, found.layout, found.fit, found.score_model.positions
+        config, layout, fit, centred = found.config, found.layout, found.fit, not found.score_model.maps_are_scores
         valid, anomalous = fit.part(fit.split.valid)
         wrong = np.zeros(len(valid), bool) if anomalous is None else anomalous
         normal, anomalies = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
         threshold = _choose(config, config.threshold.policy, normal, anomalies)
         usual = fit.usual(fit.split.valid[~wrong])
-        if positions is not None:  # its maps are scores as they stand
+        if not centred:
             usual = np.zeros_like(usual)
         pixels = None
         if layout.kind in PICTURE_KINDS:
             maps = (heat for piece in fit.pieces(fit.split.valid) for heat in excess_maps(piece, usual))
-            rows, centred = fit.split.valid, positions is None
+            rows = fit.split.valid
             pixels = pixel_threshold(config.threshold, maps, rows, wrong, found.image_files, centred)
         watched = references(fit.data, fit.split.train, valid.take(np.flatnonzero(~wrong)), found.scaler)
         return cls(
@@ -176,16 +176,14 @@ class Detector:
         from anomaly_vae import __version__
 
         with new_folder(folder) as new:
-            weights = {
-                k: v.contiguous().cpu() for k, v in self.score_model.state_dict().items() if not k.startswith(FROZEN)
-            }
+            weights = {k: v.contiguous().cpu() for k, v in self.score_model.learned_state().items()}
             (new / "weights.safetensors").write_bytes(save(weights))  # save_file hides what the disk says
             reference = {"normal": self.normal, "anomalous": self.anomalous, "usual": self.usual}
             tensors = {k: torch.from_numpy(v) for k, v in reference.items()}
             (new / "validation.safetensors").write_bytes(save(tensors))
             (new / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            if self.score_model.positions is not None:
-                write_backbone(new, self.score_model.positions.features.backbone, self.config.model.carry_backbone)
+            if self.score_model.backbone is not None:
+                write_backbone(new, self.score_model.backbone, self.config.model.carry_backbone)
             write_json(new / "layout.json", self.layout.to_json())
             write_json(new / "scaler.json", self.scaler.to_json())
             write_json(new / "threshold.json", self.threshold.to_json())
@@ -198,17 +196,18 @@ class Detector:
     def load(cls, folder: str | Path, device: str = "auto") -> Detector:
         """Reads a folder. Raises DetectorError where it is missing, incomplete, altered or of another format."""
         folder = Path(folder)
-        check_seal(folder)
+        saved_format = check_seal(folder)
         config = load_config(folder / "config.yaml")
         layout = Layout.from_json(read_json(folder / "layout.json"))
         scaler = Scaler.from_json(read_json(folder / "scaler.json"))
         net = build_score_model(config, layout, scaler)
-        frozen: dict[str, torch.Tensor] = {}
-        if net.positions is not None:
-            read_backbone(folder, net.positions.features.backbone, config.model)
-            frozen = {name: tensor for name, tensor in net.state_dict().items() if name.startswith(FROZEN)}
+        if net.backbone is not None:
+            read_backbone(folder, net.backbone, config.model)
         try:
-            net.load_state_dict(load_file(folder / "weights.safetensors") | frozen)
+            weights = load_file(folder / "weights.safetensors")
+            if saved_format == 4:
+                weights = renamed_format_4(weights, net.learned_state())
+            net.load_learned(weights)
             reference = load_file(folder / "validation.safetensors")
         except (SafetensorError, RuntimeError) as error:
             raise DetectorError(f"{folder}: its weights do not fit its configuration; fit again") from error

@@ -26,8 +26,8 @@ from anomaly_vae.data.spill import ArrayStore, release
 from anomaly_vae.data.split import Split, split
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
-from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
-from anomaly_vae.scoring.score_model import ScoreModel, build_score_model
+from anomaly_vae.scoring.compose import build_score_model
+from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
@@ -82,7 +82,7 @@ class Learned:
     config: Config
     layout: Layout
     scaler: Scaler
-    score_model: ScoreModel
+    score_model: ScoreModule
     fit: Fit
     image_files: ImageFiles | None
 
@@ -108,10 +108,9 @@ def learn(source: Source, config: Config, watch: EpochCallback, checkpoint: Path
     training = make_dataset(data, parts.train, scaler, layout, device, window, store)
     held = make_dataset(data, normals, scaler, layout, device, window, store)
     _require_samples(training, held, source, config)
-    config = _with_supported(config, layout, scaler, len(training), len(held))
     net = build_score_model(config, layout, scaler)
-    if net.positions is not None and frozen is not None:
-        net.positions.features.backbone.load(*frozen)
+    if net.backbone is not None and frozen is not None:
+        net.backbone.load(*frozen)
     net.to(device)
     if config.model.pretrained:
         pretrained.load_into(net.model, config.model.pretrained)
@@ -144,22 +143,6 @@ def _scaler(data: LoadedData, train: NDArray[np.intp]) -> Scaler:
     return Scaler.of(data.columns(train) if data.layout.columns else (), data.layout, condition)
 
 
-def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, held: int) -> Config:
-    """The configuration with no more reference rows and mixture components than there is data for."""
-    if config.model.kind == "features":
-        each = build_score_model(config, layout, scaler).each
-        rows, held = rows * each, 0
-    if config.model.kind != "features" and not any(column.categories is None for column in layout.columns):
-        neighbours = 0  # no numbers to measure distances in
-    else:
-        neighbours = min(config.scoring.neighbours or 0, rows + held)
-    changes = {"neighbours": neighbours}
-    if config.scoring.prior == "mixture":
-        model = build_score_model(config, layout, scaler).model
-        changes["components"] = MixturePrior.supported(config.scoring.components, rows, model.latent)
-    return config.model_copy(update={"scoring": config.scoring.model_copy(update=changes)})
-
-
 def _require_samples(training: RowDataset, held: RowDataset, source: Source, config: Config) -> None:
     for name, part in (("training", training), ("validation", held)):
         if len(part) < 2:
@@ -190,16 +173,16 @@ def _fit_level(scorer: Scorer, data: LoadedData, normal: NDArray[np.intp]) -> No
     if data.groups is not None:
         machines = data.groups[order]
         usable &= ~np.r_[True, machines[1:] != machines[:-1]]
-    scorer.score_model.level.fit(residuals, usable)
+    scorer.score_model.level.fit_residuals(residuals, usable)
 
 
 def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
-    """The scores of valid and test, of a series of every step. own: see `ScoreModel.fit`, of the rows in `normals`."""
+    """The scores of valid and test, of a series of every step. own: see `ScoreModule.fit`, of the rows in `normals`."""
     if data.layout.kind == "series":
         rows = np.arange(len(data))
         return gathered(scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True), rows, data.store)
     rows, mine = np.sort(np.r_[parts.valid, parts.test]), None
-    if scorer.score_model.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
+    if (own >= 0).any():  # a held-out row that became a reference is not its own neighbour
         mine = torch.full((len(data),), -1)
         mine[torch.from_numpy(normals)] = own
         mine = mine[torch.from_numpy(rows)]

@@ -14,7 +14,8 @@ from anomaly_vae.core.errors import DetectorError
 from anomaly_vae.core.settings import ModelConfig
 from anomaly_vae.models.backbone import Backbone, open_weights
 
-FORMAT = 4  # 3: a pixel threshold beside the threshold of pictures; 4: conditions, and the reference of `monitor`
+FORMAT = 5  # 4: conditions, and the reference of `monitor`; 5: weights by the columns of the score
+READABLE = (4, FORMAT)
 MANIFEST = "detector.json"
 CARRIED, RECORD = "backbone.safetensors", "backbone.json"  # of a frozen backbone
 
@@ -25,14 +26,15 @@ def seal(folder: Path, version: str) -> None:
     write_json(folder / MANIFEST, {"format": FORMAT, "anomaly_vae": version, "sha256": hashes})
 
 
-def check_seal(folder: Path) -> None:
-    """Raises DetectorError unless the folder is a whole, unaltered detector of this format."""
+def check_seal(folder: Path) -> int:
+    """The format of a detector's folder. Raises DetectorError unless it is whole, unaltered and of a format that this
+    version reads."""
     if not folder.is_dir():
         raise DetectorError(f"{folder}: no such detector folder")
     if not (folder / MANIFEST).is_file():
         raise DetectorError(f"{folder}: not a detector folder ({MANIFEST} is missing)")
     manifest = read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in READABLE:
         raise DetectorError(
             f"{folder}: detector format {manifest.get('format')} (anomaly-vae {manifest.get('anomaly_vae')}), this"
             f" version reads format {FORMAT}; score with that version of anomaly-vae or fit again"
@@ -45,6 +47,7 @@ def check_seal(folder: Path) -> None:
             raise DetectorError(f"{folder}: incomplete, {name} is missing; copy the whole folder or fit again")
         if _hash(folder / name) != expected:
             raise DetectorError(f"{folder}: {name} was altered after it was saved; restore it or fit again")
+    return int(manifest["format"])
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.scoring.parts.sensor_level import LEVEL, SMOOTH, TEMPER
-from anomaly_vae.scoring.score_model import ScoreModel
+from anomaly_vae.scoring.score_model import ScoreModule
 
 BIG = float(torch.finfo(torch.float32).max)  # of a part beyond float32's range
 
@@ -58,7 +58,7 @@ class Scaled(nn.Module):
 class RowGraph(nn.Module):
     """Rows (B, F) float64, or pictures (B, C, H, W) uint8, to score and parts, each (B,) float64 nats."""
 
-    def __init__(self, net: ScoreModel, scaler: Scaler) -> None:
+    def __init__(self, net: ScoreModule, scaler: Scaler) -> None:
         super().__init__()
         self.net = net
         self.names = net.part_names
@@ -73,11 +73,11 @@ class RowGraph(nn.Module):
 class SeriesGraph(nn.Module):
     """Consecutive steps (N, C) float64 of one machine, at least a window of them, to score and parts, (N,) each.
 
-    Windows are cut, scored and folded back as by `folding.Folder`: every T // 8 steps and one at the end; a step's
+    Windows are cut, scored and folded back as by `WindowFolder`: every T // 8 steps and one at the end; a step's
     residual is the mean over the windows that cover it, and the KL of a window is shared by its steps.
     """
 
-    def __init__(self, net: ScoreModel, scaler: Scaler, window: int) -> None:
+    def __init__(self, net: ScoreModule, scaler: Scaler, window: int) -> None:
         super().__init__()
         self.net, self.scaled, self.window, self.stride = net, Scaled(scaler), window, max(1, window // 8)
 
@@ -94,14 +94,17 @@ class SeriesGraph(nn.Module):
         count = _gathered(rows, weight[:, None, None].expand(-1, t, 1), n)  # (N, 1)
         each = found.double().transpose(1, 2) * weight[:, None, None]
         mean = _gathered(rows, each, n) / count  # (N, E)
-        share = (parts["kl"].double() * weight / t)[:, None, None].expand(-1, t, 1)
-        kl = (_gathered(rows, share, n) / count)[:, 0]
+        shared = []  # the KL, and what else there is of windows
+        for name, nats in parts.items():
+            if name != "recon":
+                share = (nats.double() * weight / t)[:, None, None].expand(-1, t, 1)
+                shared.append((_gathered(rows, share, n) / count)[:, 0])
         level = self.net.level
         if level is None:
-            return _scored([mean.sum(1), kl])
+            return _scored([mean.sum(1), *shared])
         recon = _centred_mean(0.5 * mean.square() / level.step.double(), SMOOTH)
         stood = TEMPER * 0.5 * _trailing_mean(mean, LEVEL).square() / level.level.double()
-        return _scored([recon.sum(1), kl, stood.sum(1)])
+        return _scored([recon.sum(1), *shared, stood.sum(1)])
 
 
 def _scored(parts: list[Tensor]) -> tuple[Tensor, ...]:

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+
+from anomaly_vae.core.config import ScoringConfig
+from anomaly_vae.core.errors import ConfigError
+from anomaly_vae.models.base import VAE
+from anomaly_vae.scoring.parts.base import Batch, ElementPart, residual
 
 LEVEL = 32  # trailing steps over which a sensor's mean residual is judged
 SMOOTH = 8  # steps over which the reconstruction nats are averaged, t - 4 .. t + 3
@@ -23,9 +28,14 @@ SHARE = 0.05  # a level's variance is at least this share of the step variance
 TEMPER = 0.25  # of the level: its steps are not independent, and their mean is worth a quarter of its Gaussian nats
 
 
-class SensorLevel(nn.Module):
-    """Variances, (C,) each, of a sensor's residual and of its mean over `LEVEL` steps, in normal operation."""
+class SensorLevel(ElementPart):
+    """Variances, (C,) each, of a sensor's residual and of its mean over `LEVEL` steps, in normal operation.
 
+    Its nats are those of time steps: `LevelStream` computes both columns, recon and level, where windows are folded.
+    The elements of a window are its residuals.
+    """
+
+    column, further_columns, of_steps = "recon", ("level",), True
     step: Tensor
     level: Tensor
 
@@ -34,7 +44,16 @@ class SensorLevel(nn.Module):
         self.register_buffer("step", torch.ones(sensors))
         self.register_buffer("level", torch.ones(sensors))
 
-    def fit(self, residual: NDArray[np.float64], usable: NDArray[np.bool_]) -> None:
+    @classmethod
+    def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> SensorLevel:
+        if len(shape) != 2:
+            raise ConfigError("scoring.recon=level is of the sensors of a series; scoring.recon=likelihood would work")
+        return cls(shape[0])
+
+    def elements(self, batch: Batch) -> Tensor:
+        return residual(batch)
+
+    def fit_residuals(self, residual: NDArray[np.float64], usable: NDArray[np.bool_]) -> None:
         """To residuals (N, C) of consecutive steps, of which `usable` (N,) are known as normal; read piece by piece,
         so that they may be mapped."""
         alone, gapless, any_ = _Squares(), _Squares(), _Squares()
