@@ -22,6 +22,7 @@ from pathlib import Path
 from anomaly_vae.core.config import Config
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import feature_cache
+from anomaly_vae.scoring.patch_score import PatchScore
 from anomaly_vae.workflows.fit import fit
 from anomaly_vae.workflows.score import score
 from pipelines import baselines, patches
@@ -65,7 +66,7 @@ def measure(category: Path, config: Config, seed: int, parent: str) -> Figures:
         (rows, _), spent = baselines.timed(lambda: score(str(category / "test"), fitted, output=str(scores)))
     found = {name: result.metrics[name] for name in METRICS if name in result.metrics}
     ours = {baselines.OURS: found | baselines.seconds(spent_fitting, spent / rows)}
-    if fitted.score_model.positions is None or fitted.layout.tile is not None:
+    if not isinstance(fitted.score_model, PatchScore):
         return ours
     return ours | patches.measure(fitted, category, seed, feature_cache(config))
 

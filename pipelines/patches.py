@@ -1,4 +1,4 @@
-"""What others compute of the same feature maps: PatchCore and PaDiM, beside our own positions.
+"""What others compute of the same feature maps: PatchCore and PaDiM, beside our own score of them.
 
 All read the same maps of the same pictures, are drawn to pixels and blurred by the same matrices, and a picture scores
 as its largest pixel; what differs is the method. PatchCore and PaDiM train on the pictures that we hold out too.
@@ -24,6 +24,7 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.metrics import PixelCounts
 from anomaly_vae.scoring.parts.feature_cache import FeatureCache
 from anomaly_vae.scoring.parts.memory_bank import greedy_coreset, nearest
+from anomaly_vae.scoring.patch_score import PatchScore
 from pipelines import baselines
 from pipelines.study import Figures
 
@@ -69,8 +70,8 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
 
     features_seconds: processor time of one picture's feature maps; cells_seconds: from there to its map and score.
     """
-    positions = detector.score_model.positions
-    assert positions is not None
+    ours = detector.score_model
+    assert isinstance(ours, PatchScore)
     source = open_source(category, detector.config.data)
     data, roles, labels = load_data(source, detector.layout, IN_MEMORY), source.roles(), source.labels()
     assert roles is not None and labels is not None
@@ -82,16 +83,14 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     )
     began = time.process_time()
     for number in range(len(test)):
-        positions.features(test.take(torch.tensor([number], device=device)))
+        ours.features(test.take(torch.tensor([number], device=device)))
     features = (time.process_time() - began) / len(test)
 
-    known, seen = FeatureCache(train, positions.features, cache), list(FeatureCache(test, positions.features, cache))
+    known, seen = FeatureCache(train, ours.features, cache), list(FeatureCache(test, ours.features, cache))
     found: Figures = {}
     methods: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-        f"{baselines.OURS}, after features": lambda: (
-            lambda maps: positions.score(detector.score_model.model, maps[None])[0][0]
-        ),
-        **{name: _drawn(detector, rival, known, seed) for name, rival in RIVALS.items()},
+        f"{baselines.OURS}, after features": lambda: lambda maps: ours.score(maps[None])[0][0],
+        **{name: _drawn(ours, rival, known, seed) for name, rival in RIVALS.items()},
     }
     image_files = source.image_files()
     assert image_files is not None
@@ -110,14 +109,12 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
 
 
 def _drawn(
-    detector: Detector, rival: Callable[[FeatureCache, int], Cells], train: FeatureCache, seed: int
+    ours: PatchScore, rival: Callable[[FeatureCache, int], Cells], train: FeatureCache, seed: int
 ) -> Callable[[], Callable[[Tensor], Tensor]]:
     """What fits a rival and gives its maps in pixels."""
-    positions = detector.score_model.positions
-    assert positions is not None
 
     def fit() -> Callable[[Tensor], Tensor]:
         cells = rival(train, seed)
-        return lambda maps: positions.pixels(cells(maps)[None])[0]
+        return lambda maps: ours.pixels(cells(maps)[None])[0]
 
     return fit

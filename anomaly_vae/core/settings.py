@@ -213,12 +213,12 @@ class TrainingConfig(Section):
 class ScoringConfig(Section):
     """What the score is the sum of. recon and kl always; each further part has a column of its own."""
 
-    recon: Literal["likelihood", "energy", "level", "covariance"] | None = Field(
+    recon: Annotated[str | None, one_of("recon")] = Field(
         None,
         description="reconstruction nats of the training likelihood, or of one calibrated after training: of blurred"
         " residuals (pictures), of each sensor and its level (series), or with all covariances (features)",
     )
-    prior: Literal["normal", "mixture"] | None = Field(
+    prior: Annotated[str | None, one_of("kl")] = Field(
         None,
         description="what the KL is taken to: the model's own prior, N(0, I) or of the codes, or a Gaussian mixture"
         " fitted to the training posteriors",
@@ -230,6 +230,7 @@ class ScoringConfig(Section):
         description="training rows (dense) or positions (features) that the neighbours part measures distances to; 0:"
         " no such part",
     )
+    parts: tuple[str, ...] = Field((), description="further parts of the score, by name")
     border: bool = Field(
         True,
         description="positions near the border count less where normal pictures score more (features)",

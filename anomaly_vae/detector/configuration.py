@@ -15,8 +15,10 @@ from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.core.settings import NETWORKS
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.models.registry import MODELS
+from anomaly_vae.scoring.parts import names_of
 
-NAMES = {"kinds": tuple(KINDS), "models": tuple(MODELS)}  # what settings choose from
+# What settings choose from.
+NAMES = {"kinds": tuple(KINDS), "models": tuple(MODELS), "recon": names_of("recon"), "kl": names_of("kl")}
 
 # The split where all rows are known to be normal and none is kept for a test.
 NO_TEST = {"train": 0.85, "valid": 0.15}

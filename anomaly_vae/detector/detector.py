@@ -21,7 +21,7 @@ from anomaly_vae.detector.anomaly_maps import excess_maps
 from anomaly_vae.detector.configuration import NO_TEST, load, unlabelled
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold, choose, p_values
-from anomaly_vae.scoring.score_model import ScoreModel
+from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, join
 
@@ -43,7 +43,7 @@ class Detector:
     config: Config
     layout: Layout
     scaler: Scaler
-    score_model: ScoreModel
+    score_model: ScoreModule
     threshold: Threshold
     normal: NDArray[np.float64]
     anomalous: NDArray[np.float64]

@@ -31,8 +31,7 @@ from anomaly_vae.detector.drift import monitoring_references
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
-from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
-from anomaly_vae.scoring.score_model import build_score_model
+from anomaly_vae.scoring.compose import build_score_model
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
@@ -110,10 +109,9 @@ def fit(
     training = make_dataset(data, parts.train, scaler, layout, device, window, store)
     held = make_dataset(data, normals, scaler, layout, device, window, store)
     _require_samples(training, held, source, config)
-    config = _with_supported(config, layout, scaler, len(training), len(held))
     score_model = build_score_model(config, layout, scaler)
-    if score_model.positions is not None and frozen is not None:
-        score_model.positions.features.backbone.load(*frozen)
+    if score_model.backbone is not None and frozen is not None:
+        score_model.backbone.load(*frozen)
     score_model.to(device)
     if config.model.pretrained:
         pretrained.load_into(score_model.model, config.model.pretrained)
@@ -132,12 +130,12 @@ def fit(
     normal, anomalous = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
     threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config))
     normal_mean = seen.normal_mean(normals)
-    if score_model.positions is not None:  # its maps are scores as they stand
+    if score_model.maps_are_scores:
         normal_mean = np.zeros_like(normal_mean)
     pixels = None
     if kind.pictures:
         maps = (heat for piece in seen.pieces(parts.valid) for heat in excess_maps(piece, normal_mean))
-        centred = score_model.positions is None
+        centred = not score_model.maps_are_scores
         pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, image_files, centred)
     references = monitoring_references(data, parts.train, valid.take(np.flatnonzero(~wrong)), scaler)
     detector = Detector(
@@ -171,22 +169,6 @@ def _scaler(data: LoadedData, train: NDArray[np.intp]) -> Scaler:
     return Scaler.of(data.columns(train) if data.layout.columns else (), data.layout, condition)
 
 
-def _with_supported(config: Config, layout: Layout, scaler: Scaler, rows: int, held: int) -> Config:
-    """The configuration with no more reference rows and mixture components than there is data for."""
-    if config.model.kind == "features":
-        each = build_score_model(config, layout, scaler).each
-        rows, held = rows * each, 0
-    if config.model.kind != "features" and not any(column.categories is None for column in layout.columns):
-        neighbours = 0  # no numbers to measure distances in
-    else:
-        neighbours = min(config.scoring.neighbours or 0, rows + held)
-    changes = {"neighbours": neighbours}
-    if config.scoring.prior == "mixture":
-        model = build_score_model(config, layout, scaler).model
-        changes["components"] = MixturePrior.supported(config.scoring.components, rows, model.latent)
-    return config.model_copy(update={"scoring": config.scoring.model_copy(update=changes)})
-
-
 def _require_samples(training: RowDataset, held: RowDataset, source: Source, config: Config) -> None:
     for name, part in (("training", training), ("validation", held)):
         if len(part) < 2:
@@ -217,7 +199,7 @@ def _fit_level(scorer: Scorer, data: LoadedData, normal: NDArray[np.intp]) -> No
     if data.groups is not None:
         machines = data.groups[order]
         usable &= ~np.r_[True, machines[1:] != machines[:-1]]
-    scorer.score_model.level.fit(residuals, usable)
+    scorer.score_model.level.fit_residuals(residuals, usable)
 
 
 def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
@@ -230,7 +212,7 @@ def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.
             data.store,
         )
     rows, mine = np.sort(np.r_[parts.valid, parts.test]), None
-    if scorer.score_model.neighbours is not None:  # a held-out row that became a reference is not its own neighbour
+    if (own >= 0).any():  # a held-out row that became a reference is not its own neighbour
         mine = torch.full((len(data),), -1)
         mine[torch.from_numpy(normals)] = own
         mine = mine[torch.from_numpy(rows)]

@@ -24,30 +24,29 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.models.backbone import Backbone, open_weights
-from anomaly_vae.scoring.score_model import build_score_model
+from anomaly_vae.scoring.compose import build_score_model
+from anomaly_vae.scoring.score_model import renamed_format_4
 
-FORMAT = 4  # 3: a pixel threshold beside the threshold of pictures; 4: conditions, and the reference of `monitor`
+FORMAT = 5  # 4: conditions, and the reference of `monitor`; 5: weights by the columns of the score
+READABLE = (4, FORMAT)
 MANIFEST = "detector.json"
 REFERENCE_VALUES, REFERENCES = "reference.safetensors", "reference.json"  # of `monitor`
 PIXELS = "pixel_threshold.json"
 NORMAL_MEAN = "usual"  # what the file of validation calls it, since format 2
-FROZEN = "positions.features.backbone."  # what the network calls weights that it did not learn
 CARRIED, RECORD = "backbone.safetensors", "backbone.json"  # of a frozen backbone
 
 
 def save_detector(detector: Detector, folder: str | Path) -> None:
     """Writes the detector as a new folder; nothing that exists is overwritten."""
     with new_folder(folder) as new:
-        state = detector.score_model.state_dict()
-        weights = {k: v.contiguous().cpu() for k, v in state.items() if not k.startswith(FROZEN)}
+        weights = {k: v.contiguous().cpu() for k, v in detector.score_model.learned_state().items()}
         (new / "weights.safetensors").write_bytes(save(weights))  # save_file hides what the disk says
         reference = {"normal": detector.normal, "anomalous": detector.anomalous, NORMAL_MEAN: detector.normal_mean}
         tensors = {k: torch.from_numpy(v) for k, v in reference.items()}
         (new / "validation.safetensors").write_bytes(save(tensors))
         (new / "config.yaml").write_text(detector.config.to_yaml(), encoding="utf-8")
-        if detector.score_model.positions is not None:
-            backbone = detector.score_model.positions.features.backbone
-            write_backbone(new, backbone, detector.config.model.carry_backbone)
+        if detector.score_model.backbone is not None:
+            write_backbone(new, detector.score_model.backbone, detector.config.model.carry_backbone)
         write_json(new / "layout.json", detector.layout.to_json())
         write_json(new / "scaler.json", detector.scaler.to_json())
         write_json(new / "threshold.json", detector.threshold.to_json())
@@ -60,17 +59,18 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
 def load_detector(folder: str | Path, device: str) -> Detector:
     """Reads a folder. Raises DetectorError where it is missing, incomplete, altered or of another format."""
     folder = Path(folder)
-    check_seal(folder)
+    saved_format = check_seal(folder)
     config = load(folder / "config.yaml")
     layout = Layout.from_json(read_json(folder / "layout.json"))
     scaler = Scaler.from_json(read_json(folder / "scaler.json"))
     score_model = build_score_model(config, layout, scaler)
-    frozen: dict[str, torch.Tensor] = {}
-    if score_model.positions is not None:
-        read_backbone(folder, score_model.positions.features.backbone, config.model)
-        frozen = {name: tensor for name, tensor in score_model.state_dict().items() if name.startswith(FROZEN)}
+    if score_model.backbone is not None:
+        read_backbone(folder, score_model.backbone, config.model)
     try:
-        score_model.load_state_dict(load_file(folder / "weights.safetensors") | frozen)
+        weights = load_file(folder / "weights.safetensors")
+        if saved_format == 4:
+            weights = renamed_format_4(weights, score_model.learned_state())
+        score_model.load_learned(weights)
         validation = {name: tensor.numpy() for name, tensor in load_file(folder / "validation.safetensors").items()}
     except (SafetensorError, RuntimeError) as error:
         raise DetectorError(f"{folder}: its weights do not fit its configuration; fit again") from error
@@ -94,14 +94,15 @@ def seal(folder: Path, version: str) -> None:
     write_json(folder / MANIFEST, {"format": FORMAT, "anomaly_vae": version, "sha256": hashes})
 
 
-def check_seal(folder: Path) -> None:
-    """Raises DetectorError unless the folder is a whole, unaltered detector of this format."""
+def check_seal(folder: Path) -> int:
+    """The format of a detector's folder. Raises DetectorError unless it is whole, unaltered and of a format that this
+    version reads."""
     if not folder.is_dir():
         raise DetectorError(f"{folder}: no such detector folder")
     if not (folder / MANIFEST).is_file():
         raise DetectorError(f"{folder}: not a detector folder ({MANIFEST} is missing)")
     manifest = read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in READABLE:
         raise DetectorError(
             f"{folder}: detector format {manifest.get('format')} (anomaly-vae {manifest.get('anomaly_vae')}), this"
             f" version reads format {FORMAT}; score with that version of anomaly-vae or fit again"
@@ -114,6 +115,7 @@ def check_seal(folder: Path) -> None:
             raise DetectorError(f"{folder}: incomplete, {name} is missing; copy the whole folder or fit again")
         if _hash(folder / name) != expected:
             raise DetectorError(f"{folder}: {name} was altered after it was saved; restore it or fit again")
+    return int(manifest["format"])
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:

@@ -125,7 +125,7 @@ def _of_kind(shown: TestRows) -> Iterator[Drawn]:
         normal = order[~shown.wrong[order]]
         rows = np.r_[order[: PICTURES // 2], normal[len(normal) // 2 :][: PICTURES - PICTURES // 2]]
         title = "The most anomalous pictures beside typical normal ones"
-        what = "reconstructions and maps" if shown.detector.score_model.positions is None else "maps"
+        what = "reconstructions and maps" if shown.detector.score_model.reconstructs else "maps"
         yield "reconstructions", title, f"Originals, {what} of excess nats.", _rebuilt(shown, rows)
         for name, title, rows in (
             ("false_alarms", "The worst false alarms", shown.false_alarms()),
@@ -170,7 +170,7 @@ def _rebuilt(shown: TestRows, rows: NDArray[np.intp]) -> Any:
     detector, scores, image_files = shown.detector, shown.at(rows), shown.image_files
     chosen = shown.fit.data.take(shown.rows[rows])
     rebuilt = None
-    if detector.score_model.positions is None:
+    if detector.score_model.reconstructs:
         rebuilt = Scorer(detector.score_model, detector.scaler, detector.layout, None).reconstruct(chosen).clip(0, 1)
     maps, masks = detector.maps(scores), None
     if image_files is not None and image_files.masked:

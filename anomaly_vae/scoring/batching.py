@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from anomaly_vae.core.threads import workers
-from anomaly_vae.scoring.score_model import ScoreModel
+from anomaly_vae.scoring.score_model import ScoreModule
 
 BLOCK = 256  # samples of every forward pass, where there is one size
 SIZES = (16, BLOCK, 1024)  # of rows, each a multiple of the one before
 FEATURE_BLOCK = {"cpu": 1, "cuda": 16}  # pictures that go through a backbone at once: a block is computed whole
 BLOCK_ELEMENTS = 3 << 17  # of a block at most, which caches hold: 256 pictures of 1 x 28 x 28, 32 of 3 x 64 x 64
 
-_agreeing: WeakKeyDictionary[ScoreModel, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
+_agreeing: WeakKeyDictionary[ScoreModule, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Block:
     size: int
 
 
-def block_sizes(net: ScoreModel, shape: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
+def block_sizes(net: ScoreModule, shape: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
     """The sizes of block, in rising order, that samples of a shape may go through the network in."""
-    if net.positions is not None:
+    if net.backbone is not None:
         return (FEATURE_BLOCK[device.type],)
     if len(shape) > 1 or net.model.rows is None:
         return (max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape))),)
@@ -65,11 +65,12 @@ def blocks(first: int, n: int, sizes: tuple[int, ...]) -> Iterator[Block]:
 
 
 @torch.inference_mode()
-def _agree(net: ScoreModel, device: torch.device) -> tuple[int, ...]:
+def _agree(net: ScoreModule, device: torch.device) -> tuple[int, ...]:
     """Those of SIZES in which a random probe has the same bits as in blocks of BLOCK."""
-    rows = net.model.rows
+    model = net.model
+    rows = model.rows
     assert rows is not None
-    probe = torch.randn(SIZES[-1], rows.elements + net.model.n_condition, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(SIZES[-1], rows.elements + model.n_condition, generator=torch.Generator().manual_seed(0))
     probe[:, rows.named] = 0
     probe = probe.to(device)
 

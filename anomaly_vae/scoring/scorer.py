@@ -18,20 +18,21 @@ from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks
 from anomaly_vae.scoring.parts.sensor_level import LevelStream
-from anomaly_vae.scoring.score_model import ScoreModel
+from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scores import DECIMALS, Scores
 from anomaly_vae.scoring.windows import Arrays, Residuals, Stage, WindowFolder
 
 
 class Scorer:
-    """A ScoreNet with what it needs to read raw values."""
+    """A score model with what it needs to read raw values."""
 
     def __init__(
-        self, net: ScoreModel, scaler: Scaler, layout: Layout, window: int | None, path: str = "memory"
+        self, score_model: ScoreModule, scaler: Scaler, layout: Layout, window: int | None, path: str = "memory"
     ) -> None:
         """path: of what is scored, for messages."""
         self.kind = KINDS[layout.kind]
-        self.score_model, self.scaler, self.layout, self.window, self.path = net.eval(), scaler, layout, window, path
+        self.score_model, self.scaler, self.layout = score_model.eval(), scaler, layout
+        self.window, self.path = window, path
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -56,7 +57,8 @@ class Scorer:
             seen += len(chunk)
 
     def samples(self, chunk: Chunk, explain: bool, first: int = 0, own: Tensor | None = None) -> Scores:
-        """Scores of rows or pictures, the first of which is number `first` of its source; own: see ScoreNet.fit."""
+        """Scores of rows or pictures, the first of which is number `first` of its source; own: see
+        `ScoreModule.fit`."""
 
         def read(rows: slice) -> NDArray[np.float32]:
             return self.scaler.read(chunk.values[rows], None if chunk.condition is None else chunk.condition[rows])
@@ -117,15 +119,13 @@ class Scorer:
         def stage() -> Stage:
             return Residuals() if level is None else LevelStream(*level.variances())
 
-        for ids, arrays, kl in self._fold(kept(), stage):
+        for ids, arrays, shares in self._fold(kept(), stage):
             if len(ids):
-                names = ("recon", "level")[: len(arrays)]
-                parts = {name: nats.sum(axis=1) for name, nats in zip(names, arrays, strict=True)}
+                recon, *further = (nats.sum(axis=1) for nats in arrays)
+                columns = (recon, *shares.T, *further)
+                parts = dict(zip(self.score_model.part_names, columns, strict=True))
                 by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
-                yield (
-                    _first(waiting, len(ids)),
-                    Scores(ids, _rounded({"recon": parts.pop("recon"), "kl": kl, **parts}), by_sensor),
-                )
+                yield _first(waiting, len(ids)), Scores(ids, _rounded(parts), by_sensor)
 
     def _fold(
         self, chunks: Iterable[Chunk], stage: Callable[[], Stage]
@@ -137,7 +137,10 @@ class Scorer:
         def prepare(raw: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float32]:
             return self.scaler.read(raw[:, :sensors], raw[:, sensors:], None if before is None else before[:sensors])
 
-        folder = WindowFolder(self.window, prepare, stage, self.scaler.n_condition)
+        level = self.score_model.level
+        folded = ("recon",) if level is None else ("recon", *level.further_columns)
+        n_shares = len(self.score_model.part_names) - len(folded)
+        folder = WindowFolder(self.window, prepare, stage, self.scaler.n_condition, n_shares)
         for chunk in chunks:
             condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
             folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups)
@@ -156,9 +159,10 @@ class Scorer:
 
     def _windows(self, folder: WindowFolder) -> None:
         for number, windows in folder.windows(BLOCK):  # (B, C, T)
-            parts, found = self._forward(windows.__getitem__, len(windows), True, number)
-            assert found is not None
-            folder.add(found, parts["kl"])
+            parts, elements = self._forward(windows.__getitem__, len(windows), True, number)
+            assert elements is not None
+            parts.pop("recon", None)  # of a window; steps have theirs from the folded elements
+            folder.add(elements, np.stack(list(parts.values()), axis=1))
 
     @torch.inference_mode()
     def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:

@@ -29,18 +29,19 @@ class Residuals:
 class _Group:
     """The steps of one group that still wait for a window: values and, for each, its place and its sums."""
 
-    def __init__(self, read: int, sensors: int, stage: Stage) -> None:
+    def __init__(self, read: int, sensors: int, stage: Stage, n_shares: int) -> None:
         """read: numbers of a step that a window holds, sensors: those that residuals come back for."""
         self.stage = stage
         self.last: NDArray[np.float64] | None = None  # the raw step that came before the next one
-        self.waiting_places, self.waiting_kl = np.empty(0, np.intp), np.empty(0)  # of steps that the stage holds
+        # of steps that the stage holds
+        self.waiting_places, self.waiting_shares = np.empty(0, np.intp), np.empty((0, n_shares))
         self.first = 0  # step number of the first one held
         self.next = 0  # start of the next window
         self.emitted = 0  # windows cut so far
         self.values = np.empty((0, read), np.float32)
         self.places = np.empty(0, np.intp)
         self.residual = np.empty((0, sensors))
-        self.kl = np.empty(0)
+        self.shares = np.empty((0, n_shares))
         self.count = np.empty(0)
 
     @property
@@ -51,15 +52,18 @@ class _Group:
 class WindowFolder:
     """Cuts windows of T steps, every T // 8 steps and one at the end of each group, and averages what covers a step.
 
-    A step's residual is the mean over the windows that cover it; the KL of a window is shared evenly by its T steps,
-    and a step has the mean of its shares. Steps come out in the order they came in, whatever the size of the pieces
-    and however groups are interleaved; held are only the steps that a later window can still reach.
+    A step's residual is the mean over the windows that cover it. Nats of a window, such as its KL, are shared evenly by
+    its T steps, and a step has the mean of its shares. Steps come out in the order they came in, whatever the size of
+    the pieces and however groups are interleaved; only the steps that a later window can still reach are held.
 
     n_condition: number of trailing channels of a prepared step that hold the condition, which has no residual.
+    n_shares: how many kinds of nats a window has that its steps share.
     """
 
-    def __init__(self, window: int, prepare: Prepare, stage: Callable[[], Stage], n_condition: int = 0) -> None:
-        self.n_condition = n_condition
+    def __init__(self, window: int, prepare: Prepare, stage: Callable[[], Stage], n_condition: int = 0,
+        n_shares: int = 1,
+    ) -> None:  # fmt: skip
+        self.n_condition, self.n_shares = n_condition, n_shares
         self.window, self.stride, self.prepare, self.stage = window, max(1, window // 8), prepare, stage
         self.groups: dict[str, _Group] = {}
         self.closed = False
@@ -79,15 +83,16 @@ class WindowFolder:
             raw = values[rows]
             before = self.groups[name].last if name in self.groups else None
             scaled = self.prepare(raw, before)
-            group = self.groups.setdefault(
-                name, _Group(scaled.shape[1], scaled.shape[1] - self.n_condition, self.stage())
-            )
+            if name not in self.groups:
+                sensors = scaled.shape[1] - self.n_condition
+                self.groups[name] = _Group(scaled.shape[1], sensors, self.stage(), self.n_shares)
+            group = self.groups[name]
             group.last = raw[-1] if len(raw) else before
             group.values = np.concatenate([group.values, scaled])
             group.places = np.concatenate([group.places, places[rows]])
             fresh = len(group.values) - len(group.count)
             group.residual = np.concatenate([group.residual, np.zeros((fresh, group.residual.shape[1]))])
-            group.kl = np.concatenate([group.kl, np.zeros(fresh)])
+            group.shares = np.concatenate([group.shares, np.zeros((fresh, self.n_shares))])
             group.count = np.concatenate([group.count, np.zeros(fresh)])
 
     def close(self) -> None:
@@ -119,32 +124,33 @@ class WindowFolder:
                 yield number, np.ascontiguousarray(group.values[rows].transpose(0, 2, 1))
             self._retire(group)
 
-    def add(self, residual: NDArray[np.float32], kl: NDArray[np.float32]) -> None:
-        """The residuals (B, C, T) and the KL (B,) of the batch of windows given out last."""
+    def add(self, residual: NDArray[np.float32], nats: NDArray[np.float32]) -> None:
+        """The residuals (B, C, T) and the nats (B, n_shares) of the batch of windows that was cut last."""
         group, rows = self.pending.pop()
         np.add.at(group.residual, rows, residual.transpose(0, 2, 1))
-        np.add.at(group.kl, rows, (kl / self.window)[:, None])
+        np.add.at(group.shares, rows, (nats / self.window)[:, None])
         np.add.at(group.count, rows, 1)
 
     def finished(self) -> tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]:
-        """(ids, arrays of the stage (n, C), kl (n,)) of the steps, in order, complete and not yet given out."""
+        """(ids, arrays of the stage (n, C), shares (n, n_shares)) of the steps that are complete and were not returned
+        before, in order."""
         waiting = self.total - self.base
         known = np.zeros(waiting, bool)
-        kl = np.zeros(waiting)
+        shares = np.zeros((waiting, self.n_shares))
         found: list[NDArray[np.float64]] = []
-        for places, arrays, some_kl in self.ready:
+        for places, arrays, some_shares in self.ready:
             at = places - self.base
             found = found or [np.zeros((waiting, array.shape[1])) for array in arrays]
             for whole, array in zip(found, arrays, strict=True):
                 whole[at] = array
-            kl[at], known[at] = some_kl, True
+            shares[at], known[at] = some_shares, True
         n = waiting if known.all() else int(np.argmin(known))
         ids = np.concatenate(self.ids) if self.ids else np.empty(0)
         self.ids = [ids[n:]]
         rest = np.flatnonzero(known[n:]) + n
-        self.ready = [(rest + self.base, tuple(whole[rest] for whole in found), kl[rest])] if len(rest) else []
+        self.ready = [(rest + self.base, tuple(whole[rest] for whole in found), shares[rest])] if len(rest) else []
         self.base += n
-        return ids[:n], tuple(whole[:n] for whole in found), kl[:n]
+        return ids[:n], tuple(whole[:n] for whole in found), shares[:n]
 
     def _retire(self, group: _Group) -> None:
         """Steps that no later window can reach go to the stage; the window at the end may still reach the last T."""
@@ -154,11 +160,11 @@ class WindowFolder:
             return
         count = group.count[:n]
         group.waiting_places = np.concatenate([group.waiting_places, group.places[:n]])
-        group.waiting_kl = np.concatenate([group.waiting_kl, group.kl[:n] / count])
+        group.waiting_shares = np.concatenate([group.waiting_shares, group.shares[:n] / count[:, None]])
         arrays = group.stage.push(group.residual[:n] / count[:, None], self.closed)
         done = len(arrays[0])
-        self.ready.append((group.waiting_places[:done], arrays, group.waiting_kl[:done]))
-        group.waiting_places, group.waiting_kl = group.waiting_places[done:], group.waiting_kl[done:]
+        self.ready.append((group.waiting_places[:done], arrays, group.waiting_shares[:done]))
+        group.waiting_places, group.waiting_shares = group.waiting_places[done:], group.waiting_shares[done:]
         group.values, group.places = group.values[n:], group.places[n:]
-        group.residual, group.kl, group.count = group.residual[n:], group.kl[n:], group.count[n:]
+        group.residual, group.shares, group.count = group.residual[n:], group.shares[n:], group.count[n:]
         group.first += n

@@ -63,7 +63,7 @@ def bound(
     progress: Progress = lambda *_: None,
 ) -> Bound:
     """The same of an open source, without a record. config: of the detector, but for how the source was opened."""
-    if detector.score_model.positions is not None:
+    if not detector.score_model.has_density:
         raise DataError(
             "this detector models features of pictures (model.kind=features), which have no density as pictures"
         )

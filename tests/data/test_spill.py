@@ -112,10 +112,10 @@ def test_the_level_of_pieces_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sensor_level, "PIECE", 50)
     residual, usable = RNG.normal(size=(170, 2)), RNG.random(170) > 0.01
     found = SensorLevel(2)
-    found.fit(residual, usable)
+    found.fit_residuals(residual, usable)
     step = (residual[usable] ** 2).mean(axis=0) + LEAST
     gapless = [t for t in range(LEVEL - 1, 170) if usable[t - LEVEL + 1 : t + 1].all()]
-    means = trailing_mean(residual, LEVEL)[gapless]
+    means = trailing_mean(torch.from_numpy(residual), LEVEL).numpy()[gapless]
     expected = (means**2).mean(axis=0) + SHARE * step + LEAST
     for variance, wanted in zip(found.variances(), (step, expected), strict=True):
         np.testing.assert_allclose(variance, wanted, rtol=1e-6)

@@ -20,8 +20,9 @@ from anomaly_vae.data.tiles import Tiling
 from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import fit as fit_detector
-from anomaly_vae.scoring.score_model import build_score_model
+from anomaly_vae.scoring.compose import build_score_model
 from anomaly_vae.scoring.scores import join
+from anomaly_vae.scoring.tiled_score import TiledScore
 from anomaly_vae.workflows.latent.space import LatentSpace
 
 
@@ -70,13 +71,14 @@ def test_the_score_of_a_picture_is_that_of_its_worst_tile_and_its_map_is_stitche
     overrides = ["model.kind=conv2d", "model.channels=[4,8]", "scoring.recon=likelihood", "scoring.prior=normal"]
     config = resolve(load(overrides=overrides), "images")
     net = build_score_model(config, LAYOUT, Scaler([], 1.0)).eval()
+    assert isinstance(net, TiledScore)
     x = torch.rand(5, 1, 12, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         nats, parts = net(x)
         mean = net.mean(x)
         for row in range(len(x)):
             tiles = net.tiling.cut(x[row : row + 1])
-            alone = [net._whole(tile[None], None) for tile in tiles]
+            alone = [net.tile(tile[None]) for tile in tiles]
             worst = max((found for _, found in alone), key=lambda found: float(found["recon"] + found["kl"]))
             for name in ("recon", "kl"):
                 assert float(parts[name][row]) == pytest.approx(float(worst[name]), rel=1e-5)

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomaly_vae.core.config import ModelConfig, ObjectiveConfig, ScoringConfig
+from anomaly_vae.core.config import ModelConfig, ObjectiveConfig
 from anomaly_vae.models import base, likelihoods
 from anomaly_vae.models.base import VAE, Output
 from anomaly_vae.models.gaussian import GaussianVAE
 from anomaly_vae.models.likelihoods import Gaussian, kl_normal
 from anomaly_vae.models.registry import build
+from anomaly_vae.scoring.parts.likelihood import Likelihood
+from anomaly_vae.scoring.parts.model_prior import ModelPrior
 from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.training import objective
 
@@ -236,7 +238,7 @@ def disagreements(case: Case, ops: Ops) -> set[str]:
         "loss": (total, wanted.recon.mean() + BETA * wanted.kl.mean()),
     }
     scored = oracle(model, case, x, np.zeros(given.shape), ops)
-    parts = ScoreModel(model, ScoringConfig(recon="likelihood", prior="normal", neighbours=0), case.shape).eval()(x)[1]
+    parts = ScoreModel(model, [Likelihood(), ModelPrior()]).eval()(x)[1]
     pairs |= {"score's recon": (parts["recon"], scored.recon), "score's kl": (parts["kl"], scored.kl)}
     return {
         name

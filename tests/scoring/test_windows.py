@@ -50,9 +50,9 @@ def folded(
             assert number % most + len(windows) <= most
             assert windows.shape[1:] == (values.shape[1], window)
             nats, kl = measure(windows.astype(np.float64))
-            folder.add(nats.astype(np.float32), kl.astype(np.float32))
+            folder.add(nats.astype(np.float32), kl.astype(np.float32)[:, None])
         ids, arrays, kl = folder.finished()
-        pieces.append((ids, arrays[0] if arrays else np.empty((0, values.shape[1])), kl))
+        pieces.append((ids, arrays[0] if arrays else np.empty((0, values.shape[1])), kl[:, 0]))
 
     while start < len(values):
         rows = slice(start, start + sizes[turn % len(sizes)])
@@ -106,9 +106,10 @@ def test_by_hand() -> None:
     ((number, windows),) = folder.windows(9)
     assert number == 0
     assert windows.shape == (2, 1, 4)
-    folder.add(np.array([[[1, 2, 3, 4]], [[10, 20, 30, 40]]], np.float32), np.array([8, 8], np.float32))
+    folder.add(np.array([[[1, 2, 3, 4]], [[10, 20, 30, 40]]], np.float32), np.array([[8], [8]], np.float32))
     assert list(folder.windows(9)) == []
     ids, (nats,), kl = folder.finished()
+    kl = kl[:, 0]
     assert ids.tolist() == [0, 1, 2, 3, 4]
     assert nats[:, 0].tolist() == [1, 6, 11.5, 17, 40]
     assert kl.tolist() == [2, 2, 2, 2, 2]
@@ -154,6 +155,6 @@ def test_a_group_shorter_than_a_window_is_named() -> None:
     folder.push(np.arange(9), np.zeros((9, 1)), groups)
     folder.close()
     for _, windows in folder.windows(9):
-        folder.add(np.zeros_like(windows), np.zeros(len(windows), np.float32))
+        folder.add(np.zeros_like(windows), np.zeros((len(windows), 1), np.float32))
     assert folder.short == ("brief", 3)
     assert folder.finished()[0].tolist() == list(range(6))

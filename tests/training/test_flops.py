@@ -16,6 +16,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models import registry
+from anomaly_vae.scoring.compose import parts_of
 from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.training import flops
 from anomaly_vae.training.loop import History, Schedule, adamw, one_epoch
@@ -84,7 +85,8 @@ def test_a_scored_block_dispatches_few_operations_and_never_waits(name: str) -> 
     recon = "likelihood" if name == "features" else config.scoring.recon  # the maps' parts need a backbone
     neighbours = 64 if name == "rows" else 0
     scoring = config.scoring.model_copy(update={"neighbours": neighbours, "recon": recon})
-    net = ScoreModel(registry.build(config.model, shape), scoring, shape).eval()
+    model = registry.build(config.model, shape)
+    net = ScoreModel(model, parts_of(model, scoring, shape, "neighbours")).eval()
     with torch.inference_mode(), Counted() as counted:
         net(torch.rand(BATCH, *shape))
     assert most / 2 < counted.total <= most, counted.names.most_common(12)
@@ -93,7 +95,8 @@ def test_a_scored_block_dispatches_few_operations_and_never_waits(name: str) -> 
 
 def test_a_row_costs_the_products_of_its_layers_and_no_more() -> None:
     config = resolved("table")
-    net = ScoreModel(registry.build(config.model, (60,)), config.scoring, (60,)).eval()
+    model = registry.build(config.model, (60,))
+    net = ScoreModel(model, parts_of(model, config.scoring, (60,), "neighbours")).eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
         net(torch.rand(BATCH, 60))
     one_member = 60 * 64 + 64 * 64 + 64 * 32 + 16 * 64 + 64 * 64 + 64 * 120
@@ -104,7 +107,8 @@ def test_a_row_costs_the_products_of_its_layers_and_no_more() -> None:
 
 def test_distances_are_computed_a_tile_and_a_bag_at_a_time() -> None:
     config = resolved("table")
-    net = ScoreModel(registry.build(config.model, (6,)), config.scoring, (6,)).eval()
+    model = registry.build(config.model, (6,))
+    net = ScoreModel(model, parts_of(model, config.scoring, (6,), "neighbours")).eval()
     with torch.inference_mode(), Counted() as counted:
         net(torch.rand(1024, 6))
     assert counted.names["mm"] == 4 * 1024 // 256  # six columns need no axes

@@ -13,25 +13,29 @@ import math
 import torch
 from torch import Tensor, nn
 
+from anomaly_vae.core.config import ScoringConfig
 from anomaly_vae.core.errors import ConfigError
-from anomaly_vae.models.base import VAE, Output
+from anomaly_vae.models.base import VAE
 from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.scoring.parts import distances
+from anomaly_vae.scoring.parts.base import Batch, Normals, Part
 
 BAGS = 4  # disjoint parts of the reference rows; the log distances to the nearest row of each are averaged
 AXES = 32  # principal axes of the joined space that distances are taken in, the length of the rest being one more
 RESIDUAL = 0.5  # weight of a residual, in units of its training root mean square
 NEAR = 5  # neighbours that tell how dense the data is around a reference row
 ADAPT, ADAPT_ROWS = 0.5, 300  # power of that local scale at most, and the training rows that give half of it
+NEEDED = "scoring.neighbours needs rows of a table with a numeric column; scoring.neighbours=0 leaves the part out"
 
 
-class KNNDensity(nn.Module):
+class KNNDensity(Part):
     """The neighbours part of the score, fitted to training rows once the model is trained; its state is buffers.
 
     A distance is divided by a power of the local scale rho of the reference row, its mean distance to its 5 nearest:
     a gap that is ordinary in a sparse region is remarkable in a dense one (as in LOF, Breunig 2000).
     """
 
+    column, sized_by_fit = "neighbours", ("weights",)
     residual_scale: Tensor  # (M, 1, F)
     centre: Tensor  # (J,)
     axes: Tensor  # (J, A), empty where all J axes are kept
@@ -39,33 +43,52 @@ class KNNDensity(nn.Module):
     floor: Tensor  # (2,) smallest squared distance, and smallest scaled one
 
     def __init__(self, model: VAE, references: int) -> None:
-        """Buffers of the right shape for `references` rows, to be fitted or loaded."""
+        """references: how many rows are wanted. Raises ConfigError where the model reads no rows with numbers."""
         super().__init__()
-        numbers, joined = len(_rows(model).numbers), self.joined(model)
-        kept = min(AXES + 1, joined)
-        self.bags = max(1, min(BAGS, references // 12))
+        if model.rows is None or model.rows.numbers.numel() == 0:
+            raise ConfigError(NEEDED)
+        self.rows: RowInputs = model.rows
+        self.members, self.n_condition, self.references = model.members, model.n_condition, references
+        numbers = len(self.rows.numbers)
+        # J, the axes of the joined space
+        joined = self.rows.inputs + model.n_condition + model.latent + model.members * numbers
+        kept, bags = min(AXES + 1, joined), _bags(references)
         self.register_buffer("residual_scale", torch.ones(model.members, 1, numbers))
         self.register_buffer("centre", torch.zeros(joined))
         self.register_buffer("axes", torch.zeros(joined, AXES if joined > AXES + 1 else 0))
-        self.register_buffer("weights", torch.zeros(self.bags, kept + 2, references // self.bags))
+        self.register_buffer("weights", torch.zeros(bags, kept + 2, references // bags))
         self.register_buffer("floor", torch.zeros(2))
         self.dimensions = joined
 
-    @staticmethod
-    def joined(model: VAE) -> int:
-        """J, the axes of the joined space."""
-        rows = _rows(model)
-        return rows.inputs + model.n_condition + model.latent + model.members * len(rows.numbers)
+    @classmethod
+    def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> KNNDensity:
+        if len(shape) != 1:
+            raise ConfigError(NEEDED)
+        return cls(model, config.neighbours or 0)
 
     @torch.no_grad()
-    def fit(self, model: VAE, x: Tensor, generator: torch.Generator) -> Tensor:
-        """To scaled normal rows x (N, E). Returns (R,) which of them are references, drawn from `generator`."""
+    def fit(self, normals: Normals) -> Tensor:
+        """To training and held-out rows, with as many references as there are rows, at most as many as were asked for.
+
+        Returns (n_held,) which reference each held-out row is, -1 for none.
+        """
+        train, held = normals.train(), normals.held()
+        rows = self._fit(normals.model, torch.cat([train, held]), normals.generator) - len(train)  # (R,)
+        own = torch.full((normals.n_held,), -1)
+        mine = (rows >= 0).nonzero()[:, 0]
+        if len(held) == normals.n_held:  # else which rows were drawn is not kept, and one in so many hardly matters
+            own[rows[mine]] = mine
+        return own
+
+    def _fit(self, model: VAE, x: Tensor, generator: torch.Generator) -> Tensor:
+        """To scaled normal rows x (N, E). Returns (R,) which of them are references."""
         n = len(x)
-        squares = torch.cat([self._residual(model, part, model(part)).square() for part in x.split(4096)], dim=1)
+        bags = _bags(min(self.references, n))
+        squares = torch.cat([self._residual(self._batch(model, some)).square() for some in x.split(4096)], dim=1)
         self.residual_scale = RESIDUAL / squares.mean(1, keepdim=True).sqrt().clamp(min=0.02)
-        rows = torch.randperm(n, generator=generator)[: self.bags * self.weights.shape[2]]
+        rows = torch.randperm(n, generator=generator)[: bags * (min(self.references, n) // bags)]
         references = x[rows.to(x.device)]
-        joined = self._join(model, references, model(references))  # (R, J)
+        joined = self._join(self._batch(model, references))  # (R, J)
         self.centre = joined.mean(0)
         if self.axes.shape[1]:
             found = torch.linalg.svd(joined - self.centre, full_matrices=False)[2][:AXES].T
@@ -80,27 +103,24 @@ class KNNDensity(nn.Module):
         self.floor = torch.stack([smallest, smallest * weight.min()])
         # w |v - r|^2 = w (|v|^2 + smallest) - 2 w v.r + w |r|^2
         parts = [-2 * place * weight[:, None], weight[:, None], (place.square().sum(1) * weight)[:, None]]
-        self.weights = torch.cat(parts, dim=1).unflatten(0, (self.bags, -1)).transpose(1, 2).contiguous()
+        self.weights = torch.cat(parts, dim=1).unflatten(0, (bags, -1)).transpose(1, 2).contiguous()
         return rows
 
-    def nats(self, model: VAE, x: Tensor, out: Output, own: Tensor | None = None) -> Tensor:
-        """(B,) -log density of scaled rows x (B, E) in the joined space, up to a constant.
-
-        own: (B,) the reference that a row itself is, left out of its own neighbours; -1 for none.
-        """
-        place = self._project(self._join(model, x, out))
+    def nats(self, batch: Batch) -> Tensor:
+        """(B,) -log density of scaled rows (B, E) in the joined space, up to a constant."""
+        place = self._project(self._join(batch))
         ones = torch.ones_like(place[:, :1])
         left = torch.cat([place, place.square().sum(1, keepdim=True) + self.floor[0], ones], dim=1)
         size = self.weights.shape[2]
         nearest = torch.cat(
-            [self._nearest(left[rows], own, rows, scratch) for rows, scratch in distances.tiles(left, size)]
+            [self._nearest(left[rows], batch.own, rows, scratch) for rows, scratch in distances.tiles(left, size)]
         )
         return self.dimensions * 0.5 * nearest.clamp(min=self.floor[1]).log().mean(1)
 
     def _nearest(self, left: Tensor, own: Tensor | None, some: slice, scratch: Tensor | None) -> Tensor:
         """(B, bags) the smallest scaled squared distance to each bag, of `some` of the rows."""
         size, nearest = self.weights.shape[2], []
-        for bag in range(self.bags):
+        for bag in range(len(self.weights)):
             squared = torch.mm(left, self.weights[bag], out=scratch)  # (B, R / bags)
             if own is not None:
                 mine = own[some]
@@ -109,28 +129,26 @@ class KNNDensity(nn.Module):
             nearest.append(squared.amin(1))
         return torch.stack(nearest, dim=1)
 
-    def _residual(self, model: VAE, x: Tensor, out: Output) -> Tensor:
-        """(M, B, F) of the numbers; 0 where x is missing."""
-        rows = _rows(model)
-        numbers = rows.pick(x[:, : rows.elements])
-        return (numbers - rows.pick(out.px.mean)).masked_fill_(torch.isnan(numbers), 0.0)
+    def _batch(self, model: VAE, x: Tensor) -> Batch:
+        return Batch(x, model(x), x)
 
-    def _join(self, model: VAE, x: Tensor, out: Output) -> Tensor:
+    def _residual(self, batch: Batch) -> Tensor:
+        """(M, B, F) of the numbers; 0 where x is missing."""
+        numbers = self.rows.pick(batch.x[:, : self.rows.elements])
+        return (numbers - self.rows.pick(batch.out.px.mean)).masked_fill_(torch.isnan(numbers), 0.0)
+
+    def _join(self, batch: Batch) -> Tensor:
         """(B, J): inputs, latent means of all members, and their weighted residuals, members counting as one."""
-        share = 1 / math.sqrt(model.members)
-        residual = self._residual(model, x, out) * (self.residual_scale * share)
-        condition = x[:, x.shape[1] - model.n_condition :]  # a neighbour is one under a like condition
-        return torch.cat([_rows(model)(x), condition, out.mu * share, *residual], dim=1)
+        share = 1 / math.sqrt(self.members)
+        residual = self._residual(batch) * (self.residual_scale * share)
+        condition = batch.x[:, batch.x.shape[1] - self.n_condition :]  # a neighbour is one under a like condition
+        return torch.cat([self.rows(batch.x), condition, batch.out.mu * share, *residual], dim=1)
 
     def _project(self, joined: Tensor) -> Tensor:
         offset = joined - self.centre
         return distances.place(offset, self.axes) if self.axes.shape[1] else offset
 
 
-def _rows(model: VAE) -> RowInputs:
-    """Raises ConfigError where the model reads no rows with numbers."""
-    if model.rows is None or model.rows.numbers.numel() == 0:
-        raise ConfigError(
-            "scoring.neighbours needs rows of a table with a numeric column; scoring.neighbours=0 leaves the part out"
-        )
-    return model.rows
+def _bags(references: int) -> int:
+    """How many disjoint parts so many reference rows are divided into."""
+    return max(1, min(BAGS, references // 12))

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from anomaly_vae.core.config import ScoringConfig
+from anomaly_vae.models.base import VAE
+from anomaly_vae.scoring.parts.base import Batch, Normals, Part
 from anomaly_vae.scoring.parts.distances import place, tiles
 
+AXES = 40  # principal axes that distances are taken in
 PROJECTED = 24  # random axes that references are chosen in
 
 
-class MemoryBank(nn.Module):
+class MemoryBank(Part):
     """Squared distances to `references` points of normal data, chosen greedily so that they cover it (the coreset of
-    PatchCore, Roth 2022), in the data's principal axes; the length of the rest is one more axis."""
+    PatchCore, Roth 2022), in the data's principal axes; the length of the rest is one more axis.
 
+    Distances have no unit of their own: `unit` is set where held-out normals tell what they are worth.
+    """
+
+    column, sized_by_fit = "neighbours", ("points",)
     centre: Tensor  # (C,)
     axes: Tensor  # (C, A)
     points: Tensor  # (R, A + 1)
+    unit: Tensor  # () nats of a unit of squared distance
 
     def __init__(self, channels: int, axes: int, references: int) -> None:
         """Buffers of the right shape, to be fitted or loaded."""
@@ -25,15 +34,24 @@ class MemoryBank(nn.Module):
         self.register_buffer("centre", torch.zeros(channels))
         self.register_buffer("axes", torch.zeros(channels, axes))
         self.register_buffer("points", torch.zeros(references, axes + 1))
+        self.register_buffer("unit", torch.ones(()))
+
+    @classmethod
+    def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> MemoryBank:
+        return cls(shape[0], AXES, config.neighbours or 0)
 
     @torch.no_grad()
-    def fit(self, x: Tensor, generator: torch.Generator) -> None:
-        """To normal features x (N, C), N at least the number of references."""
+    def fit(self, normals: Normals) -> None:
+        """To raw features, with as many references as there are features, at most as many as were asked for."""
+        x = normals.raw(normals.train())  # (N, C)
         self.centre = x.mean(0)
         vectors = torch.linalg.eigh(torch.cov((x - self.centre).T.double())).eigenvectors
         self.axes = vectors[:, -self.axes.shape[1] :].float().contiguous()
         placed = self.place(x)
-        self.points = placed[greedy_coreset(placed, len(self.points), generator)]
+        self.points = placed[greedy_coreset(placed, min(len(self.points), len(x)), normals.generator)]
+
+    def nats(self, batch: Batch) -> Tensor:
+        return self.unit * self.squared(batch.raw)
 
     def place(self, x: Tensor) -> Tensor:
         """(N, A + 1) of features x (N, C)."""

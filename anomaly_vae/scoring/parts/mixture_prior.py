@@ -11,20 +11,26 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from anomaly_vae.core.config import ScoringConfig
+from anomaly_vae.core.errors import ConfigError
+from anomaly_vae.models.base import VAE
+from anomaly_vae.scoring.parts.base import Batch, Normals, Part
 
 ROWS_PER_AXIS = 8  # posteriors that a component needs for each latent axis: a full covariance has as many per axis
 RIDGE = 1e-2  # of a covariance, in units of the mean variance of a latent axis
 ROWS = 20_000  # posteriors at most that the mixture is fitted to
 
 
-class MixturePrior(nn.Module):
+class MixturePrior(Part):
     """sum_k w_k N(m_k, S_k) with full covariances, over posteriors N(mu, V) of one pooled variance V.
 
     `kl` is the variational upper bound of Hershey & Olsen (2007), -log sum_k w_k exp(-KL(N(mu, V) || N(m_k, S_k))):
     exact for one component, never below the true KL, so the score remains a bound on -log p(x).
     """
 
+    column, sized_by_fit = "kl", ("means", "whiten", "constant", "weights")
     means: Tensor  # (K, D)
     whiten: Tensor  # (K, D, D): |whiten_k (mu - m_k)|^2 is the squared Mahalanobis distance
     constant: Tensor  # (K,) nats: log w_k less what of the KL does not depend on mu
@@ -37,22 +43,47 @@ class MixturePrior(nn.Module):
         self.register_buffer("constant", torch.full((components,), -math.log(components)))
         self.register_buffer("weights", torch.full((components,), 1 / components))
 
+    @classmethod
+    def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> MixturePrior:
+        if not model.diagonal:
+            raise ConfigError(
+                "scoring.prior=mixture is fitted to Gaussian posteriors, which this kind of model does not have;"
+                " scoring.prior=normal, the prior it was trained with, would work"
+            )
+        return cls(config.components, model.latent)
+
+    def fit(self, normals: Normals) -> None:
+        mu, log_var = [], []
+        for batch in normals.batches(normals.train()):
+            assert batch.out.log_var is not None
+            mu.append(batch.out.mu)
+            log_var.append(batch.out.log_var)
+        self.fit_posteriors(torch.cat(mu), torch.cat(log_var), normals.seed, normals.n_train)
+
+    def nats(self, batch: Batch) -> Tensor:
+        return self.kl(batch.out.mu)
+
     @staticmethod
     def supported(wanted: int, rows: int, latent: int) -> int:
         """How many components so many posteriors can tell apart, at most `wanted`."""
         return max(1, min(wanted, rows // (ROWS_PER_AXIS * latent)))
 
-    def fit(self, mu: Tensor, log_var: Tensor, seed: int) -> None:
-        """To posteriors mu, log_var (N, D) of training samples, by expectation maximisation (scikit-learn)."""
+    def fit_posteriors(self, mu: Tensor, log_var: Tensor, seed: int, n_train: int) -> None:
+        """To posteriors mu, log_var (N, D) of some of the n_train training samples, by expectation maximisation
+        (scikit-learn). Keeps no more components than so many samples can tell apart."""
         from sklearn.mixture import GaussianMixture
 
         points = mu.double().cpu().numpy()
         if len(points) > ROWS:
             points = points[np.random.default_rng(seed).permutation(len(points))[:ROWS]]
         ridge = RIDGE * float(points.var(0).mean()) + 1e-9
-        mixture = GaussianMixture(len(self.means), reg_covar=ridge, max_iter=30, tol=1e-3, random_state=seed)
+        components = self.supported(len(self.means), n_train, mu.shape[1])
+        mixture = GaussianMixture(components, reg_covar=ridge, max_iter=30, tol=1e-3, random_state=seed)
         with _unconverged_is_fine():
             mixture.fit(points)
+        self.means, self.whiten, self.constant, self.weights = (  # the first components are then overwritten
+            buffer[:components].clone() for buffer in (self.means, self.whiten, self.constant, self.weights)
+        )
         variance = log_var.double().exp().mean(0).cpu()  # (D,) pooled
         for k, (weight, mean, covariance) in enumerate(
             zip(mixture.weights_, mixture.means_, mixture.covariances_, strict=True)

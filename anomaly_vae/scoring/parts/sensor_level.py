@@ -12,7 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+
+from anomaly_vae.core.config import ScoringConfig
+from anomaly_vae.core.errors import ConfigError
+from anomaly_vae.models.base import VAE
+from anomaly_vae.scoring.parts.base import Batch, ElementPart, residual
 
 LEVEL = 32  # trailing steps over which a sensor's mean residual is judged
 SMOOTH = 8  # steps over which the reconstruction nats are averaged, t - 4 .. t + 3
@@ -23,9 +28,14 @@ SHARE = 0.05  # a level's variance is at least this share of the step variance
 TEMPER = 0.25  # of the level: its steps are not independent, and their mean is worth a quarter of its Gaussian nats
 
 
-class SensorLevel(nn.Module):
-    """Variances, (C,) each, of a sensor's residual and of its mean over `LEVEL` steps, in normal operation."""
+class SensorLevel(ElementPart):
+    """Variances, (C,) each, of a sensor's residual and of its mean over `LEVEL` steps, in normal operation.
 
+    Its nats are those of time steps: `LevelStream` computes both columns, recon and level, where windows are folded.
+    The elements of a window are its residuals.
+    """
+
+    column, further_columns, of_steps = "recon", ("level",), True
     step: Tensor
     level: Tensor
 
@@ -34,7 +44,16 @@ class SensorLevel(nn.Module):
         self.register_buffer("step", torch.ones(sensors))
         self.register_buffer("level", torch.ones(sensors))
 
-    def fit(self, residual: NDArray[np.float64], usable: NDArray[np.bool_]) -> None:
+    @classmethod
+    def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> SensorLevel:
+        if len(shape) != 2:
+            raise ConfigError("scoring.recon=level is of the sensors of a series; scoring.recon=likelihood would work")
+        return cls(shape[0])
+
+    def elements(self, batch: Batch) -> Tensor:
+        return residual(batch)
+
+    def fit_residuals(self, residual: NDArray[np.float64], usable: NDArray[np.bool_]) -> None:
         """To residuals (N, C) of consecutive steps, of which `usable` (N,) are known as normal; read piece by piece,
         so that they may be mapped."""
         alone, gapless, any_ = _Squares(), _Squares(), _Squares()
@@ -42,8 +61,9 @@ class SensorLevel(nn.Module):
             early = max(0, first - LEVEL)  # what the means of the first steps look back on
             now = slice(first - early, None)
             steps, known = residual[early : first + PIECE], usable[early : first + PIECE]
-            means = trailing_mean(steps, LEVEL)[now]
-            whole = trailing_mean(known[:, None].astype(float), LEVEL)[now, 0] > 1 - 0.5 / LEVEL
+            means = trailing_mean(torch.from_numpy(steps), LEVEL).numpy()[now]
+            share = trailing_mean(torch.from_numpy(known).double()[:, None], LEVEL).numpy()[now, 0]
+            whole = share > 1 - 0.5 / LEVEL
             alone.add(steps[now][known[now]])
             gapless.add(means[whole])  # no gap in the last steps
             any_.add(means[known[now]])
@@ -51,8 +71,9 @@ class SensorLevel(nn.Module):
         level = (gapless if gapless.rows else any_).mean() + SHARE * step + LEAST
         self.step, self.level = torch.from_numpy(step).float(), torch.from_numpy(level).float()
 
-    def variances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return self.step.double().cpu().numpy(), self.level.double().cpu().numpy()
+    def variances(self) -> tuple[Tensor, Tensor]:
+        """(step, level), (C,) float64 each on the CPU."""
+        return self.step.double().cpu(), self.level.double().cpu()
 
 
 class _Squares:
@@ -76,8 +97,8 @@ class LevelStream:
     group counts as residual 0.
     """
 
-    step: NDArray[np.float64]  # (C,) variances
-    level: NDArray[np.float64]
+    step: Tensor  # (C,) variances, float64
+    level: Tensor
     residual: NDArray[np.float64] | None = None  # (context + waiting, C)
     context: int = 0  # leading rows that were given out already
 
@@ -86,26 +107,28 @@ class LevelStream:
         held = residual if self.residual is None else np.concatenate([self.residual, residual])
         n = max(0, len(held) - self.context - (0 if closed else AHEAD))
         now = slice(self.context, self.context + n)
-        recon = centred_mean(0.5 * held**2 / self.step, SMOOTH)[now]
-        level = TEMPER * 0.5 * trailing_mean(held, LEVEL)[now] ** 2 / self.level
+        recon, level = (nats.numpy()[now] for nats in step_nats(torch.from_numpy(held), self.step, self.level))
         keep = max(0, self.context + n - LEVEL)
         self.residual, self.context = held[keep:], self.context + n - keep
         return recon, level
 
 
-def trailing_mean(x: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+def step_nats(residual: Tensor, step: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """(recon, level) nats, (N, C) each, of residuals (N, C) of consecutive steps; step, level: (C,) variances."""
+    recon = centred_mean(0.5 * residual.square() / step, SMOOTH)
+    return recon, TEMPER * 0.5 * trailing_mean(residual, LEVEL).square() / level
+
+
+def trailing_mean(x: Tensor, steps: int) -> Tensor:
     """(N, C) sums over the last `steps` rows divided by `steps`; rows before the first count as 0."""
-    total = np.cumsum(np.concatenate([np.zeros((steps, x.shape[1])), x]), axis=0)
-    total = np.concatenate([np.zeros((1, x.shape[1])), total])
-    mean: NDArray[np.float64] = (total[steps + 1 :] - total[1:-steps]) / steps
-    return mean
+    total = torch.cumsum(torch.cat([x.new_zeros(steps + 1, x.shape[1]), x]), dim=0)
+    return (total[steps + 1 :] - total[1:-steps]) / steps
 
 
-def centred_mean(x: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
+def centred_mean(x: Tensor, steps: int) -> Tensor:
     """(N, C) means over rows t - steps/2 .. t + steps/2 - 1, as many of them as there are."""
-    total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0)])
-    rows = np.arange(len(x))
-    first = np.maximum(rows - steps // 2, 0)
-    last = np.minimum(rows + (steps + 1) // 2, len(x))
-    mean: NDArray[np.float64] = (total[last] - total[first]) / (last - first)[:, None]
-    return mean
+    n = x.shape[0]
+    total = torch.cat([x.new_zeros(1, x.shape[1]), torch.cumsum(x, dim=0)])
+    rows = torch.arange(n, device=x.device)
+    first, last = (rows - steps // 2).clamp(min=0), (rows + (steps + 1) // 2).clamp(max=n)
+    return (total[last] - total[first]) / (last - first)[:, None]

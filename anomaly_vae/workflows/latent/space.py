@@ -62,7 +62,7 @@ class LatentSpace:
 
     def __init__(self, detector: Detector) -> None:
         """Raises DetectorError for a detector that sees its pictures in tiles or positions, which have a code each."""
-        if detector.score_model.positions is not None:
+        if not detector.score_model.reconstructs:
             raise DetectorError(
                 "this detector (model.kind=features) has a code of each position of a picture and none of a whole one;"
                 " fit one with model.kind=conv2d to look at codes"

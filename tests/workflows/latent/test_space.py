@@ -175,7 +175,7 @@ def test_the_fitted_mixture_is_drawn_from() -> None:
     generator = torch.Generator().manual_seed(0)
     mu = torch.cat([torch.randn(3000, 2, generator=generator) * 0.1 + 5, torch.randn(1000, 2, generator=generator) - 5])
     prior = MixturePrior(2, 2)
-    prior.fit(mu, torch.full_like(mu, math.log(0.04)), seed=0)
+    prior.fit_posteriors(mu, torch.full_like(mu, math.log(0.04)), seed=0, n_train=len(mu))
     z = prior.sample(20_000, torch.Generator().manual_seed(1))
     high = z[:, 0] > 0
     assert high.float().mean().item() == pytest.approx(0.75, abs=0.02)

@@ -27,9 +27,11 @@ from anomaly_vae.models import backbone, efficientnet_lite
 from anomaly_vae.models.backbone import Backbone
 from anomaly_vae.models.feature_maps import FeatureMaps, interpolation
 from anomaly_vae.scoring.parts.feature_cache import FeatureCache
-from anomaly_vae.scoring.parts.memory_bank import greedy_coreset, nearest
-from anomaly_vae.scoring.parts.patch_score import BLUR, suppression, to_pixels
+from anomaly_vae.scoring.parts.mahalanobis import Mahalanobis
+from anomaly_vae.scoring.parts.memory_bank import MemoryBank, greedy_coreset, nearest
+from anomaly_vae.scoring.patch_score import BLUR, PatchScore, suppression, to_pixels
 from anomaly_vae.scoring.scores import join
+from anomaly_vae.scoring.tiled_score import TiledScore
 from pipelines import defects, patches
 
 SIZE = 64
@@ -276,22 +278,23 @@ def test_a_cell_is_drawn_at_its_centre_and_blurred() -> None:
 
 
 def test_recon_is_the_mahalanobis_distance_of_the_residual(detector: Detector, folder: Path) -> None:
-    positions = detector.score_model.positions
-    assert positions is not None
+    score = detector.score_model
+    assert isinstance(score, PatchScore)
+    recon, memory = score.patches.part(Mahalanobis), score.patches.part(MemoryBank)
+    assert recon is not None
+    assert memory is not None
     (chunk,) = open_source(folder / "cut", detector.config.data).chunks(detector.layout, 8)
     with torch.inference_mode():
-        maps = positions.features(torch.from_numpy(chunk.values).float() / 255)
-        parts = positions.nats(detector.score_model.model, maps)
-        x = ((maps.permute(0, 2, 3, 1) - positions.mean) / positions.deviation)[0, 2, 3]
-        out = detector.score_model.model(x[None])
-    residual = (x - out.px.mean[0] - positions.residual_mean).double()
-    precision = positions.whiten.T.double() @ positions.whiten.double()
+        maps = score.features(torch.from_numpy(chunk.values).float() / 255)
+        parts = score.nats(maps)
+        x = ((maps.permute(0, 2, 3, 1) - score.mean_feature) / score.deviation)[0, 2, 3]
+        out = score.model(x[None])
+    residual = (x - out.px.mean[0] - recon.residual_mean).double()
+    precision = recon.whiten.T.double() @ recon.whiten.double()
     assert float(parts["recon"][0, 2, 3]) == pytest.approx(0.5 * float(residual @ precision @ residual), rel=1e-4)
-    memory = positions.memory
-    assert memory is not None
     place = memory.place(maps[:1, :, 2, 3])
     distance = float(torch.cdist(place, memory.points).amin())
-    assert float(parts["neighbours"][0, 2, 3]) == pytest.approx(float(positions.unit) * distance**2, rel=1e-3)
+    assert float(parts["neighbours"][0, 2, 3]) == pytest.approx(float(memory.unit) * distance**2, rel=1e-3)
 
 
 # --- detectors -------------------------------------------------------------------------------------------------------
@@ -348,8 +351,9 @@ def test_a_folder_carries_or_refers_to_the_backbone(folder: Path, weights: Path,
 def test_parts_that_are_switched_off(folder: Path) -> None:
     found = fitted(folder, "scoring.neighbours=0", "scoring.prior=normal", "scoring.border=false",
                    "scoring.recon=likelihood", "data.tile=48", "data.size=72")  # fmt: skip
-    positions = found.score_model.positions
-    assert positions is not None
+    assert isinstance(found.score_model, TiledScore)
+    positions = found.score_model.tile
+    assert isinstance(positions, PatchScore)
     assert found.score_model.part_names == ("recon", "kl")
     assert (positions.border == 1).all()
     scores = join(found.score_source(open_source(folder / "cut", found.config.data), explain=True))
