@@ -17,7 +17,9 @@ from anomaly_vae.cli import main
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.workflows.export import export
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "BENCHMARKS.md", "CONTRIBUTING.md", "FAMILY.md", "SCALE.md")
 SERVERS = {"ui"}  # commands that run until they are stopped
 READS_DATA = {"fit", "score", "evaluate"}
 
@@ -36,8 +38,15 @@ def commands() -> list[list[str]]:
     return [shlex.split(call, comments=True)[1:] for call in calls if call.strip().startswith("anomaly-vae ")]
 
 
+def scripts() -> list[str]:
+    """The Python between `python - <<'END'` and `END` of the README's shell commands."""
+    return re.findall(r"^python - <<'END'\n(.*?)^END$", "\n".join(blocks("bash")), re.M | re.S)
+
+
 def test_the_commands_on_embedded_data_work_in_order(workplace: Path) -> None:
-    ran = []
+    for script in scripts():  # they draw what a tour fits
+        exec(script, {})
+    ran, read = [], set()
     for command, *words in commands():
         given = words[0] if words and not words[0].startswith("-") else None
         if command in SERVERS or any(re.search(r"\b[A-Z][A-Z_]{2,}\b", word) for word in words):
@@ -45,11 +54,27 @@ def test_the_commands_on_embedded_data_work_in_order(workplace: Path) -> None:
         if command in READS_DATA and given is not None and not Path(given).exists():
             continue
         short = ["--set", "training.epochs=2"] if command == "fit" else []
+        if given == "surfaces":
+            short += ["--set", "data.size=64"]
         result = CliRunner().invoke(main, [command, *words, *short])
         assert result.exit_code == 0, f"anomaly-vae {shlex.join([command, *words])}: {result.stderr}"
         ran.append(command)
+        read.add(given)
     assert {"fit", "sample-data", "score", "threshold", "evaluate", "runs"} <= set(ran)
+    assert {"table.csv", "series.csv", "surfaces", "data.csv"} <= read
     assert (workplace / "scores.csv").read_text().startswith("id,score,recon,kl,p_value,is_anomaly\n")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_points_to_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for study in re.findall(r"python -m pipelines\.(\w+)", text):
+        assert (ROOT / "pipelines" / f"{study}.py").is_file(), study
+    for target in re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`((?:configs|tests)/\w[\w/]*\.\w+)`", text):
+        assert (ROOT / target).is_file(), target
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, anchor
 
 
 def test_the_exported_graph_scores_with_onnxruntime_alone(workplace: Path) -> None:
