@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout, Source
 from anomaly_vae.detector.anomaly_maps import excess_maps
-from anomaly_vae.detector.configuration import NO_TEST, load, unlabelled
+from anomaly_vae.detector.configuration import unlabelled
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold, choose, p_values
 from anomaly_vae.scoring.score_model import ScoreModule
@@ -60,17 +59,9 @@ class Detector:
         `__` for the dot, e.g. `training__epochs=20`; `config` is what they change.
         Without y no row is kept for a test: the split is `configuration.NO_TEST`.
         """
-        from anomaly_vae.detector.fit import fit
+        from anomaly_vae.detector.fit import fit_memory
 
-        base = config if config is not None else Config()
-        if config is None and y is None:
-            base = load(base={"split": NO_TEST})
-        if "kind" in settings:
-            settings["data__kind"] = settings.pop("kind")
-        overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
-        chosen = load(overrides=overrides, base=base.model_dump())
-        labels = None if y is None else np.asarray(y).astype(int).astype(str)
-        detector, _ = fit(open_memory(X, chosen.data, labels), chosen)
+        detector, _ = fit_memory(X, y, config, **settings)
         return detector
 
     # --- scoring ---------------------------------------------------------------------------------------------------

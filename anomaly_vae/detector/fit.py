@@ -5,13 +5,15 @@ Rows are read once; arrays above `data.memory` bytes are memory-mapped (`data.sp
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
@@ -20,12 +22,13 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.datasets import RowDataset, make_dataset
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData, load_data
+from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.data.spill import ArrayStore, release
 from anomaly_vae.data.split import Split, split
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
-from anomaly_vae.detector.configuration import resolve, unlabelled
+from anomaly_vae.detector.configuration import NO_TEST, load, resolve, unlabelled
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
 from anomaly_vae.detector.thresholds import choose
@@ -151,6 +154,19 @@ def fit(
         references=references,
     )
     return detector, seen
+
+
+def fit_memory(
+    X: Any, y: ArrayLike | None = None, config: Config | None = None, **settings: Any
+) -> tuple[Detector, Fit]:
+    """The same of a DataFrame or array in memory; see `Detector.fit`."""
+    base = config if config is not None else load(base={} if y is not None else {"split": NO_TEST})
+    if "kind" in settings:
+        settings["data__kind"] = settings.pop("kind")
+    overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
+    chosen = load(overrides=overrides, base=base.model_dump())
+    labels = None if y is None else np.asarray(y).astype(int).astype(str)
+    return fit(open_memory(X, chosen.data, labels), chosen)
 
 
 def cache_folder(config: Config) -> Path | None:

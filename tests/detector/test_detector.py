@@ -13,10 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import AnomalyVAEError, ConfigError, DataError, DetectorError
-from anomaly_vae.data.open import open_memory
-from anomaly_vae.detector.configuration import NO_TEST, load
+from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
-from anomaly_vae.detector.fit import Fit, fit
+from anomaly_vae.detector.fit import Fit, fit_memory
 from anomaly_vae.detector.storage import MANIFEST
 from anomaly_vae.detector.thresholds import choose
 
@@ -39,15 +38,9 @@ def mixed(n: int = 200) -> pd.DataFrame:
     return frame
 
 
-def fitted(X: Array, y: Array, **settings: Any) -> tuple[Detector, Fit]:
-    """As `Detector.fit` does it, with what was seen on the way."""
-    config = load(overrides=[f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()])
-    return fit(open_memory(X, config.data, y.astype(int).astype(str)), config)
-
-
 @pytest.fixture(scope="module")
 def table_fit(cancer: tuple[Array, Array]) -> tuple[Detector, Fit]:
-    return fitted(*cancer, **QUICK)
+    return fit_memory(*cancer, **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +50,7 @@ def table(table_fit: tuple[Detector, Fit]) -> Detector:
 
 @pytest.fixture(scope="module")
 def pictures_fit(digits: tuple[Array, Array]) -> tuple[Detector, Fit]:
-    return fitted(*digits, **QUICK | {"training__steps": 150}, model__channels=[4, 8])
+    return fit_memory(*digits, **QUICK | {"training__steps": 150}, model__channels=[4, 8])
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import fit_memory
 from anomaly_vae.scoring.parts import PARTS, names_of, part_class
 from anomaly_vae.scoring.parts.knn_density import KNNDensity
 from anomaly_vae.scoring.parts.memory_bank import MemoryBank
@@ -77,7 +78,7 @@ def test_one_file_and_one_line_add_a_part_that_is_fitted_scored_saved_and_loaded
     data: pd.DataFrame, kind: str, tmp_path: Path
 ) -> None:
     plain = Detector.fit(data, kind=kind, **TINY)
-    detector = Detector.fit(data, kind=kind, scoring__parts=["largest"], **TINY)
+    detector, seen = fit_memory(data, kind=kind, scoring__parts=["largest"], **TINY)
     scores, before = detector.parts(data), plain.parts(data)
     assert list(scores.parts) == list(detector.score_model.part_names)
     assert set(scores.parts) - set(before.parts) == {"largest"}
@@ -85,10 +86,9 @@ def test_one_file_and_one_line_add_a_part_that_is_fitted_scored_saved_and_loaded
         np.testing.assert_array_equal(scores.parts[name], nats)
     np.testing.assert_allclose(scores.total, sum(scores.parts.values()), atol=1e-5)
     if kind == "table":
-        assert detector.fitted is not None
         scaled = detector.scaler.transform(data.to_numpy())
         largest = np.abs(scaled).max(1)
-        expected = largest / largest[detector.fitted.split.train].mean()
+        expected = largest / largest[seen.split.train].mean()
         np.testing.assert_allclose(scores.parts["largest"], expected, rtol=1e-5)
     detector.save(tmp_path / "detector")
     again = Detector.load(tmp_path / "detector", "cpu").parts(data)
@@ -119,9 +119,8 @@ def test_a_part_says_what_it_is_a_part_of(settings: dict[str, str], says: str) -
 
 def test_parts_take_their_size_from_the_data_and_from_the_tensors(tmp_path: Path) -> None:
     settings = {"scoring__neighbours": 5000, "scoring__prior": "mixture", "scoring__components": 50, "model__latent": 2}
-    detector = Detector.fit(TABLE, **settings, **TINY)
-    assert detector.fitted is not None
-    split, score = detector.fitted.split, detector.score_model
+    detector, seen = fit_memory(TABLE, **settings, **TINY)
+    split, score = seen.split, detector.score_model
     assert isinstance(score, ScoreModel)
     near, prior = score.part(KNNDensity), score.part(MixturePrior)
     assert near is not None
