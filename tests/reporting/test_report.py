@@ -118,7 +118,8 @@ def test_the_report_stands_alone() -> None:
     assert not {"script", "iframe", "b", "i", "x"} & set(found.tags), "and nothing of the data is taken for a tag"
     assert found.images[0]["alt"] == 'AUROC "0.75"'
     assert found.tags.count("h1") == 1 and found.tags.count("h2") == 6
-    assert "1.23457e+06" in text
+    assert '<td class="number">1.23457e+06</td>' in text
+    assert "\n.verdict {" in text, "the style is part of the page, unescaped"
 
 
 @pytest.mark.parametrize("name", ["digits", "table", "series"])
