@@ -28,11 +28,19 @@ KINDS = ["table", "series", "pixels", "images"]
     help="Label value that is normal; repeatable. Default: 0, false, normal, good, ...",
 )
 @click.option("--group", metavar="COLUMN", help="Column naming the machine of a series.")
-@click.option("--condition", multiple=True, metavar="COLUMN",
-              help="Column to judge under, never judged itself: class, machine, mode; repeatable.")  # fmt: skip
+@click.option(
+    "--condition",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column to judge under, never judged itself: class, machine, mode; repeatable.",
+)
 @click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
-@click.option("--false-alarm-rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="RATE",
-              help="Choose the threshold for this rate: threshold.policy=fpr=RATE.")  # fmt: skip
+@click.option(
+    "--false-alarm-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="RATE",
+    help="Choose the threshold for this rate: threshold.policy=fpr=RATE.",
+)
 @SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything.")
@@ -96,10 +104,21 @@ def fit_command(
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @click.pass_context
 def score_command(
-    ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None,
-    output: str | None, ending: str | None, engine: Engine | None, maps: str | None, all_maps: bool, map_values: bool,
-    id_column: str | None, **options: Any,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    /,
+    data: str,
+    model: str | None,
+    threshold: float | None,
+    explain: int | None,
+    output: str | None,
+    ending: str | None,
+    engine: Engine | None,
+    maps: str | None,
+    all_maps: bool,
+    map_values: bool,
+    id_column: str | None,
+    **options: Any,
+) -> None:
     """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly.
 
     DATA may be a pattern in quotes, 'folder/*.parquet': each file is then scored into one of its own in the folder -o.
@@ -123,8 +142,12 @@ def score_command(
     found = find(model, config)
     console = Console(ctx.obj["quiet"])
     detector = found.detector
-    asked: dict[str, Any] = {"threshold": threshold, "explain": explain or 0, "id_column": id_column,
-                             "skip_broken": config.data.skip_broken}  # fmt: skip
+    asked: dict[str, Any] = {
+        "threshold": threshold,
+        "explain": explain or 0,
+        "id_column": id_column,
+        "skip_broken": config.data.skip_broken,
+    }
     told: dict[str, Any] = {"progress": console.progress, "say": console.say}
     try:
         if many:
@@ -132,9 +155,15 @@ def score_command(
 
             assert output
             rows, alarms = score_many(
-                data, detector, output, engine=engine or "local", ending=ending or "parquet",
-                options=Options(**asked), device=config.device, **told,
-            )  # fmt: skip
+                data,
+                detector,
+                output,
+                engine=engine or "local",
+                ending=ending or "parquet",
+                options=Options(**asked),
+                device=config.device,
+                **told,
+            )
         else:
             drawn: dict[str, Any] = {"maps": maps, "all_maps": all_maps, "map_values": map_values}
             rows, alarms = score(data, detector, output=output, **drawn, **asked, **told)
@@ -171,9 +200,17 @@ def score_command(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
 @click.pass_context
 def evaluate_command(
-    ctx: click.Context, /, data: str, model: str | None, label: str | None, normal: tuple[str, ...],
-    draws: int | None, most: int, as_json: bool, **options: Any,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    /,
+    data: str,
+    model: str | None,
+    label: str | None,
+    normal: tuple[str, ...],
+    draws: int | None,
+    most: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Metrics of a fitted detector on new labelled DATA, or with --nll the likelihood of its model."""
     config = load_config(options)
     require_there(data)
@@ -187,9 +224,16 @@ def evaluate_command(
         console = Console(ctx.obj["quiet"])
         try:
             bound = evidence(
-                data, found.detector, draws=draws, rows=most, label=label, normal=normal,
-                skip_broken=config.data.skip_broken, run_id=found.run_id, progress=console.progress,
-            )  # fmt: skip
+                data,
+                found.detector,
+                draws=draws,
+                rows=most,
+                label=label,
+                normal=normal,
+                skip_broken=config.data.skip_broken,
+                run_id=found.run_id,
+                progress=console.progress,
+            )
         finally:
             console.close()
         click.echo(bound.to_json() if as_json else table(bound_rows(bound)))

@@ -60,11 +60,20 @@ def verb(command: Callable[..., Drawing]) -> Any:
 
 
 @verb
-@click.option("-n", "--count", type=click.IntRange(1), help="How many; default: 64 pictures, else 16;"
-              " under a condition 10 or 4 of each.")  # fmt: skip
+@click.option(
+    "-n",
+    "--count",
+    type=click.IntRange(1),
+    help="How many; default: 64 pictures, else 16; under a condition 10 or 4 of each.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
-@click.option("--condition", "given", multiple=True, metavar="COLUMN=VALUE",
-              help="Under this condition; repeatable. Default: under all classes.")  # fmt: skip
+@click.option(
+    "--condition",
+    "given",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Under this condition; repeatable. Default: under all classes.",
+)
 def samples(model: Model, count: int | None, seed: int, given: tuple[str, ...]) -> Drawing:
     """New data: decoded draws of the mixture fitted to the training posteriors, else of the model's prior."""
     from anomaly_vae.workflows.latent import verbs as pages
@@ -124,8 +133,13 @@ def manifold(model: Model, data: str | None, steps: int | None) -> Drawing:
 @verb
 @DATA
 @click.option("--color", metavar="COLUMN", help="Colour by this column; default: the label column.")
-@click.option("--method", type=click.Choice(["pca", "umap"]), default="pca", show_default=True,
-              help="Of more than two dimensions; umap needs the extra of that name.")  # fmt: skip
+@click.option(
+    "--method",
+    type=click.Choice(["pca", "umap"]),
+    default="pca",
+    show_default=True,
+    help="Of more than two dimensions; umap needs the extra of that name.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of umap.")
 def scatter(model: Model, data: str | None, color: str | None, method: Method, seed: int) -> Drawing:
     """The codes of DATA in two dimensions, coloured by a column."""
@@ -155,10 +169,25 @@ def written(_: click.Context, __: click.Parameter, file: str) -> str:
 @verb
 @click.argument("id_", metavar="ID")
 @DATA_OPTION
-@click.option("--direction", "file", metavar="FILE", default=DIRECTION, show_default=True, callback=written,
-              help="CSV of `latent direction`.")  # fmt: skip
-@click.option("--strength", "strengths", type=float, multiple=True, metavar="S", default=(-1.0, 1.0),
-              show_default=True, help="1: from those without to those with; repeatable.")  # fmt: skip
+@click.option(
+    "--direction",
+    "file",
+    metavar="FILE",
+    default=DIRECTION,
+    show_default=True,
+    callback=written,
+    help="CSV of `latent direction`.",
+)
+@click.option(
+    "--strength",
+    "strengths",
+    type=float,
+    multiple=True,
+    metavar="S",
+    default=(-1.0, 1.0),
+    show_default=True,
+    help="1: from those without to those with; repeatable.",
+)
 def edit(model: Model, id_: str, data: str | None, file: str, strengths: tuple[float, ...]) -> Drawing:
     """A row of DATA, and what it becomes along an attribute's direction."""
     from anomaly_vae.workflows.latent import verbs as pages

@@ -27,8 +27,9 @@ def settings(command: Callable[..., Any]) -> Any:
     return wrapped
 
 
-MODEL = click.option("-m", "--model", metavar="RUN_ID|FOLDER|models:/NAME@ALIAS",
-                     help="Detector; default: of the latest finished run.")  # fmt: skip
+MODEL = click.option(
+    "-m", "--model", metavar="RUN_ID|FOLDER|models:/NAME@ALIAS", help="Detector; default: of the latest finished run."
+)
 
 
 SKIP_BROKEN = click.option(
@@ -44,11 +45,18 @@ def require_there(data: str) -> None:
 
 # option -> the setting it is a shorthand for
 SHORTHANDS = {
-    "kind": "data.kind", "label": "data.label", "normal": "data.normal", "group": "data.group",
-    "id_column": "data.id", "device": "device", "seed": "seed", "name": "tracking.name",
-    "policy": "threshold.policy", "skip_broken": "data.skip_broken",
+    "kind": "data.kind",
+    "label": "data.label",
+    "normal": "data.normal",
+    "group": "data.group",
+    "id_column": "data.id",
+    "device": "device",
+    "seed": "seed",
+    "name": "tracking.name",
+    "policy": "threshold.policy",
+    "skip_broken": "data.skip_broken",
     "condition": "data.condition",
-}  # fmt: skip
+}
 
 
 def load_config(options: dict[str, Any], base: dict[str, Any] | None = None) -> Config:

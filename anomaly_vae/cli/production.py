@@ -22,9 +22,15 @@ from anomaly_vae.core.files import graph_format
 @click.option("--force", is_flag=True, help="Promote also what is worse than the champion.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
 def promote_command(
-    run: str, data: str | None, label: str | None, normal: tuple[str, ...], name: str | None, force: bool,
-    as_json: bool, **options: Any,
-) -> None:  # fmt: skip
+    run: str,
+    data: str | None,
+    label: str | None,
+    normal: tuple[str, ...],
+    name: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Register the model of a run and make it the champion, after evaluating both on DATA.
 
     DATA is labelled; by default what the run was last evaluated on. A model whose AUROC is below the champion's is

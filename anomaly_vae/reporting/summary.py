@@ -138,12 +138,18 @@ def summarise(
 def metric_facts(found: Mapping[str, float]) -> Facts:
     """Metrics as names and values, those that are there."""
     shown = [
-        ("AUROC", "auroc", ".4f"), ("AUPRC", "auprc", ".4f"), ("FPR at 95 % TPR", "fpr_at_95_tpr", ".4f"),
-        ("F1", "f1", ".4f"), ("precision", "precision", ".4f"), ("recall", "recall", ".4f"),
-        ("false-alarm rate", "false_alarm_rate", ".4f"), ("pixel AUROC", "pixel_auroc", ".4f"),
-        ("AUPRO at 30 %", "aupro", ".4f"), ("pixel F1", "pixel_f1", ".4f"),
+        ("AUROC", "auroc", ".4f"),
+        ("AUPRC", "auprc", ".4f"),
+        ("FPR at 95 % TPR", "fpr_at_95_tpr", ".4f"),
+        ("F1", "f1", ".4f"),
+        ("precision", "precision", ".4f"),
+        ("recall", "recall", ".4f"),
+        ("false-alarm rate", "false_alarm_rate", ".4f"),
+        ("pixel AUROC", "pixel_auroc", ".4f"),
+        ("AUPRO at 30 %", "aupro", ".4f"),
+        ("pixel F1", "pixel_f1", ".4f"),
         ("pixel false alarms", "pixel_false_alarm_rate", ".4f"),
-    ]  # fmt: skip
+    ]
     facts = [(name, format(found[key], form)) for name, key, form in shown if key in found]
     if "false_alarm_rate" not in found:
         facts.append(("alarm rate", f"{found['alarm_rate']:.4f} (test rows are taken as normal: nothing is labelled)"))

@@ -40,9 +40,13 @@ class TrackedRun:
     """
 
     def __init__(
-        self, sink: Sink, run_id: str, logged: Mapping[str, str] | None = None, spool: Path | None = None,
+        self,
+        sink: Sink,
+        run_id: str,
+        logged: Mapping[str, str] | None = None,
+        spool: Path | None = None,
         had: frozenset[int] = frozenset(),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """logged: the parameters that a continued run already has; MLflow never changes one. had: its epochs. spool:
         the folder to keep the run in where the store goes away."""
         self._sink, self._spool = sink, spool

@@ -24,9 +24,14 @@ EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's p
 
 @contextmanager
 def start(
-    config: Config, *, data_name: str, run_name: str, resume: str | None = None, parent: str | None = None,
+    config: Config,
+    *,
+    data_name: str,
+    run_name: str,
+    resume: str | None = None,
+    parent: str | None = None,
     model: str | None = None,
-) -> Iterator[Run]:  # fmt: skip
+) -> Iterator[Run]:
     """A new run, or with `resume` the continuation of that one; nested under the run `parent` where given.
 
     model: name of the logged model that the run will fill; every metric from its first epoch on is linked to it.

@@ -83,8 +83,10 @@ def _local_store(folder: Path, schema: Schema | None) -> None:
     MLflow would find the same faults, after retrying for 100 s with a traceback each time.
     """
     if {"%", "?"} & set(str(folder)):
-        raise RunError(f"{folder}: MLflow cannot keep its store in a folder whose path has '%' or '?'; set"
-                       " tracking.folder to another")  # fmt: skip
+        raise RunError(
+            f"{folder}: MLflow cannot keep its store in a folder whose path has '%' or '?'; set"
+            " tracking.folder to another"
+        )
     database = folder / "mlflow.db"
     instead = "set tracking.folder to a folder that can be written, or tracking.enabled to false"
     if not database.exists():

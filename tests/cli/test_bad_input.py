@@ -160,8 +160,11 @@ def fitted(folder: Path) -> dict[str, Path]:
         (folder / name).write_text(content, encoding="utf-8")
     write(folder, pictures(20))
     found = {}
-    for name, more in (("table", ["table.csv"]), ("series", ["series.csv", "--kind", "series", "--set", "data.window=8"]),
-                       ("images", ["pics", "--set", "data.size=12", "--set", "model.kind=conv2d"])):  # fmt: skip
+    for name, more in (
+        ("table", ["table.csv"]),
+        ("series", ["series.csv", "--kind", "series", "--set", "data.window=8"]),
+        ("images", ["pics", "--set", "data.size=12", "--set", "model.kind=conv2d"]),
+    ):
         found[name] = folder / f"detector-{name}"
         data, *options = more
         result = CliRunner().invoke(main, ["fit", str(folder / data), *OFF, "-o", str(found[name]), *options])
@@ -324,8 +327,10 @@ def test_a_read_only_folder_says_so(
     # what a closed folder answers, to root too, who writes everywhere
     monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", denied)
     monkeypatch.setattr(files.os, "access", lambda *_: False)
-    for command in (["score", "data.csv", "-m", str(detectors["table"]), "-o", "closed/s.csv"],
-                    ["fit", "data.csv", *OFF, "-o", "closed/det"]):  # fmt: skip
+    for command in (
+        ["score", "data.csv", "-m", str(detectors["table"]), "-o", "closed/s.csv"],
+        ["fit", "data.csv", *OFF, "-o", "closed/det"],
+    ):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1
         assert "closed" in result.stderr

@@ -59,8 +59,17 @@ def test_help_and_settings_load_nothing_heavy() -> None:
         "heavy = {'torch', 'pandas', 'numpy', 'mlflow', 'sklearn', 'pyarrow', 'matplotlib', 'rich'}\n"
         "print(codes, sorted(heavy & set(sys.modules)))"
     )
-    commands = ["--help", "fit --help", "fit --set training.epoch=3", "score x --set a=b", "config", "fit absent.csv",
-                f"score {__file__} -o s.xlsx", "export -o d.onyx", "latent edit 3 --direction absent.csv"]  # fmt: skip
+    commands = [
+        "--help",
+        "fit --help",
+        "fit --set training.epoch=3",
+        "score x --set a=b",
+        "config",
+        "fit absent.csv",
+        f"score {__file__} -o s.xlsx",
+        "export -o d.onyx",
+        "latent edit 3 --direction absent.csv",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True, check=True)
     assert done.stdout == "[0, 0, 2, 2, 0, 1, 2, 2, 1] []\n"
 
@@ -68,8 +77,10 @@ def test_help_and_settings_load_nothing_heavy() -> None:
 def test_config_prints_what_it_reads() -> None:
     text = ok("config", "--set", "training.lr=3e-4", "--set", "data.normal=[3, 5]", "--set", "data.drop=x")
     assert Config(**yaml.safe_load(text)).changed() == {
-        "training.lr": 3e-4, "data.normal": ["3", "5"], "data.drop": ["x"]
-    }  # fmt: skip
+        "training.lr": 3e-4,
+        "data.normal": ["3", "5"],
+        "data.drop": ["x"],
+    }
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -177,8 +188,10 @@ def test_evaluate_measures_what_score_says(fits: Fits) -> None:
     assert said["metrics"]["recall"] == pytest.approx(flagged[wrong].mean())
     assert said["metrics"]["false_alarm_rate"] == pytest.approx(flagged[~wrong].mean())
     assert said["metrics"]["precision"] == pytest.approx(wrong[flagged].mean())
-    values = [json.loads(ok("evaluate", "digits.csv", "-m", "det-digits", "--json", *more))["metrics"]
-              for more in ([], ["--label", "label"])]  # fmt: skip
+    values = [
+        json.loads(ok("evaluate", "digits.csv", "-m", "det-digits", "--json", *more))["metrics"]
+        for more in ([], ["--label", "label"])
+    ]
     assert values[0] == values[1], "a label named again has the normal values of the fit"
     swapped = ok("evaluate", "table.csv", "-m", "det-table", "--label", "diagnosis", "--normal", "malignant")
     assert "569, 357 of them anomalies" in swapped

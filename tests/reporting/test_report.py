@@ -40,12 +40,25 @@ ROC = Threshold(5.0, "youden", True, 0.02, 100, 50)
 
 def a_summary(**changes: Any) -> Summary:
     told: dict[str, Any] = {
-        "kind": "table", "data": "<b>a|b.csv", "data_is": "a table", "rows": {"train": 9, "valid": 4, "test": 10},
-        "metrics": {"auroc": 0.75, "recall": 0.5, "false_alarm_rate": 0.1, "alarm_rate": 0.3, "anomalies": 4.0,
-                    "active_units": 2.0},
-        "threshold": ROC, "pixels": None, "choices": (Choice("youden", 5.0, True, 0.3, 0.5, 0.1),),
-        "changed": {f"training.k{i}": i for i in range(20)}, "seconds": 1.25, "worries": ("rates are <i>unsure</i>",),
-    }  # fmt: skip
+        "kind": "table",
+        "data": "<b>a|b.csv",
+        "data_is": "a table",
+        "rows": {"train": 9, "valid": 4, "test": 10},
+        "metrics": {
+            "auroc": 0.75,
+            "recall": 0.5,
+            "false_alarm_rate": 0.1,
+            "alarm_rate": 0.3,
+            "anomalies": 4.0,
+            "active_units": 2.0,
+        },
+        "threshold": ROC,
+        "pixels": None,
+        "choices": (Choice("youden", 5.0, True, 0.3, 0.5, 0.1),),
+        "changed": {f"training.k{i}": i for i in range(20)},
+        "seconds": 1.25,
+        "worries": ("rates are <i>unsure</i>",),
+    }
     return Summary(**{**told, **changes})
 
 

@@ -262,8 +262,17 @@ def test_runs_are_listed_newest_first(config: Config) -> None:
     row, older = tracking.list_runs(config, limit=2)
     assert (row["name"], older["name"]) == ("newer", "older")
     assert row["run_id"] == run.run_id
-    wanted = {"experiment": "plant", "status": "FINISHED", "kind": "series", "model": "conv1d", "auroc": 0.8,
-              "auprc": None, "f1": 0.5, "seconds": 12.0, "detector": False}  # fmt: skip
+    wanted = {
+        "experiment": "plant",
+        "status": "FINISHED",
+        "kind": "series",
+        "model": "conv1d",
+        "auroc": 0.8,
+        "auprc": None,
+        "f1": 0.5,
+        "seconds": 12.0,
+        "detector": False,
+    }
     assert {key: row[key] for key in wanted} == wanted
 
 
@@ -357,9 +366,12 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
     command = [sys.executable, "-c", program, config.tracking.folder, str(port)]
     # a shell's background job, as this suite may be one, ignores SIGINT, and so would its children
     server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         for _ in range(120):
             try:

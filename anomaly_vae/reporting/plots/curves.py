@@ -208,9 +208,16 @@ def _finite(scores: ArrayLike) -> NDArray[np.float64]:
 
 def _mark(axes: Axes, here: tuple[float, float], label: str) -> None:
     axes.plot(
-        *here, "o", color=ANOMALOUS, markersize=9, markeredgecolor="white", markeredgewidth=1.5, clip_on=False,
-        zorder=5, label=label,
-    )  # fmt: skip
+        *here,
+        "o",
+        color=ANOMALOUS,
+        markersize=9,
+        markeredgecolor="white",
+        markeredgewidth=1.5,
+        clip_on=False,
+        zorder=5,
+        label=label,
+    )
 
 
 def _spread(count: int) -> NDArray[np.intp]:

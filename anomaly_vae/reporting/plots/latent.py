@@ -53,9 +53,13 @@ def picture_grid(values: NDArray[np.float64], rows: Sequence[str], columns: Sequ
 
 @styled
 def curve_grid(
-    values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], sensors: Sequence[str], title: str,
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    sensors: Sequence[str],
+    title: str,
     reference: bool = False,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """values (R, C, T, S): a row of panels for each row, a panel a sensor, in it a curve for each column.
 
     reference: the first column is what the others are compared with. Of more than 8 sensors, those whose curves differ
@@ -93,9 +97,13 @@ def curve_grid(
 
 @styled
 def row_grid(
-    shades: NDArray[np.float64], texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str],
-    names: Sequence[str], title: str,
-) -> Figure:  # fmt: skip
+    shades: NDArray[np.float64],
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    names: Sequence[str],
+    title: str,
+) -> Figure:
     """shades (R, C, F) in standard deviations of training, NaN for a category; one line a sample, R blocks of C lines.
 
     texts: (R * C) lines of the F values as they are written into the cells where there is room.
@@ -108,8 +116,9 @@ def row_grid(
     colours = colormaps["RdBu_r"].with_extremes(bad="#F1F2F4")
     image = axes.imshow(np.ma.masked_invalid(flat), cmap=colours, vmin=-3, vmax=3, aspect="auto")
     axes.grid(False)
-    axes.set_xticks(range(drawn), [short(name, 22) for name in names[:drawn]], rotation=45, ha="left",
-                    rotation_mode="anchor")  # fmt: skip
+    axes.set_xticks(
+        range(drawn), [short(name, 22) for name in names[:drawn]], rotation=45, ha="left", rotation_mode="anchor"
+    )
     axes.xaxis.tick_top()
     axes.set_yticks(range(r * c), [f"{row}  {column}".strip() for row in rows for column in columns])
     axes.tick_params(length=0)
@@ -130,9 +139,12 @@ def row_grid(
 
 @styled
 def code_scatter(
-    points: NDArray[np.float64], values: NDArray[np.str_] | NDArray[np.float64] | None, column: str,
-    axes_names: tuple[str, str], title: str,
-) -> Figure:  # fmt: skip
+    points: NDArray[np.float64],
+    values: NDArray[np.str_] | NDArray[np.float64] | None,
+    column: str,
+    axes_names: tuple[str, str],
+    title: str,
+) -> Figure:
     """points (N, 2), coloured by the texts or numbers (N,) of a column; None: all alike."""
     figure, axes = new_figure(7, 5.6)
     size = float(np.clip(8000 / len(points), 5, 24))

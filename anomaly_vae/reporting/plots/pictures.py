@@ -34,9 +34,13 @@ SMOOTH = 128  # pixels of a picture's longer side from which an outline need not
 
 @styled
 def reconstructions(
-    image_files: ArrayLike, reconstructions: ArrayLike | None, maps: ArrayLike, titles: Sequence[str], threshold: float,
+    image_files: ArrayLike,
+    reconstructions: ArrayLike | None,
+    maps: ArrayLike,
+    titles: Sequence[str],
+    threshold: float,
     masks: ArrayLike | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Rows of originals and, where there are any, reconstructions (N, C, H, W), 0-1, and maps (N, H, W) in nats above
     the usual.
 
@@ -68,9 +72,14 @@ def reconstructions(
             for axes in (rows[0], rows[last]):
                 _contour(axes, np.asarray(masks)[column], blue, left)
         rows[0].annotate(
-            titles[column], (left + (width - 1) / 2, -0.5), (0, 4), textcoords="offset points", fontsize=8, ha="center",
+            titles[column],
+            (left + (width - 1) / 2, -0.5),
+            (0, 4),
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
             va="bottom",
-        )  # fmt: skip
+        )
     for axes, name in zip(rows, (*batches, "excess"), strict=True):
         axes.set(xticks=[], yticks=[], xlim=(-0.5, lefts[-1] + width - 0.5), ylim=(height - 0.5, -0.5))
         axes.grid(False)
@@ -85,9 +94,13 @@ def reconstructions(
 
 @styled
 def series(
-    times: ArrayLike, values: ArrayLike, names: Sequence[str], scores: ArrayLike, threshold: float,
+    times: ArrayLike,
+    values: ArrayLike,
+    names: Sequence[str],
+    scores: ArrayLike,
+    threshold: float,
     labels: ArrayLike | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Sensors (T, C) above, scores (T,) in nats with the threshold below; true anomalies (labels 1) are shaded.
 
     times: (T,) numbers, datetimes or ISO timestamps; anything else is drawn by step. Of more than 8 sensors, those that
@@ -200,7 +213,13 @@ def _shade(panels: Sequence[Axes], x: NDArray[np.float64], labels: ArrayLike | N
     for axes in panels:
         last = axes is panels[-1]
         axes.broken_barh(
-            spans, (0, 1), transform=axes.get_xaxis_transform(), facecolor=ANOMALOUS, alpha=0.16, linewidth=0,
-            zorder=0, label="true anomaly" if last else None,
-        )  # fmt: skip
+            spans,
+            (0, 1),
+            transform=axes.get_xaxis_transform(),
+            facecolor=ANOMALOUS,
+            alpha=0.16,
+            linewidth=0,
+            zorder=0,
+            label="true anomaly" if last else None,
+        )
     return ""

@@ -84,8 +84,13 @@ def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     some = np.unique(np.linspace(0, len(values) - 1, min(len(values), DRAWN)).round().astype(int))
     share = np.searchsorted(values, values[some], side="right") / len(values)
-    axes.step(np.r_[0, values[some], 1], np.r_[0, share, 1], where="post", color=NORMAL,
-              label=f"{len(values):,} normal test rows")  # fmt: skip
+    axes.step(
+        np.r_[0, values[some], 1],
+        np.r_[0, share, 1],
+        where="post",
+        color=NORMAL,
+        label=f"{len(values):,} normal test rows",
+    )
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.03), aspect="equal")
     axes.set(title="Are the p-values of normals uniform?", xlabel="p-value", ylabel="share of normals at or below")
     axes.legend(loc="lower right")
