@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from anomaly_vae.detector.thresholds import Threshold, choose, p_values
 from anomaly_vae.scoring.score_model import PICTURE_KINDS, ScoreModel, build_score_model
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, join
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PIXELS = "pixel_threshold.json"
 FROZEN = "positions.features.backbone."  # what the network calls weights that it did not learn
@@ -134,6 +137,12 @@ class Detector:
     def score(self, X: Any) -> NDArray[np.float64]:
         """(N,) negative ELBO in nats: higher is more anomalous."""
         return self.parts(X).total
+
+    def score_frame(self, frame: pd.DataFrame, threshold: float | None = None, explain: int = 0) -> pd.DataFrame:
+        """The columns of `anomaly-vae score` for the rows of a DataFrame; see `dataframe.score_frame`."""
+        from anomaly_vae.detector.dataframe import score_frame
+
+        return score_frame(self, frame, threshold=threshold, explain=explain)
 
     def predict(self, X: Any) -> NDArray[np.bool_]:
         """(N,) whether each sample is an anomaly: its score is at or above the threshold."""
