@@ -28,7 +28,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.reporting import report, summary
 from anomaly_vae.reporting.summary import Choice, Summary
-from anomaly_vae.tracking import view
+from anomaly_vae.tracking import metadata
 from anomaly_vae.tracking.store import store_uri
 
 Fits = dict[str, dict[str, Any]]
@@ -203,7 +203,7 @@ def test_the_review_in_a_browser(fits: Fits, server: str) -> None:
         window.set_default_timeout(30_000)  # milliseconds
         window.on("pageerror", lambda error: errors.append(str(error)))
         window.on("console", lambda said: errors.append(said.text) if is_our_error(said) else None)
-        key = view.KEY.rpartition(".")[2]
+        key = metadata.REVIEW_VIEW.rpartition(".")[2]
         window.goto(f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={key}")
         window.get_by_text("table-table-seed0").first.wait_for()
         for column in ("auroc", "f1", "active_units"):
