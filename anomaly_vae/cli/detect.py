@@ -8,7 +8,18 @@ from typing import Any
 
 import click
 
-from anomaly_vae.cli.options import MODEL, SKIP_BROKEN, load_config, require_there, settings
+from anomaly_vae.cli.options import (
+    AS_JSON,
+    DEVICE,
+    ID_COLUMN,
+    LABEL,
+    MODEL,
+    NORMAL,
+    SKIP_BROKEN,
+    load_config,
+    require_there,
+    settings,
+)
 from anomaly_vae.core.engines import ENGINES, Engine
 from anomaly_vae.core.errors import UsageError
 from anomaly_vae.core.files import SCORES, require_ending
@@ -34,7 +45,7 @@ KINDS = ["table", "series", "pixels", "images"]
     metavar="COLUMN",
     help="Column to judge under, never judged itself: class, machine, mode; repeatable.",
 )
-@click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
+@ID_COLUMN
 @click.option(
     "--false-alarm-rate",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -47,7 +58,7 @@ KINDS = ["table", "series", "pixels", "images"]
 @click.option("--name", help="Name of the run.")
 @click.option("-o", "--output", metavar="DIR", help="Also save the detector in this new folder.")
 @click.option("--resume", metavar="RUN_ID", help="Continue a killed run from its last checkpoint.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@AS_JSON
 @click.pass_context
 def fit_command(
     ctx: click.Context, /, data: str | None, output: str | None, resume: str | None, as_json: bool, **options: Any
@@ -67,12 +78,8 @@ def fit_command(
     from anomaly_vae.core import distributed
     from anomaly_vae.workflows.fit import fit
 
-    console = Console(ctx.obj["quiet"] or not distributed.is_lead())
-    try:
-        with distributed.job(config.device):
-            result = fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
-    finally:
-        console.close()
+    with Console(ctx.obj["quiet"] or not distributed.is_lead()) as console, distributed.job(config.device):
+        result = fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
     if not distributed.is_lead():
         return
     for note in result.notes:
@@ -99,9 +106,9 @@ def fit_command(
 @click.option("--maps", metavar="DIR", help="Draw maps over the flagged pictures into this new folder.")
 @click.option("--all-maps", is_flag=True, help="With --maps: over all pictures, not only the flagged ones.")
 @click.option("--map-values", is_flag=True, help="With --maps: also write each map as .npy, float32 nats.")
-@click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
+@ID_COLUMN
 @SKIP_BROKEN
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@DEVICE
 @click.pass_context
 def score_command(
     ctx: click.Context,
@@ -139,46 +146,53 @@ def score_command(
     from anomaly_vae.workflows.opening import find
     from anomaly_vae.workflows.score import score
 
-    found = find(model, config)
-    console = Console(ctx.obj["quiet"])
-    detector = found.detector
-    asked: dict[str, Any] = {
-        "threshold": threshold,
-        "explain": explain or 0,
-        "id_column": id_column,
-        "skip_broken": config.data.skip_broken,
-    }
-    told: dict[str, Any] = {"progress": console.progress, "say": console.say}
-    try:
+    opened = find(model, config)
+    with Console(ctx.obj["quiet"]) as console:
         if many:
             from anomaly_vae.workflows.score_many import Options, score_many
 
             assert output
             rows, alarms = score_many(
                 data,
-                detector,
+                opened.detector,
                 output,
                 engine=engine or "local",
                 ending=ending or "parquet",
-                options=Options(**asked),
+                options=Options(
+                    threshold=threshold,
+                    explain=explain or 0,
+                    id_column=id_column,
+                    skip_broken=config.data.skip_broken,
+                ),
                 device=config.device,
-                **told,
+                progress=console.progress,
+                say=console.say,
             )
         else:
-            drawn: dict[str, Any] = {"maps": maps, "all_maps": all_maps, "map_values": map_values}
-            rows, alarms = score(data, detector, output=output, **drawn, **asked, **told)
-    finally:
-        console.close()
-    by = f"--threshold {threshold:g}" if threshold is not None else f"{detector.threshold.value:.6g} nats"
-    console.say(f"{alarms} of {rows} at or above the threshold ({by}), by {found.name}")
+            rows, alarms = score(
+                data,
+                opened.detector,
+                output=output,
+                threshold=threshold,
+                explain=explain or 0,
+                maps=maps,
+                all_maps=all_maps,
+                map_values=map_values,
+                id_column=id_column,
+                skip_broken=config.data.skip_broken,
+                progress=console.progress,
+                say=console.say,
+            )
+    used = f"--threshold {threshold:g}" if threshold is not None else f"{opened.detector.threshold.value:.6g} nats"
+    console.say(f"{alarms} of {rows} at or above the threshold ({used}), by {opened.name}")
 
 
 @click.command("evaluate")
 @click.argument("data")
 @settings
 @MODEL
-@click.option("--label", metavar="COLUMN", help="Label column; default: the one of the fit.")
-@click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
+@LABEL
+@NORMAL
 @click.option(
     "--nll",
     "draws",
@@ -196,8 +210,8 @@ def score_command(
     help="Rows, drawn at random, that --nll is taken over.",
 )
 @SKIP_BROKEN
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@DEVICE
+@AS_JSON
 @click.pass_context
 def evaluate_command(
     ctx: click.Context,
@@ -214,39 +228,37 @@ def evaluate_command(
     """Metrics of a fitted detector on new labelled DATA, or with --nll the likelihood of its model."""
     config = load_config(options)
     require_there(data)
-    from anomaly_vae.cli.console import Console, bound_rows, table
-    from anomaly_vae.reporting.summary import metric_facts, pixel_facts
+    from anomaly_vae.cli.console import Console, bound_table, evaluation_table
     from anomaly_vae.workflows.evaluate import evaluate, evidence
     from anomaly_vae.workflows.opening import find
 
-    found = find(model, config)
+    opened = find(model, config)
     if draws is not None:
-        console = Console(ctx.obj["quiet"])
-        try:
+        with Console(ctx.obj["quiet"]) as console:
             bound = evidence(
                 data,
-                found.detector,
+                opened.detector,
                 draws=draws,
                 rows=most,
                 label=label,
                 normal=normal,
                 skip_broken=config.data.skip_broken,
-                run_id=found.run_id,
+                run_id=opened.run_id,
                 progress=console.progress,
             )
-        finally:
-            console.close()
-        click.echo(bound.to_json() if as_json else table(bound_rows(bound)))
+        click.echo(bound.to_json() if as_json else bound_table(bound))
         return
     result = evaluate(
-        data, found.detector, label=label, normal=normal, skip_broken=config.data.skip_broken, run_id=found.run_id
+        data,
+        opened.detector,
+        label=label,
+        normal=normal,
+        skip_broken=config.data.skip_broken,
+        run_id=opened.run_id,
     )
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
-    rows = [("rows", f"{result.metrics['rows']:.0f}, {result.metrics['anomalies']:.0f} of them anomalies")]
-    rows += [*metric_facts(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
-    rows += pixel_facts(result.pixels)
-    click.echo(result.to_json() if as_json else table(rows))
+    click.echo(result.to_json() if as_json else evaluation_table(result))
 
 
 @click.command("threshold", short_help="Choose the threshold again, without training again.")
@@ -256,14 +268,14 @@ def evaluate_command(
 def threshold_command(model: str | None, policy: str, **options: Any) -> None:
     """Choose the threshold again, from the fit's validation scores, without training again."""
     config = load_config({**options, "policy": policy})
-    from anomaly_vae.cli.console import table, threshold_row
+    from anomaly_vae.cli.console import threshold_table
     from anomaly_vae.workflows.opening import find
     from anomaly_vae.workflows.threshold import rethreshold
 
-    found = find(model, config)
-    before = found.detector.threshold
-    after = rethreshold(found, policy).threshold
-    click.echo(table([threshold_row("was", before), threshold_row("now", after)]))
+    opened = find(model, config)
+    before = opened.detector.threshold
+    after = rethreshold(opened, policy).threshold
+    click.echo(threshold_table(before, after))
     if after.note:
         click.echo(f"note: {after.note}", err=True)
 
