@@ -1,4 +1,4 @@
-"""Maps of pictures while scores stream by: drawn over the pictures, and measured by their masks."""
+"""Heat maps of pictures, drawn while their scores are streamed."""
 
 from __future__ import annotations
 
@@ -19,34 +19,38 @@ from anomaly_vae.scoring.scores import Scores
 
 
 class NoHeatMaps:
-    """Lets everything pass."""
+    """The interface of HeatMaps, without drawing."""
 
     def seen(self, chunks: Iterable[Chunk]) -> Iterable[Chunk]:
+        """The chunks, unchanged."""
         return chunks
 
     def draw(self, scores: Scores, alarm: NDArray[np.bool_]) -> None:
-        pass
+        """Draws nothing."""
 
 
 class HeatMaps:
-    """Remembers the pictures of chunks until their scores come, and draws those at or above the threshold, or all.
+    """Keeps the chunks until their scores come, and draws the maps of pictures at or above the threshold, or of all.
 
-    Image files are drawn at their own size, with the outline of the mask where there is one.
+    Image files are drawn at their own size, with the outline of their mask if they have one.
     """
 
     def __init__(self, folder: Path, detector: Detector, source: Source, everything: bool, values: bool) -> None:
-        """everything: draw all pictures, not only those in alarm. values: also write each map as a .npy file."""
+        """everything: draw all pictures, not only those at or above the threshold. values: also write each map as a
+        .npy file."""
         self.folder, self.detector, self.everything, self.values = folder, detector, everything, values
         self.image_files = source.image_files()
         self.chunks: deque[Chunk] = deque()
-        self.drawn = 0  # pictures of the source that have passed
+        self.drawn = 0  # pictures of the source whose scores have come
 
     def seen(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """The chunks, each kept for `draw`."""
         for chunk in chunks:
             self.chunks.append(chunk)
             yield chunk
 
     def draw(self, scores: Scores, alarm: NDArray[np.bool_]) -> None:
+        """Draws the next chunk, whose scores these are. alarm: (N,) whether each is at or above the threshold."""
         from anomaly_vae.reporting import plots
 
         chunk = self.chunks.popleft()  # pictures are scored chunk by chunk, in order
@@ -62,7 +66,7 @@ class HeatMaps:
         self.drawn += len(alarm)
 
     def _original(self, chunk: Chunk, row: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """The picture (H, W, C) of a row of a chunk at its own size, and its mask (H, W) if the data has masks."""
+        """The picture (H, W, C) of a row of a chunk at its own size, and its mask (H, W), if the data has masks."""
         if self.image_files is None:
             return np.moveaxis(chunk.values[row], 0, 2), None
         mask = self.image_files.mask(self.drawn + row) if self.image_files.masked else None
@@ -83,6 +87,6 @@ class HeatMaps:
 
 @contextmanager
 def heat_maps(folder: str, detector: Detector, source: Source, everything: bool, values: bool) -> Iterator[HeatMaps]:
-    """Maps into a new folder, which appears when all are drawn; see HeatMaps."""
+    """HeatMaps into a new folder, which appears when all are drawn."""
     with new_folder(folder) as beside:
         yield HeatMaps(beside, detector, source, everything, values)

@@ -34,7 +34,7 @@ SMOOTH = 128  # pixels of a picture's longer side from which an outline need not
 
 @styled
 def reconstructions(
-    image_files: ArrayLike,
+    originals: ArrayLike,
     reconstructions: ArrayLike | None,
     maps: ArrayLike,
     titles: Sequence[str],
@@ -46,7 +46,7 @@ def reconstructions(
 
     Colours run from 0 to twice the pixel threshold (nats), whose contour is white; masks (N, H, W) are outlined blue.
     """
-    batches = {"original": image_files} | ({} if reconstructions is None else {"reconstruction": reconstructions})
+    batches = {"original": originals} | ({} if reconstructions is None else {"reconstruction": reconstructions})
     pictures = [np.asarray(batch, dtype=np.float32) for batch in batches.values()]
     last = len(pictures)  # the row of the maps
     heat = np.asarray(maps, dtype=np.float32)
