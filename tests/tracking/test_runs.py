@@ -218,8 +218,8 @@ def test_the_detector_is_found_by_id_by_prefix_and_as_the_latest(config: Config,
     with tracking.start(config, data_name="other", run_name="without a detector") as bare:
         pass
     for name in (first, first[:12]):
-        found, folder = tracking.find_detector(name, config)
-        assert found == first
+        run_id, folder = tracking.find_detector(name, config)
+        assert run_id == first
         assert (folder / "threshold.json").read_text() == '{"value": 1.5}'
     assert tracking.find_detector(None, config)[0] == second
     assert tracking.full_run_id(second[:12], config) == second
@@ -282,8 +282,8 @@ def test_a_store_is_read_where_it_was_moved_to(config: Config, tmp_path: Path) -
     made = at(tmp_path / "before")
     run_id = finished(made, tmp_path)
     (tmp_path / "before").rename(tmp_path / "after")
-    found, folder = tracking.find_detector(None, at(tmp_path / "after"))
-    assert found == run_id
+    latest, folder = tracking.find_detector(None, at(tmp_path / "after"))
+    assert latest == run_id
     assert folder.is_relative_to(tmp_path / "after")
     assert sorted(path.name for path in (tmp_path / "after").iterdir()) == ["artifacts", "mlflow.db"]
     # A second fit that came too late to make it.
@@ -384,12 +384,12 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
                 time.sleep(0.5)
         assert page == b"OK"
         server.send_signal(signal.SIGINT)
-        said, _ = server.communicate(timeout=30)
+        printed, _ = server.communicate(timeout=30)
     finally:
         server.kill()
         server.wait()
     assert server.returncode == 0
-    assert f"http://127.0.0.1:{port}" in said
-    assert "Traceback" not in said
+    assert f"http://127.0.0.1:{port}" in printed
+    assert "Traceback" not in printed
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
