@@ -1,6 +1,5 @@
-"""The command line: parse, call the workflow, print. Data goes to stdout, words to stderr.
-
-One module a subject, each with the commands of one page of the workflow.
+"""The command line: each command parses its options, calls one workflow and prints. Data goes to stdout, messages to
+stderr.
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ from anomaly_vae.cli import detect, latent, production, runs
 from anomaly_vae.core.errors import AnomalyVAEError, UsageError
 from anomaly_vae.core.threads import keep_memory
 
-COMMON = ("--debug", "-q", "--quiet")
+COMMON = ("--debug", "-q", "--quiet")  # options that may also follow the name of a command
 
 
 class Group(click.Group):
-    """Expected failures end in one line and their exit code; everything else is a bug and keeps its traceback."""
+    """Prints an expected failure as one line and exits with its code; any other exception keeps its traceback."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The options that every command has may also stand behind its name."""
+        """Moves the COMMON options to the front, where click expects the options of a group."""
         end = args.index("--") if "--" in args else len(args)
         common = [arg for arg in args[:end] if arg in COMMON]
         return super().parse_args(ctx, common + [arg for arg in args[:end] if arg not in COMMON] + args[end:])
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
         try:
             return super().invoke(ctx)
         except AnomalyVAEError as error:
@@ -36,7 +36,7 @@ class Group(click.Group):
                 raise
             click.echo(f"anomaly-vae: {' '.join(str(error).split())}", err=True)
             ctx.exit(error.exit_code)
-        except BrokenPipeError:  # `| head` has seen enough
+        except BrokenPipeError:  # e.g. `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
 

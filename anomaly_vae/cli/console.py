@@ -1,4 +1,4 @@
-"""What a person sees on stderr and stdout: progress bars, notes and short tables."""
+"""Progress and messages on stderr, and the tables that commands print."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from anomaly_vae.reporting.summary import metric_facts
+from anomaly_vae.reporting.summary import metric_facts, pixel_facts
 
 if TYPE_CHECKING:
+    import torch
     from rich.progress import Progress
 
     from anomaly_vae.detector.thresholds import Threshold
@@ -24,22 +25,33 @@ if TYPE_CHECKING:
 
 
 class Console:
-    """Words on stderr. A progress bar appears for whatever takes more than a second, and only on a terminal."""
+    """Messages and progress bars on stderr; a context, at whose end the bars are removed.
+
+    A bar is shown only on a terminal, and only for work that takes more than a second.
+    """
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
-        self.live = not quiet and sys.stderr.isatty()
-        self.began = time.monotonic()
+        self.shows_bars = not quiet and sys.stderr.isatty()
+        self.started = time.monotonic()
         self.bar: Progress | None = None
         self.tasks: dict[str, Any] = {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
     def say(self, text: str) -> None:
+        """Prints a message, unless quiet."""
         if not self.quiet:
             click.echo(text, err=True)
 
     def progress(self, what: str, done: int, of: int | None) -> None:
-        """`done` of `of` (None: unknown) epochs or rows."""
-        if not self.live or time.monotonic() - self.began < 1:
+        """Shows that `done` of `of` (None: unknown) epochs or rows are done."""
+        if not self.shows_bars or time.monotonic() - self.started < 1:
             return
         if self.bar is None:
             from rich.console import Console as Rich
@@ -52,10 +64,6 @@ class Console:
             self.tasks[what] = self.bar.add_task(what, total=of)
         self.bar.update(self.tasks[what], completed=done)
 
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
 
 def table(rows: list[tuple[str, str]]) -> str:
     """Two aligned columns."""
@@ -64,93 +72,109 @@ def table(rows: list[tuple[str, str]]) -> str:
 
 
 def fit_summary(result: Result) -> str:
-    """The short table that a fit ends with, and the commands to type next."""
+    """The table that a fit ends with, and the commands to type next."""
     from anomaly_vae.detector.configuration import EMBEDDED_DATA
 
     assert result.summary
-    lines = result.summary.facts()
+    rows = result.summary.facts()
     saved = "" if result.detector.startswith("runs:/") else result.detector
-    lines += [(name, value) for name, value in (("detector", saved), ("run", result.run_id)) if value]
+    rows += [(name, value) for name, value in (("detector", saved), ("run", result.run_id)) if value]
     if not result.run_id and not saved:
-        return table(lines)
+        return table(rows)
     score = "anomaly-vae score data.csv"
     if Path(result.data).exists():
         score = f"anomaly-vae score {shlex.quote(result.data)}"
     elif result.data == EMBEDDED_DATA:
         score = f"anomaly-vae sample-data digits -o data.csv && {score}"
-    following = [score, "anomaly-vae ui"] if result.run_id else [f"{score} -m {shlex.quote(saved)}"]
-    return table(lines) + "\n\nnext:  " + "\n       ".join(following)
+    commands = [score, "anomaly-vae ui"] if result.run_id else [f"{score} -m {shlex.quote(saved)}"]
+    return table(rows) + "\n\nnext:  " + "\n       ".join(commands)
 
 
-def threshold_row(when: str, chosen: Threshold) -> tuple[str, str]:
-    """A threshold, its rule and its false alarms, as a row of a table."""
-    rate = f"{'' if chosen.labelled else 'at most '}{chosen.false_alarm_rate:.3g}"
-    return f"{when} {chosen.policy}", f"{chosen.value:.6g} nats, false-alarm rate {rate}"
+def evaluation_table(result: Result) -> str:
+    """The metrics and the threshold of an evaluation."""
+    rows = [("rows", f"{result.metrics['rows']:.0f}, {result.metrics['anomalies']:.0f} of them anomalies")]
+    rows += [*metric_facts(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
+    rows += pixel_facts(result.pixels)
+    return table(rows)
 
 
-def bound_rows(found: Bound) -> list[tuple[str, str]]:
-    """What `evaluate --nll` found, as rows of a table."""
+def threshold_table(before: Threshold, after: Threshold) -> str:
+    """The threshold before and after it was chosen again, each with its policy and false-alarm rate."""
+    return table([_threshold_row("was", before), _threshold_row("now", after)])
+
+
+def _threshold_row(name: str, threshold: Threshold) -> tuple[str, str]:
+    rate = f"{'' if threshold.labelled else 'at most '}{threshold.false_alarm_rate:.3g}"
+    return f"{name} {threshold.policy}", f"{threshold.value:.6g} nats, false-alarm rate {rate}"
+
+
+def bound_table(bound: Bound) -> str:
+    """The result of `evaluate --nll`."""
     rows = [
-        (f"NLL, {found.draws} draws", f"{found.nll:.4f} ± {found.error:.4f} nats a sample (mean ± standard error)"),
-        ("negative ELBO", f"{found.elbo:.4f} nats"),
+        (f"NLL, {bound.draws} draws", f"{bound.nll:.4f} ± {bound.error:.4f} nats a sample (mean ± standard error)"),
+        ("negative ELBO", f"{bound.elbo:.4f} nats"),
     ]
-    if found.bits is not None:
-        rows.append(("bits a pixel", f"{found.bits:.4f}"))
-    return [*rows, ("samples", f"{found.rows}")]
+    if bound.bits is not None:
+        rows.append(("bits a pixel", f"{bound.bits:.4f}"))
+    return table([*rows, ("samples", f"{bound.rows}")])
 
 
-def promotion_table(found: Promotion) -> str:
-    """The metrics of a candidate beside the champion's, and who is the champion now."""
-    was = found.champion.uri if found.champion else "none"
-    mine = dict([("on " + found.data, f"run {found.candidate.run_id[:8]}"), *metric_facts(found.candidate.metrics)])
-    if found.before:
-        theirs = dict([("on " + found.data, was), *metric_facts(found.before.metrics)])
+def promotion_table(promotion: Promotion) -> str:
+    """The metrics of the candidate beside those of the previous champion, and the champion now."""
+    head, candidate, previous = f"on {promotion.data}", promotion.candidate, promotion.before
+    champion = promotion.champion.uri if promotion.champion else "none"
+    candidate_cells = dict([(head, f"run {candidate.run_id[:8]}"), *metric_facts(candidate.metrics)])
+    if previous:
+        champion_cells = dict([(head, champion), *metric_facts(previous.metrics)])
     else:
-        theirs = {"on " + found.data: f"{was} ({found.excuse})" if found.excuse else f"champion: {was}"}
-    width = max(len(value) for value in mine.values())
-    rows = [(name, f"{value:<{width}}  {theirs.get(name, '')}".rstrip()) for name, value in mine.items()]
-    if found.version:
-        score = f"anomaly-vae score DATA -m models:/{found.version.name}@champion"
-        rows += [("champion", found.version.uri), ("score with", score)]
+        champion_cells = {head: f"{champion} ({promotion.excuse})" if promotion.excuse else f"champion: {champion}"}
+    width = max(len(cell) for cell in candidate_cells.values())
+    rows = [
+        (name, f"{cell:<{width}}  {champion_cells.get(name, '')}".rstrip()) for name, cell in candidate_cells.items()
+    ]
+    if promotion.version:
+        score = f"anomaly-vae score DATA -m models:/{promotion.version.name}@champion"
+        rows += [("champion", promotion.version.uri), ("score with", score)]
     return table(rows)
 
 
 def check_table(check: Check) -> str:
-    """What `monitor` found: the alarms, the quantities that drifted or else the worst five, and the verdict."""
+    """The result of `monitor`: the alarms, the quantities that drifted or else the worst five, and the verdict."""
     promised = f"{check.promised:.3g} promised, {check.low:.3g} to {check.high:.3g} if all are normal"
     rows = [("alarms", f"{check.alarms} of {check.rows} rows = {check.share:.3g}; {promised}")]
     rows += [(f"new in {name}", ", ".join(values)) for name, values in check.new.items()]
     rows += [(f"gone from {name}", ", ".join(values)) for name, values in check.lost.items()]
-    worst = [finding for finding in check.findings if finding.drifted] or check.findings[:5]
+    shown = [finding for finding in check.findings if finding.drifted] or check.findings[:5]
     cells = [("quantity", "test", "p", "stability", "was", "now", "")]
-    for f in worst:
-        numbers = (f"{f.p:.2g}", f"{f.index:.3f}", f"{f.was:.4g}", f"{f.now:.4g}")
-        cells.append((f.name, f.test, *numbers, "drifted" if f.drifted else ""))
+    for finding in shown:
+        numbers = (f"{finding.p:.2g}", f"{finding.index:.3f}", f"{finding.was:.4g}", f"{finding.now:.4g}")
+        cells.append((finding.name, finding.test, *numbers, "drifted" if finding.drifted else ""))
     verdict = ("verdict", f"fit again: {'; '.join(check.reasons)}" if check.reasons else "as in training")
     return f"{table(rows)}\n\n{_columns(cells)}\n\n{table([verdict])}"
 
 
-def runs_table(found: list[dict[str, Any]]) -> str:
-    """The latest runs, one line each."""
-    if not found:
+def runs_table(runs: list[dict[str, Any]]) -> str:
+    """Runs, one line each."""
+    if not runs:
         return "no runs yet; `anomaly-vae fit` makes the first"
     keys = ["run_id", "name", "status", "started", "auroc", "f1", "seconds"]
-    cells = [keys, *([_cell(run.get(key)) for key in keys] for run in found)]
+    cells = [keys, *([_cell(run.get(key)) for key in keys] for run in runs)]
     return _columns(cells)
 
 
-def _columns(cells: Sequence[Sequence[str]]) -> str:
+def _columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, aligned to the left."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def info_rows() -> list[tuple[str, str]]:
-    """Versions and devices for a bug report."""
+def info_table() -> str:
+    """Versions and devices, for a bug report."""
     import os
     import platform
     from importlib.metadata import PackageNotFoundError, version
@@ -165,13 +189,16 @@ def info_rows() -> list[tuple[str, str]]:
             rows.append((package, version(package)))
         except PackageNotFoundError:
             rows.append((package, "not installed"))
-    rows.append(("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, bf16 {_yes(torch.device('cpu'))}"))
-    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    found = [(str(device), f"{torch.cuda.get_device_name(device)}, bf16 {_yes(device)}") for device in devices]
-    return rows + (found or [("cuda", "no device")])
+    rows.append(
+        ("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, bf16 {_bf16(torch.device('cpu'))}")
+    )
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    rows += [(str(gpu), f"{torch.cuda.get_device_name(gpu)}, bf16 {_bf16(gpu)}") for gpu in gpus]
+    return table(rows if gpus else [*rows, ("cuda", "no device")])
 
 
-def _yes(device: Any) -> str:
+def _bf16(device: torch.device) -> str:
+    """Whether a device computes in bfloat16, as yes or no."""
     from anomaly_vae.core.device import has_bf16
 
     return "yes" if has_bf16(device) else "no"

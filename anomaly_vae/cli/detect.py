@@ -8,7 +8,18 @@ from typing import Any
 
 import click
 
-from anomaly_vae.cli.options import MODEL, SKIP_BROKEN, load_config, require_there, settings
+from anomaly_vae.cli.options import (
+    AS_JSON,
+    DEVICE,
+    ID_COLUMN,
+    LABEL,
+    MODEL,
+    NORMAL,
+    SKIP_BROKEN,
+    load_config,
+    require_there,
+    settings,
+)
 from anomaly_vae.core.engines import ENGINES, Engine
 from anomaly_vae.core.errors import UsageError
 from anomaly_vae.core.files import SCORES, require_ending
@@ -27,18 +38,26 @@ from anomaly_vae.data.kinds import KINDS
     help="Label value that is normal; repeatable. Default: 0, false, normal, good, ...",
 )
 @click.option("--group", metavar="COLUMN", help="Column naming the machine of a series.")
-@click.option("--condition", multiple=True, metavar="COLUMN",
-              help="Column to judge under, never judged itself: class, machine, mode; repeatable.")  # fmt: skip
-@click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
-@click.option("--false-alarm-rate", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="RATE",
-              help="Choose the threshold for this rate: threshold.policy=fpr=RATE.")  # fmt: skip
+@click.option(
+    "--condition",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column to judge under, never judged itself: class, machine, mode; repeatable.",
+)
+@ID_COLUMN
+@click.option(
+    "--false-alarm-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="RATE",
+    help="Choose the threshold for this rate: threshold.policy=fpr=RATE.",
+)
 @SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything.")
 @click.option("--name", help="Name of the run.")
 @click.option("-o", "--output", metavar="DIR", help="Also save the detector in this new folder.")
 @click.option("--resume", metavar="RUN_ID", help="Continue a killed run from its last checkpoint.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@AS_JSON
 @click.pass_context
 def fit_command(
     ctx: click.Context, /, data: str | None, output: str | None, resume: str | None, as_json: bool, **options: Any
@@ -58,12 +77,8 @@ def fit_command(
     from anomaly_vae.core import distributed
     from anomaly_vae.workflows.fit import fit
 
-    console = Console(ctx.obj["quiet"] or not distributed.is_lead())
-    try:
-        with distributed.job(config.device):
-            result = fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
-    finally:
-        console.close()
+    with Console(ctx.obj["quiet"] or not distributed.is_lead()) as console, distributed.job(config.device):
+        result = fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
     if not distributed.is_lead():
         return
     for note in result.notes:
@@ -90,15 +105,26 @@ def fit_command(
 @click.option("--maps", metavar="DIR", help="Draw maps over the flagged pictures into this new folder.")
 @click.option("--all-maps", is_flag=True, help="With --maps: over all pictures, not only the flagged ones.")
 @click.option("--map-values", is_flag=True, help="With --maps: also write each map as .npy, float32 nats.")
-@click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
+@ID_COLUMN
 @SKIP_BROKEN
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+@DEVICE
 @click.pass_context
 def score_command(
-    ctx: click.Context, /, data: str, model: str | None, threshold: float | None, explain: int | None,
-    output: str | None, ending: str | None, engine: Engine | None, maps: str | None, all_maps: bool, map_values: bool,
-    id_column: str | None, **options: Any,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    /,
+    data: str,
+    model: str | None,
+    threshold: float | None,
+    explain: int | None,
+    output: str | None,
+    ending: str | None,
+    engine: Engine | None,
+    maps: str | None,
+    all_maps: bool,
+    map_values: bool,
+    id_column: str | None,
+    **options: Any,
+) -> None:
     """Score every row, time step or picture of DATA: id, score, its parts, p_value, is_anomaly.
 
     DATA may be a pattern in quotes, 'folder/*.parquet': each file is then scored into one of its own in the folder -o.
@@ -121,35 +147,46 @@ def score_command(
     from anomaly_vae.workflows.opening import find
     from anomaly_vae.workflows.score import Maps, Options, score
 
-    found = find(model, config)
-    console = Console(ctx.obj["quiet"])
-    detector = found.detector
-    asked = Options(threshold, explain or 0, id_column, config.data.skip_broken)
-    told: dict[str, Any] = {"progress": console.progress, "say": console.say}
-    try:
+    scoring = Options(
+        threshold=threshold, explain=explain or 0, id_column=id_column, skip_broken=config.data.skip_broken
+    )
+    opened = find(model, config)
+    with Console(ctx.obj["quiet"]) as console:
         if many:
             from anomaly_vae.workflows.score_many import score_many
 
             assert output
             rows, alarms = score_many(
-                data, detector, output, engine=engine or "local", ending=ending or "parquet",
-                options=asked, device=config.device, **told,
-            )  # fmt: skip
+                data,
+                opened.detector,
+                output,
+                engine=engine or "local",
+                ending=ending or "parquet",
+                options=scoring,
+                device=config.device,
+                progress=console.progress,
+                say=console.say,
+            )
         else:
-            drawn = Maps(maps, all_maps, map_values) if maps else None
-            rows, alarms = score(data, detector, output=output, options=asked, maps=drawn, **told)
-    finally:
-        console.close()
-    by = f"--threshold {threshold:g}" if threshold is not None else f"{detector.threshold.value:.6g} nats"
-    console.say(f"{alarms} of {rows} at or above the threshold ({by}), by {found.name}")
+            rows, alarms = score(
+                data,
+                opened.detector,
+                output=output,
+                options=scoring,
+                maps=Maps(maps, all=all_maps, values=map_values) if maps else None,
+                progress=console.progress,
+                say=console.say,
+            )
+    used = f"--threshold {threshold:g}" if threshold is not None else f"{opened.detector.threshold.value:.6g} nats"
+    console.say(f"{alarms} of {rows} at or above the threshold ({used}), by {opened.name}")
 
 
 @click.command("evaluate")
 @click.argument("data")
 @settings
 @MODEL
-@click.option("--label", metavar="COLUMN", help="Label column; default: the one of the fit.")
-@click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
+@LABEL
+@NORMAL
 @click.option(
     "--nll",
     "draws",
@@ -167,42 +204,55 @@ def score_command(
     help="Rows, drawn at random, that --nll is taken over.",
 )
 @SKIP_BROKEN
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@DEVICE
+@AS_JSON
 @click.pass_context
 def evaluate_command(
-    ctx: click.Context, /, data: str, model: str | None, label: str | None, normal: tuple[str, ...],
-    draws: int | None, most: int, as_json: bool, **options: Any,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    /,
+    data: str,
+    model: str | None,
+    label: str | None,
+    normal: tuple[str, ...],
+    draws: int | None,
+    most: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Metrics of a fitted detector on new labelled DATA, or with --nll the likelihood of its model."""
     config = load_config(options)
     require_there(data)
-    from anomaly_vae.cli.console import Console, bound_rows, table
-    from anomaly_vae.reporting.summary import metric_facts, pixel_facts
+    from anomaly_vae.cli.console import Console, bound_table, evaluation_table
     from anomaly_vae.workflows.evaluate import evaluate, evidence
     from anomaly_vae.workflows.opening import find
 
-    found = find(model, config)
+    opened = find(model, config)
     if draws is not None:
-        console = Console(ctx.obj["quiet"])
-        try:
+        with Console(ctx.obj["quiet"]) as console:
             bound = evidence(
-                data, found.detector, draws=draws, rows=most, label=label, normal=normal,
-                skip_broken=config.data.skip_broken, run_id=found.run_id, progress=console.progress,
-            )  # fmt: skip
-        finally:
-            console.close()
-        click.echo(bound.to_json() if as_json else table(bound_rows(bound)))
+                data,
+                opened.detector,
+                draws=draws,
+                rows=most,
+                label=label,
+                normal=normal,
+                skip_broken=config.data.skip_broken,
+                run_id=opened.run_id,
+                progress=console.progress,
+            )
+        click.echo(bound.to_json() if as_json else bound_table(bound))
         return
     result = evaluate(
-        data, found.detector, label=label, normal=normal, skip_broken=config.data.skip_broken, run_id=found.run_id
+        data,
+        opened.detector,
+        label=label,
+        normal=normal,
+        skip_broken=config.data.skip_broken,
+        run_id=opened.run_id,
     )
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
-    rows = [("rows", f"{result.metrics['rows']:.0f}, {result.metrics['anomalies']:.0f} of them anomalies")]
-    rows += [*metric_facts(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
-    rows += pixel_facts(result.pixels)
-    click.echo(result.to_json() if as_json else table(rows))
+    click.echo(result.to_json() if as_json else evaluation_table(result))
 
 
 @click.command("threshold", short_help="Choose the threshold again, without training again.")
@@ -212,14 +262,14 @@ def evaluate_command(
 def threshold_command(model: str | None, policy: str, **options: Any) -> None:
     """Choose the threshold again, from the fit's validation scores, without training again."""
     config = load_config({**options, "policy": policy})
-    from anomaly_vae.cli.console import table, threshold_row
+    from anomaly_vae.cli.console import threshold_table
     from anomaly_vae.workflows.opening import find
     from anomaly_vae.workflows.threshold import rethreshold
 
-    found = find(model, config)
-    before = found.detector.threshold
-    after = rethreshold(found, policy).threshold
-    click.echo(table([threshold_row("was", before), threshold_row("now", after)]))
+    opened = find(model, config)
+    before = opened.detector.threshold
+    after = rethreshold(opened, policy).threshold
+    click.echo(threshold_table(before, after))
     if after.note:
         click.echo(f"note: {after.note}", err=True)
 

@@ -1,4 +1,4 @@
-"""What commands share: the options that settings come from, and where the settings are put together."""
+"""Options that several commands have, and the configuration made of them."""
 
 from __future__ import annotations
 
@@ -27,28 +27,39 @@ def settings(command: Callable[..., Any]) -> Any:
     return wrapped
 
 
-MODEL = click.option("-m", "--model", metavar="RUN_ID|FOLDER|models:/NAME@ALIAS",
-                     help="Detector; default: of the latest finished run.")  # fmt: skip
-
-
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
+ID_COLUMN = click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
+LABEL = click.option("--label", metavar="COLUMN", help="Label column; default: the one of the fit.")
+MODEL = click.option(
+    "-m", "--model", metavar="RUN_ID|FOLDER|models:/NAME@ALIAS", help="Detector; default: of the latest finished run."
+)
+NORMAL = click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
 SKIP_BROKEN = click.option(
     "--skip-broken", is_flag=True, default=None, help="Leave out, and name, pictures that cannot be decoded."
 )
 
 
 def require_there(data: str) -> None:
-    """The commonest slip is told before seconds of imports."""
+    """Checks early, before slow imports, that DATA exists. Raises DataError."""
     if not os.path.exists(data):
         raise DataError(f"{data}: no such file or folder")
 
 
 # option -> the setting it is a shorthand for
 SHORTHANDS = {
-    "kind": "data.kind", "label": "data.label", "normal": "data.normal", "group": "data.group",
-    "id_column": "data.id", "device": "device", "seed": "seed", "name": "tracking.name",
-    "policy": "threshold.policy", "skip_broken": "data.skip_broken",
+    "kind": "data.kind",
+    "label": "data.label",
+    "normal": "data.normal",
+    "group": "data.group",
+    "id_column": "data.id",
+    "device": "device",
+    "seed": "seed",
+    "name": "tracking.name",
+    "policy": "threshold.policy",
+    "skip_broken": "data.skip_broken",
     "condition": "data.condition",
-}  # fmt: skip
+}
 
 
 def load_config(options: dict[str, Any], base: dict[str, Any] | None = None) -> Config:

@@ -1,4 +1,4 @@
-"""promote, export and monitor: from a fitted detector to one that is in use, and watched."""
+"""promote, export and monitor: putting a fitted detector into use, and checking new data against its training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from anomaly_vae.cli.options import MODEL, load_config, require_there, settings
+from anomaly_vae.cli.options import AS_JSON, LABEL, MODEL, NORMAL, load_config, require_there, settings
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.core.files import graph_format
 
@@ -16,15 +16,21 @@ from anomaly_vae.core.files import graph_format
 @click.argument("run", metavar="RUN_ID")
 @click.argument("data", required=False)
 @settings
-@click.option("--label", metavar="COLUMN", help="Label column; default: the one of the fit.")
-@click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
+@LABEL
+@NORMAL
 @click.option("--name", metavar="NAME", help="Registered model anomaly-vae-NAME; default: the run's experiment.")
 @click.option("--force", is_flag=True, help="Promote also what is worse than the champion.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@AS_JSON
 def promote_command(
-    run: str, data: str | None, label: str | None, normal: tuple[str, ...], name: str | None, force: bool,
-    as_json: bool, **options: Any,
-) -> None:  # fmt: skip
+    run: str,
+    data: str | None,
+    label: str | None,
+    normal: tuple[str, ...],
+    name: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Register the model of a run and make it the champion, after evaluating both on DATA.
 
     DATA is labelled; by default what the run was last evaluated on. A model whose AUROC is below the champion's is
@@ -36,10 +42,10 @@ def promote_command(
     from anomaly_vae.cli.console import promotion_table
     from anomaly_vae.workflows.promote import promote
 
-    found = promote(run, data, config, label=label, normal=normal, name=name, force=force)
-    click.echo(found.to_json() if as_json else promotion_table(found))
-    if found.refused:
-        raise RunError(found.refused)
+    promotion = promote(run, data, config, label=label, normal=normal, name=name, force=force)
+    click.echo(promotion.to_json() if as_json else promotion_table(promotion))
+    if promotion.refused:
+        raise RunError(promotion.refused)
 
 
 @click.command("export", short_help="Write the detector as ONNX, or as torch's .pt2.")
@@ -60,11 +66,11 @@ def export_command(ctx: click.Context, /, model: str | None, kind: str | None, o
     from anomaly_vae.workflows.export import export
     from anomaly_vae.workflows.opening import find
 
-    found = find(model, config)
-    described = export(found.detector, output, kind)
+    opened = find(model, config)
+    metadata = export(opened.detector, output, kind)
     Console(ctx.obj["quiet"]).say(
-        f"{output}: values to {', '.join(json.loads(described['outputs']))} in nats, threshold"
-        f" {float(described['threshold']):.6g}, by {found.name}"
+        f"{output}: values to {', '.join(json.loads(metadata['outputs']))} in nats, threshold"
+        f" {float(metadata['threshold']):.6g}, by {opened.name}"
     )
 
 
@@ -76,7 +82,7 @@ RETRAIN = 3  # exit code of `monitor`
 @settings
 @MODEL
 @click.option("--skip-broken", is_flag=True, help="Leave out pictures that cannot be decoded.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the table.")
+@AS_JSON
 @click.pass_context
 def monitor_command(
     ctx: click.Context, /, data: str, model: str | None, skip_broken: bool, as_json: bool, **options: Any
@@ -92,8 +98,8 @@ def monitor_command(
     from anomaly_vae.workflows.monitor import monitor
     from anomaly_vae.workflows.opening import find
 
-    found = find(model, config)
-    check = monitor(data, found.detector, run_id=found.run_id, skip_broken=skip_broken)
+    opened = find(model, config)
+    check = monitor(data, opened.detector, run_id=opened.run_id, skip_broken=skip_broken)
     click.echo(check.to_json() if as_json else check_table(check))
     ctx.exit(RETRAIN if check.reasons else 0)
 

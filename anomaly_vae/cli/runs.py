@@ -1,7 +1,8 @@
-"""What there is to look at: the runs and their UI, the settings, the installation, and data to try things on."""
+"""sample-data, runs, config, info and ui."""
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -47,28 +48,23 @@ def runs(limit: int, sync: bool, as_json: bool, **options: Any) -> None:
     if sync:
         send_waiting(config)
         return
-    found = tracking.list_runs(config, limit)
-    if as_json:
-        import json
-
-        click.echo(json.dumps(found, ensure_ascii=False))
-    else:
-        click.echo(runs_table(found))
+    latest = tracking.list_runs(config, limit)
+    click.echo(json.dumps(latest, ensure_ascii=False) if as_json else runs_table(latest))
     if waiting := tracking.waiting(config):
         click.echo(f"note: {len(waiting)} more in {waiting[0].parent}; `anomaly-vae runs --sync` sends them", err=True)
 
 
 def send_waiting(config: Config) -> None:
-    """Sends what waits, a line each. Raises RunError where one could not be sent."""
+    """Sends the runs that wait here and prints a line for each. Raises RunError where one could not be sent."""
     from anomaly_vae import tracking
 
-    done = tracking.sync(config)
-    for each in done:
-        click.echo(f"{each.run_id}  {each.why or 'sent'}")
-    stuck = [each for each in done if each.why]
-    if stuck:
-        raise RunError(f"{len(stuck)} of {len(done)} runs still wait in {stuck[0].folder.parent}")
-    if not done:
+    results = tracking.sync(config)
+    for result in results:
+        click.echo(f"{result.run_id}  {result.why or 'sent'}")
+    unsent = [result for result in results if result.why]
+    if unsent:
+        raise RunError(f"{len(unsent)} of {len(results)} runs still wait in {unsent[0].folder.parent}")
+    if not results:
         click.echo("nothing waits to be sent")
 
 
@@ -82,9 +78,9 @@ def config_command(**options: Any) -> None:
 @click.command()
 def info() -> None:
     """Versions and devices, for a bug report."""
-    from anomaly_vae.cli.console import info_rows, table
+    from anomaly_vae.cli.console import info_table
 
-    click.echo(table(info_rows()))
+    click.echo(info_table())
 
 
 @click.command()

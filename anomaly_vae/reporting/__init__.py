@@ -1,1 +1,1 @@
-"""What people look at: figures, summaries, the HTML report and heat maps. The only importer of matplotlib."""
+"""Figures, summaries, the HTML report and heat maps: what people look at. The only importer of matplotlib."""

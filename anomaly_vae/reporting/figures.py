@@ -1,4 +1,4 @@
-"""The pictures of a fit and the tables of its most telling rows: what the run's page and the report show."""
+"""The figures of a fit, and tables of its most anomalous test rows and of its mistakes."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from anomaly_vae.reporting.summary import Summary
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores
 
-PICTURES = 8  # shown beside their reconstructions
-STEPS = 4_000  # of a series drawn at most
-ROWS, EXPLAINED = 100, 3  # of a table, and columns named for each
+PICTURES = 8  # in a figure with their reconstructions
+STEPS = 4_000  # of a series, at most
+ROWS, EXPLAINED = 100, 3  # of a table, and columns named for each row
 
-Drawn = tuple[str, str, str, Any]  # name, title, alt, matplotlib Figure
+Drawn = tuple[str, str, str, Any]  # name, title, alt of a report.Figure, and the matplotlib Figure
 
 
 class TestRows:
-    """The test rows of a fit and what is known of them. wrong: (N,) anomalous, all False where nothing is labelled."""
+    """The test rows of a fit, their scores and labels. is_anomaly: (N,), all False where nothing is labelled."""
 
     def __init__(self, detector: Detector, fit: Fit, image_files: ImageFiles | None = None) -> None:
         self.detector, self.fit = detector, fit
         self.rows = self.fit.split.test
-        self.scores, anomalous = self.fit.part(self.rows)  # without elements
-        self.labelled = anomalous is not None
-        self.wrong = np.zeros(len(self.scores), bool) if anomalous is None else anomalous
+        self.scores, is_anomaly = self.fit.part(self.rows)  # without elements
+        self.labelled = is_anomaly is not None
+        self.is_anomaly = np.zeros(len(self.scores), bool) if is_anomaly is None else is_anomaly
         self.total = self.scores.total
         self.alarm = self.total >= detector.threshold.value
         self.image_files = image_files
         self.names = [column.name for column in detector.layout.columns]
 
     def at(self, rows: NDArray[np.intp]) -> Scores:
-        """A few of the test rows, with their elements and the ids that a person knows them by."""
+        """The scores of a few test rows, with their elements and the user's ids."""
         return self.fit.shown(self.rows[rows])
 
     @property
@@ -50,48 +50,49 @@ class TestRows:
         return KINDS[self.detector.layout.kind].pictures
 
     def worst_first(self) -> NDArray[np.intp]:
+        """Test rows by their score, the highest first."""
         order: NDArray[np.intp] = np.argsort(-self.total, kind="stable")
         return order
 
     def false_alarms(self) -> NDArray[np.intp]:
-        """Normals at or above the threshold, the highest first; empty where nothing is labelled."""
+        """Normal rows at or above the threshold, the highest first; empty where nothing is labelled."""
         order = self.worst_first()
-        return order[self.labelled & self.alarm[order] & ~self.wrong[order]]
+        return order[self.labelled & self.alarm[order] & ~self.is_anomaly[order]]
 
     def misses(self) -> NDArray[np.intp]:
-        """Anomalies below the threshold, the lowest first."""
+        """Anomalous rows below the threshold, the lowest first."""
         order = self.worst_first()[::-1]
-        return order[~self.alarm[order] & self.wrong[order]]
+        return order[~self.alarm[order] & self.is_anomaly[order]]
 
 
 def pictures(detector: Detector, fit: Fit, summary: Summary, image_files: ImageFiles | None) -> list[Figure]:
-    """Every figure of a fit. originals: of pictures from files, for their masks."""
+    """Every figure of a fit. image_files: the files of pictures, for their masks."""
     from anomaly_vae.reporting import plots
 
     shown = TestRows(detector, fit, image_files)
-    drawn = chain(_quality(shown, summary), _of_kind(shown), _latents(shown))  # one at a time, for their memory
-    return [Figure(name, title, alt, plots.png(figure)) for name, title, alt, figure in drawn]
+    drawn = chain(_quality(shown, summary), _of_kind(shown), _latents(shown))  # one figure in memory at a time
+    return [Figure(name=name, title=title, alt=alt, png=plots.png(figure)) for name, title, alt, figure in drawn]
 
 
 def _quality(shown: TestRows, summary: Summary) -> Iterator[Drawn]:
-    """How well the scores tell anomalies from normals, and whether they can be trusted."""
+    """How well the scores separate anomalies from normals, and whether the p-values are calibrated."""
     from anomaly_vae.reporting import plots
 
-    wrong, total, cut = shown.wrong, shown.total, shown.detector.threshold.value
-    figure = plots.score_histogram(total[~wrong], total[wrong] if wrong.any() else None, cut)
+    is_anomaly, total, cut = shown.is_anomaly, shown.total, shown.detector.threshold.value
+    figure = plots.score_histogram(total[~is_anomaly], total[is_anomaly] if is_anomaly.any() else None, cut)
     yield "score_histogram", "Scores of the test data, and the threshold", f"Histogram. {summary.verdict()}", figure
-    if wrong.any() and not wrong.all():
+    if is_anomaly.any() and not is_anomaly.all():
         others = {choice.policy: choice.threshold for choice in summary.choices if not choice.chosen}
         auroc, auprc = summary.metrics["auroc"], summary.metrics["auprc"]
         alt = f"ROC curve with AUROC {auroc:.3f} and the points of {len(others) + 1} policies."
-        yield "roc", "ROC curve, and where each policy would stand", alt, plots.roc(wrong, total, cut, others)
+        yield "roc", "ROC curve, and where each policy would stand", alt, plots.roc(is_anomaly, total, cut, others)
         alt = f"Precision against recall; area {auprc:.3f}."
-        yield "precision_recall", "Precision and recall", alt, plots.precision_recall(wrong, total, cut)
+        yield "precision_recall", "Precision and recall", alt, plots.precision_recall(is_anomaly, total, cut)
     parts = shown.scores.parts
-    two = set(parts) == {"recon", "kl"}
-    figure = plots.parts(parts["recon"], parts["kl"], wrong, cut if two else None)
+    no_other_part = set(parts) == {"recon", "kl"}
+    figure = plots.parts(parts["recon"], parts["kl"], is_anomaly, cut if no_other_part else None)
     yield "parts", "Which part of the score tells", "Scatter of reconstruction against KL, in nats.", figure
-    normal = total[~wrong]
+    normal = total[~is_anomaly]
     if len(normal):
         figure = plots.calibration(shown.detector.p_values(normal), len(shown.detector.normal))
         alt = f"Share of {len(normal)} normal test rows at or below each p-value, beside the diagonal."
@@ -99,7 +100,7 @@ def _quality(shown: TestRows, summary: Summary) -> Iterator[Drawn]:
 
 
 def _latents(shown: TestRows) -> Iterator[Drawn]:
-    """How training went and what the latent dimensions carry."""
+    """The curves of training, and the KL of the latent dimensions."""
     from anomaly_vae.reporting import plots
 
     epochs = shown.fit.history.epochs
@@ -113,7 +114,7 @@ def _latents(shown: TestRows) -> Iterator[Drawn]:
 
 
 def _of_kind(shown: TestRows) -> Iterator[Drawn]:
-    """What only a series, a table or pictures have."""
+    """The figures that only a series, a table or pictures have."""
 
     view = KINDS[shown.detector.layout.kind].view
     if view == "curves":
@@ -122,7 +123,7 @@ def _of_kind(shown: TestRows) -> Iterator[Drawn]:
         yield _columns(shown)
     else:
         order = shown.worst_first()
-        normal = order[~shown.wrong[order]]
+        normal = order[~shown.is_anomaly[order]]
         rows = np.r_[order[: PICTURES // 2], normal[len(normal) // 2 :][: PICTURES - PICTURES // 2]]
         title = "The most anomalous pictures beside typical normal ones"
         what = "reconstructions and maps" if shown.detector.score_model.reconstructs else "maps"
@@ -137,13 +138,20 @@ def _of_kind(shown: TestRows) -> Iterator[Drawn]:
 
 
 def _series(shown: TestRows) -> Drawn:
+    """The last time steps of the test."""
     from anomaly_vae.reporting import plots
 
     rows = shown.rows[-STEPS:]
-    scores, cut = shown.fit.shown(rows), shown.detector.threshold.value
-    _, anomalous = shown.fit.part(rows)
-    values = shown.fit.data.take(rows).values
-    figure = plots.series(scores.ids, values, shown.names, scores.total, cut, anomalous)
+    scores = shown.fit.shown(rows)
+    _, is_anomaly = shown.fit.part(rows)
+    figure = plots.series(
+        times=scores.ids,
+        values=shown.fit.data.take(rows).values,
+        names=shown.names,
+        scores=scores.total,
+        threshold=shown.detector.threshold.value,
+        labels=is_anomaly,
+    )
     return "series", "Sensors and score over the test's time steps", "Sensors above, score and threshold below.", figure
 
 
@@ -163,8 +171,8 @@ def _columns(shown: TestRows) -> Drawn:
 
 
 def _rebuilt(shown: TestRows, rows: NDArray[np.intp]) -> Any:
-    """A Figure of some test pictures with their reconstructions, where the model reads pictures, and maps, and the
-    outlines of their masks."""
+    """A figure of some test pictures with their maps, the outlines of their masks, and their reconstructions, if the
+    model reads pictures."""
     from anomaly_vae.reporting import plots
 
     detector, scores, image_files = shown.detector, shown.at(rows), shown.image_files
@@ -174,54 +182,64 @@ def _rebuilt(shown: TestRows, rows: NDArray[np.intp]) -> Any:
         rebuilt = Scorer(detector.score_model, detector.scaler, detector.layout, None).reconstruct(chosen).clip(0, 1)
     maps, masks = detector.maps(scores), None
     if image_files is not None and image_files.masked:
-        own = (image_files.mask(int(row)).astype(np.float32) for row in shown.rows[rows])
-        masks = np.stack([resized(mask, maps.shape[1:]) > 0.5 for mask in own])
+        full_size = (image_files.mask(int(row)).astype(np.float32) for row in shown.rows[rows])
+        masks = np.stack([resized(mask, maps.shape[1:]) > 0.5 for mask in full_size])
     names = ["/".join(str(id_).split("/")[-2:])[-20:] for id_ in scores.ids]
     titles = [
-        f"{name}\n{shown.total[row]:.0f} nats{', anomaly' if shown.wrong[row] else ''}"
+        f"{name}\n{shown.total[row]:.0f} nats{', anomaly' if shown.is_anomaly[row] else ''}"
         for name, row in zip(names, rows, strict=True)
     ]
     assert detector.pixels is not None
-    originals_read = chosen.values.astype(np.float32) / 255
-    return plots.reconstructions(originals_read, rebuilt, maps, titles, detector.pixels.value, masks)
+    return plots.reconstructions(
+        originals=chosen.values.astype(np.float32) / 255,
+        reconstructions=rebuilt,
+        maps=maps,
+        titles=titles,
+        threshold=detector.pixels.value,
+        masks=masks,
+    )
 
 
 def tables(detector: Detector, fit: Fit) -> list[Table]:
-    """The most anomalous test rows and, where there are labels, the mistakes, with what made them so."""
+    """The most anomalous test rows and, where there are labels, the mistakes, each with what explains its score."""
     shown = TestRows(detector, fit)
     top = shown.worst_first()[:ROWS]
-    noun = (
+    explanation = (
         "at: the picture's hottest pixel, row and column"
         if shown.pictures
         else "made_by: the columns that contribute most, with their shares"
     )
-    found = [
+    heads, cells = _cells(shown, top)
+    tables = [
         Table(
-            "most_anomalous",
-            "The most anomalous test rows",
-            f"The highest scores, in nats; {noun}.",
-            *_cells(shown, top),
+            name="most_anomalous",
+            title="The most anomalous test rows",
+            text=f"The highest scores, in nats; {explanation}.",
+            heads=heads,
+            cells=cells,
         )
     ]
     false, missed = shown.false_alarms()[: ROWS // 2], shown.misses()[: ROWS // 2]
     if len(false) or len(missed):
         text = "False alarms, the highest first, then missed anomalies, the lowest first."
-        found.append(Table("mistakes", "Mistakes", text, *_cells(shown, np.r_[false, missed])))
-    return found
+        heads, cells = _cells(shown, np.r_[false, missed])
+        tables.append(Table(name="mistakes", title="Mistakes", text=text, heads=heads, cells=cells))
+    return tables
 
 
 def _cells(shown: TestRows, rows: NDArray[np.intp]) -> tuple[list[str], list[list[Any]]]:
-    """Heads and cells of some test rows."""
+    """Heads and cells of a table of some test rows."""
     scores = shown.at(rows)
     columns = score_columns(scores, shown.detector, shown.alarm[rows], [], 0)
     if shown.labelled:
-        columns["labelled"] = np.where(shown.wrong[rows], "anomalous", "normal")
+        columns["labelled"] = np.where(shown.is_anomaly[rows], "anomalous", "normal")
     columns |= _places(shown, scores) if shown.pictures else _causes(shown, scores)
-    plain = {name: np.asarray(values).tolist() for name, values in columns.items()}
-    return list(plain), [list(cells) for cells in zip(*plain.values(), strict=True)]
+    lists = {name: np.asarray(values).tolist() for name, values in columns.items()}
+    return list(lists), [list(cells) for cells in zip(*lists.values(), strict=True)]
 
 
 def _causes(shown: TestRows, scores: Scores) -> dict[str, Any]:
+    """The column `made_by`: the columns that contribute most to each score."""
     order, shares = shown.detector.contributions(scores, EXPLAINED)
     made_by = [
         ", ".join(f"{shown.names[column]} {share:.0%}" for column, share in zip(columns, row, strict=True))
@@ -231,6 +249,7 @@ def _causes(shown: TestRows, scores: Scores) -> dict[str, Any]:
 
 
 def _places(shown: TestRows, scores: Scores) -> dict[str, Any]:
+    """The column `at`: the hottest pixel of each picture."""
     maps = shown.detector.maps(scores)
     peaks = [np.unravel_index(int(heat.argmax()), heat.shape) for heat in maps]
     return {"at": [f"{row}, {column}" for row, column in peaks]}

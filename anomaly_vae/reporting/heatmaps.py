@@ -20,11 +20,12 @@ from anomaly_vae.scoring.scores import Scores
 class HeatMaps:
     """Draws maps over the pictures at or above the threshold, or over all.
 
-    Image files are drawn at their own size, with the outline of the mask where there is one.
+    Image files are drawn at their own size, with the outline of their mask if they have one.
     """
 
     def __init__(self, folder: Path, detector: Detector, source: Source, everything: bool, values: bool) -> None:
-        """everything: draw all pictures, not only those in alarm. values: also write each map as a .npy file."""
+        """everything: draw all pictures, not only those at or above the threshold. values: also write each map as a
+        .npy file."""
         self.folder, self.detector, self.everything, self.values = folder, detector, everything, values
         self.image_files = source.image_files()
         self.drawn = 0  # pictures of the source that have passed
@@ -45,7 +46,7 @@ class HeatMaps:
         self.drawn += len(alarm)
 
     def _original(self, chunk: Chunk, row: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """The picture (H, W, C) of a row of a chunk at its own size, and its mask (H, W) if the data has masks."""
+        """The picture (H, W, C) of a row of a chunk at its own size, and its mask (H, W), if the data has masks."""
         if self.image_files is None:
             return np.moveaxis(chunk.values[row], 0, 2), None
         mask = self.image_files.mask(self.drawn + row) if self.image_files.masked else None
@@ -66,6 +67,6 @@ class HeatMaps:
 
 @contextmanager
 def heat_maps(folder: str, detector: Detector, source: Source, everything: bool, values: bool) -> Iterator[HeatMaps]:
-    """Maps into a new folder, which appears when all are drawn; see HeatMaps."""
+    """HeatMaps into a new folder, which appears when all are drawn."""
     with new_folder(folder) as beside:
         yield HeatMaps(beside, detector, source, everything, values)

@@ -1,9 +1,9 @@
 """A run from start to end on MLflow, in a local sqlite store or on the server that MLFLOW_TRACKING_URI names.
 
-The only importer of mlflow, which takes about 2 s to import; so the names below load when they are first used.
-Everything goes through one `MlflowClient` bound to one address; MLflow's global state (active run, tracking address) is
-never touched, so a program that uses MLflow itself is not disturbed. Every failure of the store is a RunError of one
-line.
+This room is the only importer of mlflow, whose import takes about 2 s, so the names below are loaded on first use.
+One `MlflowClient` with an explicit address does everything; MLflow's global state (active run, tracking address) is
+never touched, so programs that use MLflow themselves are not disturbed. Every failure of the store is a RunError of
+one line.
 """
 
 from __future__ import annotations
@@ -25,23 +25,21 @@ if TYPE_CHECKING:
     from anomaly_vae.tracking.registry import Version as Version
     from anomaly_vae.tracking.registry import champion as champion
     from anomaly_vae.tracking.registry import crown as crown
-    from anomaly_vae.tracking.runs import parent_run as parent_run
     from anomaly_vae.tracking.runs import start as start
     from anomaly_vae.tracking.runs import update as update
 
-HOME = {  # name -> the module that has it
-    "require_store": "client",
-    **dict.fromkeys(("sync", "waiting"), "outbox"),
-    **dict.fromkeys(
-        ("children", "data_of", "find_detector", "full_run_id", "list_runs", "run_facts", "times_logged"), "queries"
-    ),
-    **dict.fromkeys(("Version", "champion", "crown"), "registry"),
-    **dict.fromkeys(("parent_run", "start", "update"), "runs"),
+MODULES = {  # module -> the names that it provides here
+    "client": ("require_store",),
+    "outbox": ("sync", "waiting"),
+    "queries": ("children", "data_of", "find_detector", "full_run_id", "list_runs", "run_facts", "times_logged"),
+    "registry": ("Version", "champion", "crown"),
+    "runs": ("start", "update"),
 }
-__all__ = list(HOME)
+MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
+__all__ = list(MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in HOME:
+    if name not in MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"anomaly_vae.tracking.{HOME[name]}"), name)
+    return getattr(import_module(f"anomaly_vae.tracking.{MODULE_OF[name]}"), name)

@@ -1,4 +1,4 @@
-"""The one client of a store of runs: made with care, asked for a run by its id or the beginning of it."""
+"""The client of a store of runs, and finding a run in it by its id or the beginning of its id."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.tracking.store import check_store, knock, store_errors, store_uri
 
-# A run is its owner's business: MLflow's usage reports stay off unless the environment says otherwise.
+# MLflow's usage reports stay off unless the environment says otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault(
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-)  # stdout is for data: `fit --json` is one object
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of seven small files
+# stdout is for data: `fit --json` prints one object
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# a detector is seven small files
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow.entities import Run as RunRecord
 from mlflow.entities import ViewType
@@ -27,78 +27,82 @@ from mlflow.tracking import MlflowClient
 if "MLFLOW_LOGGING_LEVEL" not in os.environ:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # This one logs a traceback of what it also raises; the RunError made of it says it once.
+    # This logger writes a traceback of each error that is also raised, and reported as a RunError.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 RUNS_HINT = "`anomaly-vae runs` lists the runs there are"
 
 
 def connect(config: Config, *, write: bool = False) -> MlflowClient:
-    """A client of the store, which exists and answers; with `write` a local one is created. Raises RunError."""
+    """A client of the store, after checking that it exists and answers. write: a local store is made if there is none,
+    and checked to be writable. Raises RunError."""
     check_store(config, create_schema if write else None)
     with store_errors(f"opening {store_uri(config)}"):
         return MlflowClient(store_uri(config))
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client of the server at `uri`, which listens. Raises RunError."""
+    """A client of the server at `uri`, after checking that it listens. Raises RunError."""
     knock(uri)
     with store_errors(f"opening {uri}"):
         return MlflowClient(uri)
 
 
 def create_schema(database: Path, artifacts: Path) -> None:
-    """A new sqlite store. MLflow builds its schema by 70 migrations, each waiting for the disk; a file that is not in
-    place yet needs no such care, so the waiting is switched off while it is made."""
+    """Makes a new sqlite store. MLflow builds its schema by 70 migrations, each of which waits for the disk; a file
+    that is not in place yet can be made again, so sqlite does not wait here."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    def unsynced(connection: Any, _: Any) -> None:
+    def do_not_wait(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
-    event.listen(Engine, "connect", unsynced)
+    event.listen(Engine, "connect", do_not_wait)
     try:
         SqlAlchemyStore(f"sqlite:///{database}", artifacts.as_uri()).engine.dispose()
     finally:
-        event.remove(Engine, "connect", unsynced)
+        event.remove(Engine, "connect", do_not_wait)
 
 
 def require_store(config: Config) -> None:
-    """The store exists and takes runs; a local one is made where there is none. Raises RunError."""
+    """Checks that the store exists and takes runs; a local one is made if there is none. Raises RunError."""
     connect(config, write=True)
 
 
 def find_run(client: MlflowClient, run: str) -> RunRecord:
-    """The run with this id or unique beginning of an id, of at least 6 characters. Raises RunError."""
+    """The run with this id, or with this beginning of an id, at least 6 characters, if only one has it. Raises
+    RunError."""
     if not re.fullmatch(r"[0-9A-Za-z][\w-]{5,255}", run):
         raise RunError(f"{run!r} is no run id (6 to 32 letters and digits); {RUNS_HINT}")
     with store_errors(f"looking for run {run}"):
         if len(run) >= 32:
             try:
-                found = [client.get_run(run)]
+                records = [client.get_run(run)]
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                found = []
+                records = []
         else:
             pattern = f"attributes.run_id LIKE '{run}%'"
-            found = list(client.search_runs(experiment_ids(client), filter_string=pattern, max_results=3))
-    found = [record for record in found if record.info.lifecycle_stage == "active"]
-    if not found:
+            records = list(client.search_runs(experiment_ids(client), filter_string=pattern, max_results=3))
+    records = [record for record in records if record.info.lifecycle_stage == "active"]
+    if not records:
         raise RunError(f"no run {run} in {client.tracking_uri}; {RUNS_HINT}")
-    if len(found) > 1:
-        raise RunError(f"{run} is the beginning of several runs ({', '.join(r.info.run_id for r in found)}); say more")
-    return found[0]
+    if len(records) > 1:
+        run_ids = ", ".join(record.info.run_id for record in records)
+        raise RunError(f"{run} is the beginning of several runs ({run_ids}); say more")
+    return records[0]
 
 
 def model_of(record: RunRecord) -> str | None:
-    """Id of the logged model of a run, the latest of several."""
+    """Id of the logged model of a run, of the latest if there are several; None if there is none."""
     outputs = record.outputs.model_outputs if record.outputs else []
     return str(max(outputs, key=lambda output: output.step).model_id) if outputs else None
 
 
 def experiments(client: MlflowClient) -> list[Any]:
+    """All experiments of the store that are not deleted."""
     experiments: list[Any] = []
     token = None
     while True:
@@ -110,4 +114,5 @@ def experiments(client: MlflowClient) -> list[Any]:
 
 
 def experiment_ids(client: MlflowClient) -> list[str]:
+    """The ids of `experiments`."""
     return [experiment.experiment_id for experiment in experiments(client)]

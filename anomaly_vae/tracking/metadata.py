@@ -1,11 +1,14 @@
-"""Where a run comes from: who started it, with which versions, in which state of their repository."""
+"""What MLflow's pages show of a run beside its results: its origin, the columns of the run list, the machine's load."""
 
 from __future__ import annotations
 
+import base64
 import getpass
+import json
 import platform
 import subprocess
 import time
+import zlib
 from contextlib import suppress
 from importlib.metadata import version
 
@@ -13,64 +16,113 @@ from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonito
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
-PACKAGES = ("mlflow", "numpy", "scikit-learn", "torch")
+# --- tags of a run: user, versions, repository ---------------------------------------------------------------------
+
+PACKAGES = ("mlflow", "numpy", "scikit-learn", "torch")  # those whose versions decide the numbers
 
 
-def tags() -> dict[str, str]:
-    """Tags that MLflow's pages know by these names, and `version.NAME` of what decides the numbers."""
+def run_tags() -> dict[str, str]:
+    """Tags of a new run: user, source and commit under MLflow's names, and `version.NAME` of PACKAGES."""
     from anomaly_vae import __version__
 
-    found = {"mlflow.source.name": "anomaly-vae", "mlflow.source.type": "LOCAL"}
+    tags = {"mlflow.source.name": "anomaly-vae", "mlflow.source.type": "LOCAL"}
     with suppress(Exception):  # no name for this user id, as in some containers
-        found["mlflow.user"] = getpass.getuser()
-    found |= {"version.anomaly-vae": __version__, "version.python": platform.python_version()}
-    found |= {f"version.{name}": version(name) for name in PACKAGES}
-    return found | _repository()
+        tags["mlflow.user"] = getpass.getuser()
+    tags |= {"version.anomaly-vae": __version__, "version.python": platform.python_version()}
+    tags |= {f"version.{name}": version(name) for name in PACKAGES}
+    return tags | _repository_tags()
 
 
-def _repository() -> dict[str, str]:
-    """Commit and branch of the repository of the current folder, where the configurations and studies of a run lie;
-    empty where there is none, or no git."""
-    found = {}
+def _repository_tags() -> dict[str, str]:
+    """Commit and branch of the repository of the current folder, where the configurations and studies of a run are;
+    empty without a repository or without git."""
+    tags = {}
     for tag, command in {
         "mlflow.source.git.commit": ("rev-parse", "HEAD"),
         "mlflow.source.git.branch": ("rev-parse", "--abbrev-ref", "HEAD"),
         "git.dirty": ("status", "--porcelain", "--untracked-files=no"),
     }.items():
         try:
-            answer = subprocess.run(("git", *command), capture_output=True, text=True, timeout=5)
+            git = subprocess.run(("git", *command), capture_output=True, text=True, timeout=5)
         except (OSError, subprocess.TimeoutExpired):
             return {}
-        if answer.returncode:
+        if git.returncode:
             return {}
-        found[tag] = answer.stdout.strip()
-    found["git.dirty"] = str(bool(found["git.dirty"]))
-    return found
+        tags[tag] = git.stdout.strip()
+    tags["git.dirty"] = str(bool(tags["git.dirty"]))
+    return tags
 
 
-SECONDS_BETWEEN = 5.0
+# --- tags of an experiment: its kind, and the columns of its run list ----------------------------------------------
+
+REVIEW_METRICS = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units", "seconds")
+REVIEW_VIEW = "mlflow.sharedViewState.anomaly-vae"
 
 
-class Machine:
-    """CPU and memory, and each NVIDIA GPU where the driver answers."""
+def experiment_tags() -> dict[str, str]:
+    """Tags of a new experiment: its kind, which selects MLflow's pages for models, and the saved view "Review"."""
+    return {"mlflow.experimentKind": "custom_model_development", REVIEW_VIEW: _review_view()}
+
+
+def _review_view() -> str:
+    """The saved view "Review" (in MLflow's list of runs: Views → Review), which shows the columns for a review.
+
+    MLflow 3.15 and later keep a saved view as a tag of the experiment that holds its name and the deflated state of
+    the page. MLflow documents only the menu that makes one, and has neither an API for views nor a setting for default
+    columns (github.com/mlflow/mlflow/issues/4713), so this writes what the menu of MLflow 3.17 writes. A page that
+    does not know the tag or this state ignores it: the list shows its default columns, and nothing else changes.
+    """
+    now = int(time.time() * 1000)  # milliseconds since 1970
+    state = {
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": [*(f"metrics.`{name}`" for name in REVIEW_METRICS), "params.`threshold_policy`"],
+        "columnOrder": [],
+        "columnWidths": {},
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    return json.dumps({"name": "Review", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
+
+
+# --- system metrics: CPU, memory, GPU ------------------------------------------------------------------------------
+
+SECONDS_BETWEEN = 5.0  # between two readings
+
+
+class SystemMetrics:
+    """Use of CPU and memory, and of each NVIDIA GPU where the driver answers."""
 
     def __init__(self) -> None:
-        self._gauges: list[BaseMetricsMonitor] = [CPUMonitor()]
-        with suppress(ImportError, RuntimeError):  # MLflow's words for no GPU
-            self._gauges.append(GPUMonitor())
-        self._read = time.monotonic()
-        self._gauges[0].collect_metrics()  # psutil measures the CPU since the call before
-        self._gauges[0].clear_metrics()
+        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor()]
+        with suppress(ImportError, RuntimeError):  # what GPUMonitor raises without a GPU
+            self._monitors.append(GPUMonitor())
+        self._last_read = time.monotonic()
+        self._monitors[0].collect_metrics()  # psutil measures the CPU since the call before
+        self._monitors[0].clear_metrics()
 
-    def used(self) -> dict[str, float]:
-        """Named as MLflow's page of system metrics wants them, `system/cpu_utilization_percentage` and so on; empty
-        where the last reading is less than five seconds old."""
-        if time.monotonic() - self._read < SECONDS_BETWEEN:
+    def read(self) -> dict[str, float]:
+        """Metrics under the names of MLflow's page of system metrics, e.g. `system/cpu_utilization_percentage`; empty
+        within five seconds of the last reading."""
+        if time.monotonic() - self._last_read < SECONDS_BETWEEN:
             return {}
-        self._read = time.monotonic()
-        found: dict[str, float] = {}
-        for gauge in self._gauges:
-            gauge.collect_metrics()
-            found |= {f"system/{name}": value for name, value in gauge.aggregate_metrics().items()}
-            gauge.clear_metrics()
-        return found
+        self._last_read = time.monotonic()
+        metrics: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            metrics |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+            monitor.clear_metrics()
+        return metrics

@@ -21,7 +21,7 @@ from anomaly_vae.tracking.run import MODEL, Run
 from anomaly_vae.tracking.store import store_errors
 
 CODE = Path(__file__).with_name("served.py")
-# What decides the numbers and the format of an answer; the rest follows from anomaly-vae's own requirements.
+# The packages that decide the numbers and the format of a prediction; others follow from anomaly-vae's requirements.
 PINNED = ("mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch", "torchvision")
 PARAMS = ParamSchema([ParamSpec("threshold", DataType.double, None), ParamSpec("explain", DataType.long, 0)])
 
@@ -35,9 +35,9 @@ def log_model(run: Run, detector: Detector) -> None:
 
 @contextmanager
 def saved_model(detector: Detector) -> Iterator[Path]:
-    """The folder of a whole MLflow model, for as long as the context lasts; the detector lies in artifacts/detector.
+    """The folder of a complete MLflow model, which is deleted after the context; the detector is in artifacts/detector.
 
-    Nothing is inferred and nothing is run but the model's own code: requirements and signature are stated.
+    Requirements and signature are written out, so MLflow infers nothing and runs only the model's own code.
     Raises RunError where MLflow cannot write it.
     """
     with tempfile.TemporaryDirectory() as scratch:
@@ -47,30 +47,30 @@ def saved_model(detector: Detector) -> Iterator[Path]:
         yield Path(scratch) / "model"
 
 
-def _save(folder: Path, detector: Detector, saved: Path) -> None:
-    described = interface(detector)
+def _save(folder: Path, detector: Detector, detector_folder: Path) -> None:
+    columns = interface(detector)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow warns of its own type hints and of its own use of pandas
+        warnings.simplefilter("ignore")  # MLflow's warnings are about its own type hints and its own use of pandas
         import mlflow.pyfunc
 
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(CODE),
-            artifacts={"detector": str(saved)},
-            signature=ModelSignature(_schema(described.inputs), _schema(described.outputs), PARAMS),
+            artifacts={"detector": str(detector_folder)},
+            signature=ModelSignature(inputs=_schema(columns.inputs), outputs=_schema(columns.outputs), params=PARAMS),
             input_example=example(detector),
             pip_requirements=requirements(),
         )
 
 
 def requirements() -> list[str]:
-    """Exact versions, as installed here; without the build of torch (+cpu), which an index need not have."""
+    """The installed versions, without a build suffix such as torch's +cpu, which a package index need not have."""
     pins = {"anomaly-vae": __version__} | {name: version(name).partition("+")[0] for name in PINNED}
     return [f"{name}=={number}" for name, number in pins.items()]
 
 
 def _schema(fields: Iterable[Field]) -> Schema:
-    return Schema([ColSpec(_type(field), field.name, field.required) for field in fields])
+    return Schema([ColSpec(type=_type(field), name=field.name, required=field.required) for field in fields])
 
 
 def _type(field: Field) -> DataType | AnyType:

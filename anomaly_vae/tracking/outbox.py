@@ -1,4 +1,9 @@
-"""What is logged, as plain data: the same entry is sent to a store, or kept on disk until a store answers again."""
+"""The outbox: what a run logs, as plain data, on its way to the store.
+
+`TrackedRun` makes an entry of everything it logs. A `Sender` writes entries to the store at once. Where the store
+stops answering, a `Spool` keeps them in a local folder instead, so that no fit ends because of its store; `sync` sends
+these folders later. Writing an entry twice has the effect of writing it once, so an interrupted `sync` is repeated.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.models.model import MLMODEL_FILE_NAME, Model
@@ -19,6 +24,9 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.tracking.client import connect, find_run, model_of, open_client
 from anomaly_vae.tracking.store import cut, file_name, knock, server_uri, store_errors, store_folder
+
+# --- entries: what is logged ---------------------------------------------------------------------------------------
+# The names of these classes and fields are the format of a waiting run's entries.jsonl.
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset under Inputs; what MLflow's entity of that name takes, in its own words."""
+    """A dataset under Inputs: the fields of MLflow's entity Dataset, and the context, e.g. "training"."""
 
     name: str
     digest: str
@@ -55,7 +63,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a local folder as artifacts in the folder `place` ("": at the top)."""
+    """The files of a local folder, as artifacts in the folder `place` ("": at the top)."""
 
     folder: Path
     place: str
@@ -63,7 +71,7 @@ class Files:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of the run's logged model, which is whole with them. name: what the list of models shows."""
+    """The files of the run's logged model, which they complete. name: what the list of models shows."""
 
     folder: Path
     name: str
@@ -80,50 +88,53 @@ class End:
 Entry = Batch | Data | Files | ModelFiles | End
 
 
-class Sink(Protocol):
-    """Where entries go, in order. Taking one twice is the same as taking it once."""
+class EntryWriter(Protocol):
+    """Writes the entries of one run, in order: a Sender or a Spool."""
 
-    def take(self, entry: Entry) -> None: ...
-
-
-def to_json(entry: Batch | Data | End) -> dict[str, Any]:
-    """An entry without files as one JSON object."""
-    return {type(entry).__name__: asdict(entry)}
+    def write(self, entry: Entry) -> None: ...
 
 
-def from_json(tree: Mapping[str, Any]) -> Batch | Data | End:
-    """The entry that `to_json` made an object of."""
-    ((kind, values),) = tree.items()
-    if kind == "Batch":
-        return Batch([Point(**point) for point in values["points"]], values["params"], values["tags"])
-    return Data(**values) if kind == "Data" else End(**values)
+# --- to the store --------------------------------------------------------------------------------------------------
 
 
 class Sender:
-    """Writes the entries of one run. Metrics are linked to its logged model, where it has one.
+    """Writes the entries of one run to its store. Metrics are linked to the run's logged model, if it has one.
 
-    Every failure is a RunError of one line, and comes within seconds where no server listens any more.
+    Every failure is a RunError of one line, and is raised within seconds once no server listens any more.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, model_id: str | None = None) -> None:
         self.client, self.run_id, self.model_id = client, run_id, model_id
 
-    def take(self, entry: Entry) -> None:
+    def write(self, entry: Entry) -> None:
+        """Raises RunError."""
         with store_errors("logging to the run"):
             knock(self.client.tracking_uri)  # MLflow's own retries would hold a fit up for minutes
-            self._take(entry)
+            self._write(entry)
 
-    def _take(self, entry: Entry) -> None:
+    def _write(self, entry: Entry) -> None:
         client, run_id = self.client, self.run_id
         match entry:
             case Batch():
-                points = [Metric(p.key, p.value, p.when, p.step, self.model_id) for p in entry.points]
+                points = [
+                    Metric(
+                        key=point.key, value=point.value, timestamp=point.when, step=point.step, model_id=self.model_id
+                    )
+                    for point in entry.points
+                ]
                 params = [Param(key, value) for key, value in entry.params.items()]
                 tags = [RunTag(key, value) for key, value in entry.tags.items()]
                 client.log_batch(run_id, metrics=points, params=params, tags=tags)
             case Data():
-                data = Dataset(entry.name, entry.digest, entry.source_type, entry.source, entry.schema, entry.profile)
-                client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", entry.context)])])
+                dataset = Dataset(
+                    name=entry.name,
+                    digest=entry.digest,
+                    source_type=entry.source_type,
+                    source=entry.source,
+                    schema=entry.schema,
+                    profile=entry.profile,
+                )
+                client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", entry.context)])])
             case Files():
                 client.log_artifacts(run_id, str(entry.folder), entry.place or None)
             case ModelFiles():
@@ -138,7 +149,7 @@ class Sender:
                     client.finalize_logged_model(self.model_id, "FAILED")
 
     def new_model(self, name: str) -> None:
-        """A logged model of the run, whose files may come later: what is logged from now on is linked to it."""
+        """Makes a logged model of the run, whose files may come later; metrics logged from now on are linked to it."""
         with store_errors("making the logged model"):
             record = self.client.get_run(self.run_id)
             model = self.client.create_logged_model(record.info.experiment_id, name, self.run_id)
@@ -147,30 +158,33 @@ class Sender:
         self.model_id = str(model.model_id)
 
     def _sign(self, description: Path) -> None:
-        """Writes the run and the id of the model into the model's own description; the file itself stays."""
+        """Logs a copy of the model's description (MLmodel) with the ids of run and model; the file itself stays."""
         with tempfile.TemporaryDirectory() as folder:
-            described = Model.load(str(description))
-            described.model_id, described.model_uuid, described.run_id = self.model_id, self.model_id, self.run_id
-            described.save(str(Path(folder) / description.name))
+            model = Model.load(str(description))
+            model.model_id, model.model_uuid, model.run_id = self.model_id, self.model_id, self.run_id
+            model.save(str(Path(folder) / description.name))
             self.client.log_model_artifacts(self.model_id, folder)
 
 
+# --- into a local folder -------------------------------------------------------------------------------------------
+
+# In the folder of a waiting run: its id and server; the entries without files; the files.
 HEADER, ENTRIES, ARTIFACTS, MODEL = "run.json", "entries.jsonl", "artifacts", "model"
 
 
 class Spool:
-    """Takes the entries of one run onto the disk."""
+    """Writes the entries of one run into a local folder, which `send` reads."""
 
     def __init__(self, folder: Path, run_id: str) -> None:
-        with _disk(folder):
+        header = json.dumps({"run_id": run_id, "server": server_uri()}) + "\n"
+        with _disk_errors(folder):
             (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-            (folder / HEADER).write_text(
-                json.dumps({"run_id": run_id, "server": server_uri()}) + "\n", encoding="utf-8"
-            )
+            (folder / HEADER).write_text(header, encoding="utf-8")
         self.folder = folder
 
-    def take(self, entry: Entry) -> None:
-        with _disk(self.folder):
+    def write(self, entry: Entry) -> None:
+        """Raises RunError."""
+        with _disk_errors(self.folder):
             match entry:
                 case Files():
                     shutil.copytree(entry.folder, self.folder / ARTIFACTS / entry.place, dirs_exist_ok=True)
@@ -178,20 +192,49 @@ class Spool:
                     shutil.copytree(entry.folder, self.folder / MODEL / entry.name, dirs_exist_ok=True)
                 case _:
                     with open(self.folder / ENTRIES, "a", encoding="utf-8") as file:
-                        file.write(json.dumps(to_json(entry)) + "\n")
+                        file.write(json.dumps({type(entry).__name__: asdict(entry)}) + "\n")
+
+
+def _read_header(folder: Path) -> dict[str, str]:
+    header: dict[str, str] = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+    return header
+
+
+def _read_entries(folder: Path) -> Iterator[Batch | Data | End]:
+    """The entries without files, in the order in which they were logged."""
+    path = folder / ENTRIES
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        ((kind, fields),) = json.loads(line).items()
+        if kind == "Batch":
+            points = [Point(**point) for point in fields["points"]]
+            yield Batch(points=points, params=fields["params"], tags=fields["tags"])
+        else:
+            yield Data(**fields) if kind == "Data" else End(**fields)
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Raises OSError as a RunError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{folder}: cannot keep the run here ({cut(error.strerror or error, 200)})") from error
+
+
+# --- from the folder to the store ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What became of one waiting run. why: empty where it was sent, else what stood in the way."""
+class SyncResult:
+    """What became of one waiting run. why: why it was not sent, empty where it was."""
 
     run_id: str
     folder: Path
     why: str = ""
 
 
-def folder_of(run_id: str, config: Config) -> Path:
-    """Where a run waits, if it does. Nothing is created."""
+def spool_folder(run_id: str, config: Config) -> Path:
+    """The folder that a run waits in, if it does. Nothing is created."""
     return store_folder(config) / "unsent" / file_name(run_id)
 
 
@@ -200,62 +243,41 @@ def waiting(config: Config) -> list[Path]:
     return sorted(path.parent for path in (store_folder(config) / "unsent").glob(f"*/{HEADER}"))
 
 
-def sync(config: Config) -> list[Sent]:
-    """Sends every run that waits and has ended; one that has not may still be written to."""
-    return [_try(folder, config) for folder in waiting(config)]
+def sync(config: Config) -> list[SyncResult]:
+    """Sends every waiting run that has ended; one that has not may still be written to."""
+    return [_send_if_ended(folder, config) for folder in waiting(config)]
 
 
-def _try(folder: Path, config: Config) -> Sent:
-    run_id = _header(folder)["run_id"]
-    if not any(isinstance(entry, End) for entry in _entries(folder)):
-        return Sent(
-            run_id, folder, f"has not ended; if it was killed, `anomaly-vae fit --resume {run_id}` continues it"
-        )
+def _send_if_ended(folder: Path, config: Config) -> SyncResult:
+    run_id = _read_header(folder)["run_id"]
+    if not any(isinstance(entry, End) for entry in _read_entries(folder)):
+        why = f"has not ended; if it was killed, `anomaly-vae fit --resume {run_id}` continues it"
+        return SyncResult(run_id, folder, why)
     try:
         send(folder, config)
     except RunError as error:
-        return Sent(run_id, folder, str(error))
-    return Sent(run_id, folder)
+        return SyncResult(run_id, folder, str(error))
+    return SyncResult(run_id, folder)
 
 
 def send(folder: Path, config: Config) -> None:
-    """Sends one waiting run to MLFLOW_TRACKING_URI, or else to where it was begun. Raises RunError."""
-    header = _header(folder)
+    """Sends one waiting run to MLFLOW_TRACKING_URI, or else to the store where it was started. Raises RunError."""
+    header = _read_header(folder)
     uri = server_uri() or header["server"]
     client = open_client(uri) if uri else connect(config)
     sender = Sender(client, header["run_id"], model_of(find_run(client, header["run_id"])))
-    with _disk(folder):
-        for entry in _in_order(folder):
-            sender.take(entry)
+    with _disk_errors(folder):
+        for entry in _all_entries(folder):
+            sender.write(entry)
         shutil.rmtree(folder)
 
 
-def _in_order(folder: Path) -> Iterator[Entry]:
-    """What was written line by line, then the files, then the end."""
-    entries = list(_entries(folder))
+def _all_entries(folder: Path) -> Iterator[Entry]:
+    """The entries without files, then the files, then the end."""
+    entries = list(_read_entries(folder))
     yield from (entry for entry in entries if not isinstance(entry, End))
     if any((folder / ARTIFACTS).iterdir()):
         yield Files(folder / ARTIFACTS, "")
     for model in (folder / MODEL).glob("*"):
         yield ModelFiles(model, model.name)
     yield from (entry for entry in entries if isinstance(entry, End))
-
-
-def _entries(folder: Path) -> Iterator[Entry]:
-    path = folder / ENTRIES
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        yield from_json(json.loads(line))
-
-
-def _header(folder: Path) -> dict[str, str]:
-    header: dict[str, str] = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-    return header
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """What the disk says, as one line."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{folder}: cannot keep the run here ({cut(error.strerror or error, 200)})") from error

@@ -1,4 +1,4 @@
-"""Looking runs up: the detector of one, the latest of all."""
+"""Looking up runs: a run's id, data and detector, and the list of the latest runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from anomaly_vae.tracking.store import clean, cut, server_uri, store_errors, sto
 
 
 def full_run_id(run: str, config: Config) -> str:
-    """The whole id of a run given by the first 6 or more characters of it. Raises RunError."""
+    """The full id of the run whose id begins with these 6 or more characters. Raises RunError."""
     return str(find_run(connect(config), run).info.run_id)
 
 
 def data_of(run: str, config: Config) -> str | None:
-    """The path of the data that a run was fitted on, as it was given; None where the run has none."""
+    """The path of the data that a run was fitted on, as the user wrote it; None if the run logged none."""
     path: str | None = find_run(connect(config), run).data.tags.get("data")
     return path
 
 
 def run_facts(run: str, config: Config) -> tuple[str, str, str | None]:
-    """The whole id of a run, the name of its experiment, and the data that it was last evaluated on."""
+    """The full id of a run, the name of its experiment, and the data that it was last evaluated on (None: none)."""
     client = connect(config)
     record = find_run(client, run)
     with store_errors(f"reading the experiment of run {run}"):
@@ -40,23 +40,24 @@ def run_facts(run: str, config: Config) -> tuple[str, str, str | None]:
 
 
 def times_logged(run: str, metric: str, config: Config) -> int:
-    """How often a metric of a run was logged."""
+    """The number of values that a run logged of a metric."""
     client = connect(config)
     with store_errors(f"reading {metric} of run {run}"):
         return len(client.get_metric_history(run, metric))
 
 
 def find_detector(name: str | None, config: Config, scratch: str | None = None) -> tuple[str, Path]:
-    """Id of a run and local folder of its detector; None: of the last run to finish, over all experiments.
+    """The id of a run and the local folder of its detector.
 
-    name: a run id or the first 6 or more characters of one, or `models:/` with a registered name and alias or version
-    (`NAME@champion`, `NAME/3`) or the id of a logged model: of a model only the folder of the detector in it is read,
-    never its code. scratch: the folder that what a server has is downloaded to; None: a temporary one that stays.
+    name: a run id or its first 6 or more characters, or `models:/` with a registered name and alias or version
+    (`NAME@champion`, `NAME/3`) or with the id of a logged model, of which only the detector's folder is read, never its
+    code; None: the run that finished last, of all experiments. scratch: folder to download a server's files to; None: a
+    temporary folder that is not deleted.
     Raises RunError for a run that is unknown, not finished or without a detector, and for an unknown model.
     """
     client = connect(config)
     if name is not None and name.startswith(MODELS):
-        return _of_model(client, config, name, scratch)
+        return _find_detector_of_model(client, config, name, scratch)
     record = _latest(client, config) if name is None else find_run(client, name)
     run_id, status = record.info.run_id, record.info.status
     if status != "FINISHED":
@@ -65,14 +66,14 @@ def find_detector(name: str | None, config: Config, scratch: str | None = None) 
         raise RunError(f"run {run_id} is {status}, not finished{why}; `anomaly-vae fit --resume {run_id}` continues it")
     local = store_folder(config) / "artifacts" / run_id / "artifacts" / DETECTOR
     if not server_uri() and local.is_dir():
-        return run_id, local  # also after the folder of the store was moved, when the recorded address is stale
+        return run_id, local  # not the recorded address, which is stale if the store's folder was moved
     with store_errors(f"reading the detector of run {run_id}"):
         if not client.list_artifacts(run_id, DETECTOR):
             raise RunError(f"run {run_id} has no detector; {RUNS_HINT}")
         return run_id, Path(client.download_artifacts(run_id, DETECTOR, scratch))
 
 
-def _of_model(client: MlflowClient, config: Config, uri: str, scratch: str | None) -> tuple[str, Path]:
+def _find_detector_of_model(client: MlflowClient, config: Config, uri: str, scratch: str | None) -> tuple[str, Path]:
     model = resolve(client, config, uri)
     folder = f"artifacts/{DETECTOR}"
     local = store_folder(config) / "artifacts" / "models" / model.model_id / "artifacts" / folder
@@ -82,35 +83,36 @@ def _of_model(client: MlflowClient, config: Config, uri: str, scratch: str | Non
         if not client.list_logged_model_artifacts(model.model_id, folder):
             raise RunError(f"{uri} holds no detector of anomaly-vae (no {folder} in it)")
         address = f"{model.artifact_location}/{folder}"
-        found = download_artifacts(address, dst_path=scratch, tracking_uri=store_uri(config))
-    return str(model.source_run_id or ""), Path(found)
+        downloaded = download_artifacts(address, dst_path=scratch, tracking_uri=store_uri(config))
+    return str(model.source_run_id or ""), Path(downloaded)
 
 
 def _latest(client: MlflowClient, config: Config) -> RunRecord:
+    """The run with a detector that finished last."""
     with store_errors("looking for the latest run"):
-        found = client.search_runs(
+        records = client.search_runs(
             experiment_ids(client),
             filter_string=f"attributes.status = 'FINISHED' and tags.{DETECTOR} = '{DETECTOR}'",
             order_by=["attributes.end_time DESC"],
             max_results=1,
         )
-    if not found:
+    if not records:
         raise RunError(f"no finished run with a detector in {store_uri(config)}; `anomaly-vae fit` makes one")
-    return found[0]
+    return records[0]
 
 
 def children(run_id: str, config: Config) -> dict[str, str]:
-    """Name and id of the runs nested under a run. Raises RunError."""
+    """Names and ids of the runs nested under a run. Raises RunError."""
     client = connect(config)
     with store_errors(f"looking for the runs under {run_id}"):
-        experiment = client.get_run(run_id).info.experiment_id
-        wanted = f"tags.mlflow.parentRunId = '{run_id}'"
-        return {found.info.run_name: found.info.run_id for found in client.search_runs([experiment], wanted)}
+        experiment_id = client.get_run(run_id).info.experiment_id
+        records = client.search_runs([experiment_id], filter_string=f"tags.mlflow.parentRunId = '{run_id}'")
+        return {record.info.run_name: record.info.run_id for record in records}
 
 
 def list_runs(config: Config, limit: int = 20) -> list[dict[str, Any]]:
     """The latest runs, newest first: run_id, name, experiment, status, started (ISO 8601), kind, model, auroc, auprc,
-    f1, seconds, detector (whether it has one) and parent. What a run has not logged is None."""
+    f1, seconds, detector (whether the run has one) and parent. A value that a run has not logged is None."""
     if not server_uri() and not (store_folder(config) / "mlflow.db").exists():
         return []
     client = connect(config)

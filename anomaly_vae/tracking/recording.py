@@ -1,4 +1,4 @@
-"""What a run is told, made into entries: parameters, metrics, figures, tables, data and the detector."""
+"""`TrackedRun`: parameters, metrics, tables, data and the detector of a run, each logged as an entry."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anomaly_vae.core.errors import RunError
-from anomaly_vae.tracking.metadata import Machine
-from anomaly_vae.tracking.outbox import Batch, Data, End, Entry, Files, ModelFiles, Point, Sink, Spool
+from anomaly_vae.tracking.metadata import SystemMetrics
+from anomaly_vae.tracking.outbox import Batch, Data, End, Entry, EntryWriter, Files, ModelFiles, Point, Sender, Spool
 from anomaly_vae.tracking.run import Columns
 from anomaly_vae.tracking.store import clean, cut, file_name, store_errors
 
@@ -27,110 +27,115 @@ NOTE = "mlflow.note.content"  # the tag that MLflow shows as the run's descripti
 TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow knows which artifacts are tables
 NAME_LENGTH = 250  # of a run, an experiment or a key: what MLflow's columns hold
 PARAM_LENGTH, TAG_LENGTH = 6000, 5000
-A_BATCH = 25  # a request is at most 1 MB: 25 values of 6000 characters, each up to 6 bytes in JSON
-METRICS_A_BATCH = 1000
-SECONDS_BETWEEN = 1.0  # of two sendings of epochs
+TEXTS_PER_BATCH = 25  # a request is at most 1 MB: 25 values of 6000 characters, each up to 6 bytes in JSON
+METRICS_PER_BATCH = 1000
+SECONDS_BETWEEN = 1.0  # between two requests with the metrics of epochs
 
 T = TypeVar("T")
 
 
 class TrackedRun:
-    """One run of a store. Entries go to the store; where it stops taking them and there is a spool, to the spool from
-    then on, so that a fit never ends because of its store. Without a spool that is a RunError.
+    """One run of a store. Entries go to the store. If it stops answering, they go to `spool_folder` from then on, so
+    that no fit ends because of its store; without that folder, it is a RunError.
     """
 
     def __init__(
-        self, sink: Sink, run_id: str, logged: Mapping[str, str] | None = None, spool: Path | None = None,
-        had: frozenset[int] = frozenset(),
-    ) -> None:  # fmt: skip
-        """logged: the parameters that a continued run already has; MLflow never changes one. had: its epochs. spool:
-        the folder to keep the run in where the store goes away."""
-        self._sink, self._spool = sink, spool
-        self._logged = dict(logged or {})
-        self._had = had
-        self._steps: dict[str, int] = {}  # of the metrics with a curve, the latest
-        self._waiting: list[Point] = []
-        self._tables: list[str] = []
-        self._machine = Machine()
-        self._clock = 0
-        self._sent = -math.inf  # seconds; when metrics were last sent
+        self,
+        sender: Sender,
+        run_id: str,
+        *,
+        logged_params: Mapping[str, str] | None = None,
+        logged_epochs: frozenset[int] = frozenset(),
+        spool_folder: Path | None = None,
+    ) -> None:
+        """logged_params, logged_epochs: what the store already has of a continued run; MLflow never changes a
+        parameter."""
         self.run_id = run_id
         self.lost: tuple[Path, str] | None = None
+        self._writer: EntryWriter = sender
+        self._spool_folder = spool_folder
+        self._logged_params = dict(logged_params or {})
+        self._logged_epochs = logged_epochs
+        self._latest_steps: dict[str, int] = {}  # of the metrics that have a curve
+        self._unsent: list[Point] = []
+        self._tables: list[str] = []
+        self._system_metrics = SystemMetrics()
+        self._latest_time = 0  # milliseconds since 1970, of the latest point
+        self._sent_at = -math.inf  # seconds of the monotonic clock
 
     def _log(self, entry: Entry) -> None:
         try:
-            self._sink.take(entry)
+            self._writer.write(entry)
         except RunError as error:
-            if self._spool is None or self.lost:
+            if self._spool_folder is None or self.lost:
                 raise
-            self._sink, self.lost = Spool(self._spool, self.run_id), (self._spool, str(error))
-            self._sink.take(entry)
+            self._writer, self.lost = Spool(self._spool_folder, self.run_id), (self._spool_folder, str(error))
+            self._writer.write(entry)
 
     def params(self, params: Mapping[str, Any]) -> None:
-        """Settings of the run; over-long values are cut. What a continued run has otherwise becomes a tag."""
+        """Settings of the run; over-long values are cut. One that a continued run has with another value becomes the
+        tag `resumed.KEY`."""
         texts = {_key(key): cut(value, PARAM_LENGTH) for key, value in params.items()}
-        for some in _batches([item for item in texts.items() if item[0] not in self._logged], A_BATCH):
-            self._log(Batch(params=dict(some)))
-        changed = {f"resumed.{key}": text for key, text in texts.items() if self._logged.get(key, text) != text}
-        self._logged = {**texts, **self._logged}
+        new = [(key, text) for key, text in texts.items() if key not in self._logged_params]
+        for batch in _batches(new, TEXTS_PER_BATCH):
+            self._log(Batch(params=dict(batch)))
+        changed = {f"resumed.{key}": text for key, text in texts.items() if self._logged_params.get(key, text) != text}
+        self._logged_params = {**texts, **self._logged_params}
         self.tags(changed)
 
     def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """One point of each curve. None is left out; an infinity is kept as NaN, a gap in the curve, because MLflow
-        would draw it as 1.8e308 and flatten everything else. With it go CPU, memory and GPU, as system metrics.
+        """One point of each curve, and of the system metrics. None is left out; an infinity is kept as NaN, a gap in
+        the curve, because MLflow would draw it as 1.8e308 and flatten everything else.
 
-        Sent at once where the last was sent a second ago, else with the next: the store waits for the disk at each
-        call, which would cost more than a short epoch takes. A killed run has thus lost its last second of points;
-        its continuation brings all epochs, and those that the store has are passed over.
+        Points are sent at most once a second: the store waits for the disk at each request, which would cost more
+        than a short epoch takes. A killed run therefore loses its last second of points; its continuation logs all
+        epochs again, and those that the store has are skipped.
         """
-        if step in self._had:
+        if step in self._logged_epochs:
             return
-        self._steps.update(dict.fromkeys(metrics, step))
-        self._wait(metrics)
-        used = self._machine.used()
-        self._steps.update(dict.fromkeys(used, step))
-        self._wait(used)
-        if time.monotonic() - self._sent >= SECONDS_BETWEEN:
-            self._send()
+        self._latest_steps.update(dict.fromkeys(metrics, step))
+        self._add_points(metrics)
+        system_metrics = self._system_metrics.read()
+        self._latest_steps.update(dict.fromkeys(system_metrics, step))
+        self._add_points(system_metrics)
+        if time.monotonic() - self._sent_at >= SECONDS_BETWEEN:
+            self.flush()
 
     def metrics(self, metrics: Mapping[str, float | None]) -> None:
-        """Final numbers, such as AUROC. One that has a curve ends it: MLflow shows the value of the latest step."""
-        self._wait(metrics)
-        self._send()
+        """Final numbers, e.g. AUROC. One that has a curve ends it: MLflow shows the value of the latest step."""
+        self._add_points(metrics)
+        self.flush()
 
-    def _wait(self, metrics: Mapping[str, float | None]) -> None:
-        # Milliseconds since 1970, later at each call: of values at the same step and time MLflow shows the largest.
-        self._clock = max(int(time.time() * 1000), self._clock + 1)
+    def _add_points(self, metrics: Mapping[str, float | None]) -> None:
+        # Later at each call: of values at the same step and time MLflow shows the largest.
+        self._latest_time = max(int(time.time() * 1000), self._latest_time + 1)
         for key, value in metrics.items():
             if value is not None:
                 finite = float(value) if math.isfinite(value) else math.nan
-                self._waiting.append(Point(_key(key), finite, self._clock, self._steps.get(key, 0)))
+                step = self._latest_steps.get(key, 0)
+                self._unsent.append(Point(key=_key(key), value=finite, when=self._latest_time, step=step))
 
-    def _send(self) -> None:
-        points, self._waiting, self._sent = self._waiting, [], time.monotonic()
-        for some in _batches(points, METRICS_A_BATCH):
-            self._log(Batch(points=some))
+    def flush(self) -> None:
+        """Sends the points that were not sent yet."""
+        points, self._unsent, self._sent_at = self._unsent, [], time.monotonic()
+        for batch in _batches(points, METRICS_PER_BATCH):
+            self._log(Batch(points=batch))
 
     def tags(self, tags: Mapping[str, Any]) -> None:
         """Over-long values are cut."""
-        for some in _batches(list(tags.items()), A_BATCH):
-            self._log(Batch(tags={_key(key): cut(value, TAG_LENGTH) for key, value in some}))
+        for batch in _batches(list(tags.items()), TEXTS_PER_BATCH):
+            self._log(Batch(tags={_key(key): cut(value, TAG_LENGTH) for key, value in batch}))
 
     def note(self, markdown: str) -> None:
-        """The description of the run, which its page begins with."""
+        """The description at the top of the run's page."""
         self.tags({NOTE: markdown})
-
-    def figure(self, figure: Any, name: str) -> None:
-        """A matplotlib Figure as figures/NAME.png; the figure is emptied, for its memory."""
-        with self._file("figures", f"{file_name(name)}.png") as path:
-            figure.savefig(path)
-            figure.clear()
 
     def table(self, frame: pd.DataFrame, name: str) -> None:
         """A table as NAME.json, in the form that MLflow's own `log_table` writes and its pages compare runs by."""
-        with self._file("", f"{file_name(name)}.json") as path:
+        file = f"{file_name(name)}.json"
+        with self._file("", file) as path:
             frame.to_json(path, orient="split", index=False, date_format="iso")
-        self._tables.append(f"{file_name(name)}.json")
+        self._tables.append(file)
         self.tags({TABLES: json.dumps([{"path": path, "type": "table"} for path in self._tables])})
 
     def text(self, text: str, name: str) -> None:
@@ -144,7 +149,7 @@ class TrackedRun:
             path.write_bytes(content)
 
     def file(self, path: Path, place: str) -> None:
-        """A file that exists, under its own name in the artifact folder `place`; an older one is replaced."""
+        """A copy of an existing file, under its own name in the artifact folder `place`; an older one is replaced."""
         with self._file(place, path.name) as copy:
             shutil.copyfile(path, copy)
 
@@ -159,17 +164,17 @@ class TrackedRun:
     def dataset(self, *, name: str, source: str, digest: str, rows: int, columns: Columns, context: str) -> None:
         """A dataset under Inputs: where it came from (path or URL), its digest and size; never the data itself.
 
-        `context` says what it was for, e.g. "training"; `columns` with names becomes the schema. The record is the one
-        that mlflow.data writes, so `mlflow.data.get_source` reads it.
+        context: what it was used for, e.g. "training". columns: names become the schema. The record has the form that
+        mlflow.data writes, so `mlflow.data.get_source` reads it.
         """
-        web = source.startswith(("http://", "https://"))
+        is_url = source.startswith(("http://", "https://"))
         width = columns if isinstance(columns, int) else len(columns)
         self._log(
             Data(
                 name=cut(clean(name) or "data", 500),
                 digest=digest[:36],  # MLflow's limit
-                source_type="http" if web else "local",
-                source=json.dumps({"url" if web else "uri": source}),
+                source_type="http" if is_url else "local",
+                source=json.dumps({"url" if is_url else "uri": source}),
                 schema=_schema(columns),
                 profile=json.dumps({"num_rows": rows, "num_columns": width, "num_elements": rows * width}),
                 context=context,
@@ -177,34 +182,30 @@ class TrackedRun:
         )
 
     def detector(self, folder: Path) -> None:
-        """The saved detector as the artifact folder detector/; what was there before is replaced file by file."""
+        """The saved detector, as the artifact folder detector/; an earlier one is replaced file by file."""
         self._log(Files(folder, DETECTOR))
         self.tags({DETECTOR: DETECTOR})
 
     def model(self, folder: Path, name: str) -> None:
         """The saved MLflow model in `folder` (its MLmodel file and what belongs to it) as the run's logged model.
 
-        name: what the list of models shows, where the run has no logged model since its start.
+        name: what the list of models shows, unless the run has had a logged model since its start.
         """
         self._log(ModelFiles(folder, model_title(name)))
 
-    def flush(self) -> None:
-        """Sends the points that still wait for company."""
-        self._send()
-
     def end(self, status: str, error: BaseException | None = None) -> None:
-        """The end, with the tag `error` = "Type: message" where something ended it early."""
+        """Ends the run with a status; with an error, also tags it `error` = "Type: message"."""
         if error is not None:
             with suppress(RunError):  # a store that fails now must not hide what ended the run
                 self.tags({"error": f"{type(error).__name__}: {error}"})
                 self.end(status)
             return
-        self._send()
-        self._log(End(status, int(time.time() * 1000)))
+        self.flush()
+        self._log(End(status=status, when=int(time.time() * 1000)))
 
 
 def model_title(name: str) -> str:
-    """A name that MLflow takes for a logged model."""
+    """The name, changed to one that MLflow accepts for a logged model."""
     return re.sub(r"""[/:.%"']+""", "-", cut(clean(name), NAME_LENGTH)).strip("- ") or "detector"
 
 
@@ -213,16 +214,16 @@ def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _schema(columns: Columns) -> str | None:
-    """MLflow's column schema; None where there are no names, or more than its limit of 1,048,575 characters holds."""
+    """MLflow's column schema; None without names, or where it would exceed MLflow's limit of 1,048,575 characters."""
     if isinstance(columns, int):
         return None
-    kinds = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "any")
-    colspec = [{"type": kind, "name": key, "required": True} for key, kind in kinds.items()]
+    types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "any")
+    colspec = [{"type": type_, "name": name, "required": True} for name, type_ in types.items()]
     spec = json.dumps({"mlflow_colspec": colspec})
     return spec if len(spec) <= 1_048_575 else None
 
 
 def _key(name: str) -> str:
-    """A name that MLflow takes for a parameter, metric or tag."""
+    """The name, changed to one that MLflow accepts for a parameter, metric or tag."""
     key = re.sub(r"[^\w.\- /]", "_", name).strip("/. ") or "_"
     return "/".join(part for part in key.split("/") if part not in ("", ".", ".."))[:NAME_LENGTH] or "_"

@@ -1,4 +1,4 @@
-"""The registry of models: which of the fitted detectors is the champion, by name, alias and version."""
+"""The registry of models: the versions of a registered model, and which of them is the champion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<versio
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a registered model, and the run that it came from ("" where that is not known)."""
+    """One version of a registered model, and the run that logged it ("" if that is not known)."""
 
     name: str
     version: str
@@ -32,18 +32,19 @@ class Version:
 
     @property
     def uri(self) -> str:
+        """MLflow's address of this version."""
         return f"{MODELS}{self.name}/{self.version}"
 
 
 def resolve(client: MlflowClient, config: Config, uri: str) -> LoggedModel:
     """The logged model behind models:/NAME@ALIAS, /NAME/VERSION, /NAME/latest or /MODEL_ID. Raises RunError."""
-    found = ADDRESS.fullmatch(uri)
-    if found is None:
+    address = ADDRESS.fullmatch(uri)
+    if address is None:
         raise RunError(
             f"{uri!r} is no address of a model; models:/NAME@{CHAMPION}, models:/NAME/VERSION or models:/MODEL_ID"
             " would be"
         )
-    name, alias, version = found["name"], found["alias"], found["version"]
+    name, alias, version = address["name"], address["alias"], address["version"]
     with store_errors(f"looking for {uri} in {store_uri(config)}"):
         if alias:
             record = client.get_model_version_by_alias(name, alias)
@@ -54,27 +55,27 @@ def resolve(client: MlflowClient, config: Config, uri: str) -> LoggedModel:
             record = client.get_model_version(name, version)
         else:
             return client.get_logged_model(name)
-        found_id = None if record is None else _model_id(record)
-        if found_id is None:
+        model_id = None if record is None else _model_id(record)
+        if model_id is None:
             raise RunError(f"{uri} was not registered by `anomaly-vae promote`, and is not read")
-        return client.get_logged_model(found_id)
+        return client.get_logged_model(model_id)
 
 
 def champion(name: str, config: Config) -> Version | None:
-    """The version of a registered model that has the alias `champion`; None where there is none. Raises RunError."""
+    """The version of a registered model that has the alias `champion`; None if there is none. Raises RunError."""
     client = connect(config)
     with store_errors(f"looking for the champion of {name}"):
         try:
-            found = client.get_model_version_by_alias(name, CHAMPION)
+            record = client.get_model_version_by_alias(name, CHAMPION)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-    return Version(name, str(found.version), found.run_id or "")
+    return Version(name, str(record.version), record.run_id or "")
 
 
 def crown(run: str, name: str, tags: Mapping[str, Any], config: Config) -> Version:
-    """Registers the latest model of a run, unless it is, as `name`, with these tags, and makes it the champion.
+    """Registers the latest model of a run as `name`, unless it is registered, tags it and makes it the champion.
 
     Raises RunError for a run without a model.
     """
@@ -89,26 +90,27 @@ def crown(run: str, name: str, tags: Mapping[str, Any], config: Config) -> Versi
         if model.status != "READY":
             raise RunError(f"the model of run {run_id} is {model.status}, not READY; fit again")
         _require_name(client, name)
-        versions = [v for v in client.search_model_versions(f"name = '{name}'") if _model_id(v) == model_id]
+        registered = client.search_model_versions(f"name = '{name}'")
+        versions = [version for version in registered if _model_id(version) == model_id]
         if not versions:
             # a sqlite store would look models:/MODEL_ID up at the address that is MLflow's global state
             source = f"{MODELS}{model_id}" if server_uri() else model.artifact_location
             versions = [client.create_model_version(name, source, run_id, model_id=model_id)]
-        version = str(versions[0].version)
+        number = str(versions[0].version)
         for key, value in tags.items():
-            client.set_model_version_tag(name, version, key, value)
-        client.set_registered_model_alias(name, CHAMPION, version)
-    return Version(name, version, run_id)
+            client.set_model_version_tag(name, number, key, value)
+        client.set_registered_model_alias(name, CHAMPION, number)
+    return Version(name, number, run_id)
 
 
 def _model_id(version: ModelVersion) -> str | None:
-    """The logged model behind a version: MLflow keeps it within the address of its source alone."""
-    found = re.search(r"/(m-[0-9a-f]{32})(?=/|$)", version.source or "")
-    return found[1] if found else None
+    """The logged model of a version, whose id MLflow keeps only as a part of the version's source."""
+    match = re.search(r"/(m-[0-9a-f]{32})(?=/|$)", version.source or "")
+    return match[1] if match else None
 
 
 def _require_name(client: MlflowClient, name: str) -> None:
-    """The registered model exists afterwards, whoever made it."""
+    """Makes the registered model, unless it exists."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:

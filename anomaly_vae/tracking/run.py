@@ -1,6 +1,6 @@
-"""What a run is told, whoever keeps it: an MLflow store (`tracking`), or nobody.
+"""What a fit logs to a run, with tracking (`recording.TrackedRun`) or without (`NoRun`).
 
-Nothing here imports mlflow, so that a fit that is not recorded needs no second of it.
+Nothing here imports mlflow, so an untracked fit does not wait for that import.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-Columns = int | Sequence[str] | Mapping[str, str]  # how many, their names, or name -> MLflow's type
+Columns = int | Sequence[str] | Mapping[str, str]  # the number of columns, their names, or name -> MLflow's type
+MODEL = "model"  # name of the logged model: MLflow finds it as runs:/RUN_ID/model
 
 
 class Run(Protocol):
-    """Where a fit writes what it finds. `run_id` is "" where tracking is off.
+    """One run, to log to. run_id: "" without tracking.
 
-    lost: where the run waits and why, after its store stopped taking it; else None.
+    lost: the folder where the run waits, and why, if its store stopped answering; else None.
     """
 
     run_id: str
@@ -29,7 +30,6 @@ class Run(Protocol):
     def metrics(self, metrics: Mapping[str, float | None]) -> None: ...
     def tags(self, tags: Mapping[str, Any]) -> None: ...
     def note(self, markdown: str) -> None: ...
-    def figure(self, figure: Any, name: str) -> None: ...
     def table(self, frame: pd.DataFrame, name: str) -> None: ...
     def dataset(self, *, name: str, source: str, digest: str, rows: int, columns: Columns, context: str) -> None: ...
     def detector(self, folder: Path) -> None: ...
@@ -40,16 +40,11 @@ class Run(Protocol):
 
 
 class NoRun:
-    """Tracking is off: everything is accepted and nothing is kept."""
+    """A run without tracking: every call is accepted and nothing is kept."""
 
     run_id = ""
     lost: tuple[Path, str] | None = None
 
-    def _nothing(self, *_: Any, **__: Any) -> None: ...
+    def _ignore(self, *_: Any, **__: Any) -> None: ...
 
-    params = epoch = metrics = tags = note = figure = table = dataset = detector = model = text = file = content = (
-        _nothing
-    )
-
-
-MODEL = "model"  # name of the logged model: MLflow finds it as runs:/RUN_ID/model
+    params = epoch = metrics = tags = note = table = dataset = detector = model = text = file = content = _ignore

@@ -1,7 +1,7 @@
-"""Where the runs are kept: the address of the store, its folder, how it is made whole, and MLflow's UI on it.
+"""The store of runs: its address, its folder, checking and making it, and MLflow's UI on it.
 
-Either a folder with a sqlite database, or the server that MLFLOW_TRACKING_URI names. Nothing here imports mlflow: who
-needs a store that exists passes in what makes its schema. Every failure is a RunError of one line.
+The store is a folder with a sqlite database, or the server that MLFLOW_TRACKING_URI names. Nothing here imports mlflow:
+a caller that needs a store passes in the function that makes its schema. Every failure is a RunError of one line.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from urllib.parse import urlsplit
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 
-Schema = Callable[[Path, Path], None]  # makes a new database of runs, given the folder of their artifacts
+Schema = Callable[[Path, Path], None]  # makes a new database of runs, with the folder of their artifacts
 
 
 def server_uri() -> str:
-    """Address of the server, or of another store, that the environment names; "": the runs are in the local folder."""
+    """The server, or another store, that MLFLOW_TRACKING_URI names; "": the runs are in the local folder."""
     return os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
@@ -42,14 +42,13 @@ def store_folder(config: Config) -> Path:
 
 
 def checkpoint_folder(run_id: str, config: Config) -> Path:
-    """Where the checkpoints of a run are; always local, beside the local store. Nothing is created."""
+    """The folder of a run's checkpoints; always local, beside the local store. Nothing is created."""
     return store_folder(config) / "checkpoints" / file_name(run_id)
 
 
 def check_store(config: Config, schema: Schema | None = None) -> None:
-    """The store exists and answers; with `schema`, a local one can be written, and is made where there is none.
-
-    Raises RunError.
+    """Checks that the store exists and answers. schema: a local store is made if there is none, and checked to be
+    writable. Raises RunError.
     """
     remote = server_uri()
     if remote:
@@ -65,7 +64,7 @@ def check_store(config: Config, schema: Schema | None = None) -> None:
 
 
 def knock(uri: str) -> None:
-    """Raises RunError where no server listens: MLflow's own retries would take minutes to say so."""
+    """Raises RunError where no server listens; MLflow's own retries would take minutes to report it."""
     address = urlsplit(uri)
     proxied = any(os.environ.get(name) for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"))
     if address.scheme not in ("http", "https") or proxied or not address.hostname:
@@ -78,13 +77,15 @@ def knock(uri: str) -> None:
 
 
 def _local_store(folder: Path, schema: Schema | None) -> None:
-    """Check the sqlite store in `folder`, and create it for a writer, who has its schema. Raises RunError.
+    """Checks the sqlite store in `folder`; see `check_store`. Raises RunError.
 
-    MLflow would find the same faults, after retrying for 100 s with a traceback each time.
+    MLflow would report the same faults, but only after retrying for 100 s with a traceback each time.
     """
     if {"%", "?"} & set(str(folder)):
-        raise RunError(f"{folder}: MLflow cannot keep its store in a folder whose path has '%' or '?'; set"
-                       " tracking.folder to another")  # fmt: skip
+        raise RunError(
+            f"{folder}: MLflow cannot keep its store in a folder whose path has '%' or '?'; set"
+            " tracking.folder to another"
+        )
     database = folder / "mlflow.db"
     instead = "set tracking.folder to a folder that can be written, or tracking.enabled to false"
     if not database.exists():
@@ -101,7 +102,7 @@ def _local_store(folder: Path, schema: Schema | None) -> None:
         address = f"{database.as_uri()}?mode={'rw' if schema else 'ro'}"
         with sqlite3.connect(address, uri=True, timeout=20) as connection:
             if schema:
-                # A write that changes nothing.
+                # a write that changes nothing
                 connection.execute("UPDATE alembic_version SET version_num = version_num")
                 connection.rollback()
             else:
@@ -112,33 +113,33 @@ def _local_store(folder: Path, schema: Schema | None) -> None:
 
 
 def _create_store(database: Path, schema: Schema) -> None:
-    """A fresh store, made beside its place and linked in whole.
+    """Makes a new store in a scratch folder, then links the complete file into place.
 
-    Two fits may do this at once, and a killed one leaves no half-made store: the first link wins.
+    Two fits may do this at once: the first link wins. A killed one leaves no incomplete store.
     """
     with tempfile.TemporaryDirectory(prefix=".new-store-", dir=database.parent) as scratch:
-        fresh = Path(scratch) / database.name
+        new = Path(scratch) / database.name
         with store_errors(f"creating {database}"):
-            schema(fresh, database.parent / "artifacts")
+            schema(new, database.parent / "artifacts")
         with suppress(FileExistsError):
             try:
-                os.link(fresh, database)
+                os.link(new, database)
             except FileExistsError:
                 raise
             except OSError:  # a file system without hard links
                 if not database.exists():
-                    os.rename(fresh, database)
+                    os.rename(new, database)
 
 
 def serve_ui(config: Config, ready: Callable[[Config], None], host: str = "127.0.0.1", port: int = 5000) -> None:
     """MLflow's UI on the store, in the foreground until Ctrl-C. The address goes to stderr.
 
-    `ready` sees to it that the store exists. Raises RunError.
+    ready: checks that the store exists. Raises RunError.
     """
     remote = server_uri()
     if remote.startswith(("http://", "https://")):
         raise RunError(f"the runs are on the server at {remote} (MLFLOW_TRACKING_URI): open that address")
-    ready(config)  # the errors of the store are told before a server starts
+    ready(config)  # reports the errors of the store before a server starts
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -152,10 +153,10 @@ def serve_ui(config: Config, ready: Callable[[Config], None], host: str = "127.0
     sys.stderr.flush()
     # PYTHONSAFEPATH: a types.py or random.py in the user's folder must not shadow the standard library.
     # MLflow's job runners evaluate language models; they would double the time to start.
-    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    quiet |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment = {**quiet, **os.environ, "PYTHONSAFEPATH": "1"}
-    # In a session of its own, so that Ctrl-C reaches this process alone and the server is ended in order.
+    settings = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    settings |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**settings, **os.environ, "PYTHONSAFEPATH": "1"}
+    # A session of its own: Ctrl-C reaches only this process, which then ends the server and its workers.
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server would outlive this process
     try:
@@ -170,19 +171,19 @@ def serve_ui(config: Config, ready: Callable[[Config], None], host: str = "127.0
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and its workers, which are one session."""
-    for sign, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+    """Ends the server and its workers, which are one session."""
+    for sent_signal, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         if server.poll() is not None:
             return
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, sign)
+            os.killpg(server.pid, sent_signal)
         with suppress(subprocess.TimeoutExpired):
             server.wait(seconds)
 
 
 @contextmanager
 def store_errors(doing: str) -> Iterator[None]:
-    """What the store raises, as one line."""
+    """Raises every error of the store as a RunError of one line."""
     try:
         yield
     except RunError:
@@ -192,21 +193,22 @@ def store_errors(doing: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
+    """The message of an error as one line of at most 500 characters."""
     text = getattr(error, "strerror", None) or str(error).split("\n(Background on this error")[0]
     return cut(clean(text) or type(error).__name__, 500)
 
 
 def clean(text: str) -> str:
-    """Without line ends, control characters and doubled spaces; slashes, quotes and letters of any script stay."""
+    """The text without line ends, control characters and doubled spaces; slashes, quotes and all letters stay."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def cut(value: Any, length: int) -> str:
-    """At most `length` characters, the last an ellipsis where some are left out."""
+    """The value as text of at most `length` characters; the last is an ellipsis if some were left out."""
     text = str(value)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def file_name(name: str) -> str:
-    """A file name on every system."""
+    """The name with the characters replaced that some system does not allow in file names."""
     return re.sub(r"[^\w.\-]+", "_", name).strip(".") or "_"

@@ -155,18 +155,21 @@ CASES = [
 
 
 def fitted(folder: Path) -> dict[str, Path]:
-    """A detector of each kind that the cases need, without labels; its data says nothing, for it is only to be there."""
+    """A detector of each kind that the cases need, without labels; the content of its data does not matter."""
     for name, content in (("table.csv", TABLE), ("series.csv", csv(200))):
         (folder / name).write_text(content, encoding="utf-8")
     write(folder, pictures(20))
-    found = {}
-    for name, more in (("table", ["table.csv"]), ("series", ["series.csv", "--kind", "series", "--set", "data.window=8"]),
-                       ("images", ["pics", "--set", "data.size=12", "--set", "model.kind=conv2d"])):  # fmt: skip
-        found[name] = folder / f"detector-{name}"
+    detectors = {}
+    for name, more in (
+        ("table", ["table.csv"]),
+        ("series", ["series.csv", "--kind", "series", "--set", "data.window=8"]),
+        ("images", ["pics", "--set", "data.size=12", "--set", "model.kind=conv2d"]),
+    ):
+        detectors[name] = folder / f"detector-{name}"
         data, *options = more
-        result = CliRunner().invoke(main, ["fit", str(folder / data), *OFF, "-o", str(found[name]), *options])
+        result = CliRunner().invoke(main, ["fit", str(folder / data), *OFF, "-o", str(detectors[name]), *options])
         assert result.exit_code == 0, result.stderr
-    return found
+    return detectors
 
 
 def write(folder: Path, files: dict[str, Content]) -> None:
@@ -324,8 +327,10 @@ def test_a_read_only_folder_says_so(
     # what a closed folder answers, to root too, who writes everywhere
     monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", denied)
     monkeypatch.setattr(files.os, "access", lambda *_: False)
-    for command in (["score", "data.csv", "-m", str(detectors["table"]), "-o", "closed/s.csv"],
-                    ["fit", "data.csv", *OFF, "-o", "closed/det"]):  # fmt: skip
+    for command in (
+        ["score", "data.csv", "-m", str(detectors["table"]), "-o", "closed/s.csv"],
+        ["fit", "data.csv", *OFF, "-o", "closed/det"],
+    ):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1
         assert "closed" in result.stderr

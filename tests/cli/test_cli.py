@@ -59,8 +59,17 @@ def test_help_and_settings_load_nothing_heavy() -> None:
         "heavy = {'torch', 'pandas', 'numpy', 'mlflow', 'sklearn', 'pyarrow', 'matplotlib', 'rich'}\n"
         "print(codes, sorted(heavy & set(sys.modules)))"
     )
-    commands = ["--help", "fit --help", "fit --set training.epoch=3", "score x --set a=b", "config", "fit absent.csv",
-                f"score {__file__} -o s.xlsx", "export -o d.onyx", "latent edit 3 --direction absent.csv"]  # fmt: skip
+    commands = [
+        "--help",
+        "fit --help",
+        "fit --set training.epoch=3",
+        "score x --set a=b",
+        "config",
+        "fit absent.csv",
+        f"score {__file__} -o s.xlsx",
+        "export -o d.onyx",
+        "latent edit 3 --direction absent.csv",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True, check=True)
     assert done.stdout == "[0, 0, 2, 2, 0, 1, 2, 2, 1] []\n"
 
@@ -68,24 +77,26 @@ def test_help_and_settings_load_nothing_heavy() -> None:
 def test_config_prints_what_it_reads() -> None:
     text = ok("config", "--set", "training.lr=3e-4", "--set", "data.normal=[3, 5]", "--set", "data.drop=x")
     assert Config(**yaml.safe_load(text)).changed() == {
-        "training.lr": 3e-4, "data.normal": ["3", "5"], "data.drop": ["x"]
-    }  # fmt: skip
+        "training.lr": 3e-4,
+        "data.normal": ["3", "5"],
+        "data.drop": ["x"],
+    }
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_fit_says_what_it_did(name: str, fits: Fits) -> None:
-    said = fits[name]
-    assert said["kind"] == {"digits": "pixels"}.get(name, name)
-    assert said["detector"] == f"det-{name}"
-    assert said["policy"] == "youden"
-    assert said["data"] == f"{name}.csv"
-    found = said["metrics"]
-    assert found["f1"] == pytest.approx(
-        2 * found["precision"] * found["recall"] / (found["precision"] + found["recall"])
+def test_fit_reports_its_result(name: str, fits: Fits) -> None:
+    result = fits[name]
+    assert result["kind"] == {"digits": "pixels"}.get(name, name)
+    assert result["detector"] == f"det-{name}"
+    assert result["policy"] == "youden"
+    assert result["data"] == f"{name}.csv"
+    metrics = result["metrics"]
+    assert metrics["f1"] == pytest.approx(
+        2 * metrics["precision"] * metrics["recall"] / (metrics["precision"] + metrics["recall"])
     )
     # a fit is quick here, yet it has learnt something
-    assert found["auroc"] > 0.7
-    assert sum(said["rows"].values()) == ROWS[name]
+    assert metrics["auroc"] > 0.7
+    assert sum(result["rows"].values()) == ROWS[name]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -171,14 +182,16 @@ def test_a_map_is_of_its_picture_however_many_come_before() -> None:
 
 
 def test_evaluate_measures_what_score_says(fits: Fits) -> None:
-    said = json.loads(ok("evaluate", "table.csv", "-m", "det-table", "--json"))
+    result = json.loads(ok("evaluate", "table.csv", "-m", "det-table", "--json"))
     flagged = table(ok("score", "table.csv", "-m", "det-table"))["is_anomaly"].to_numpy()
     wrong = (pd.read_csv("table.csv")["diagnosis"] == "malignant").to_numpy()
-    assert said["metrics"]["recall"] == pytest.approx(flagged[wrong].mean())
-    assert said["metrics"]["false_alarm_rate"] == pytest.approx(flagged[~wrong].mean())
-    assert said["metrics"]["precision"] == pytest.approx(wrong[flagged].mean())
-    values = [json.loads(ok("evaluate", "digits.csv", "-m", "det-digits", "--json", *more))["metrics"]
-              for more in ([], ["--label", "label"])]  # fmt: skip
+    assert result["metrics"]["recall"] == pytest.approx(flagged[wrong].mean())
+    assert result["metrics"]["false_alarm_rate"] == pytest.approx(flagged[~wrong].mean())
+    assert result["metrics"]["precision"] == pytest.approx(wrong[flagged].mean())
+    values = [
+        json.loads(ok("evaluate", "digits.csv", "-m", "det-digits", "--json", *more))["metrics"]
+        for more in ([], ["--label", "label"])
+    ]
     assert values[0] == values[1], "a label named again has the normal values of the fit"
     swapped = ok("evaluate", "table.csv", "-m", "det-table", "--label", "diagnosis", "--normal", "malignant")
     assert "569, 357 of them anomalies" in swapped
@@ -186,9 +199,9 @@ def test_evaluate_measures_what_score_says(fits: Fits) -> None:
 
 def test_evaluate_adds_to_the_run(fits: Fits) -> None:
     run_id = fits["table"]["run_id"]
-    said = json.loads(ok("evaluate", "table.csv", "-m", run_id[:8], "--json"))
+    result = json.loads(ok("evaluate", "table.csv", "-m", run_id[:8], "--json"))
     record = connect(Config()).get_run(run_id)
-    assert record.data.metrics["evaluate_auroc"] == said["metrics"]["auroc"]
+    assert record.data.metrics["evaluate_auroc"] == result["metrics"]["auroc"]
     assert record.data.tags["evaluated_on"] == "table.csv"
 
 
@@ -225,8 +238,8 @@ def test_the_latest_run_scores_where_none_is_named(fits: Fits) -> None:
     store = ["--set", "tracking.folder=two"]
     fit = ["table.csv", "--label", "diagnosis", "--set", "training.epochs=1", "--set", "model.members=1", *store]
     first, latest = (json.loads(ok("fit", *fit, "--seed", seed, "--json"))["run_id"] for seed in ("0", "1"))
-    said, named, other = (ok("score", "table.csv", *store, *model) for model in ([], ["-m", latest], ["-m", first]))
-    assert said == named != other
+    unnamed, named, other = (ok("score", "table.csv", *store, *model) for model in ([], ["-m", latest], ["-m", first]))
+    assert unnamed == named != other
     listed = json.loads(ok("runs", "--json", *store))
     assert [row["run_id"] for row in listed] == [latest, first]
     shown = ok("runs", "-n", "1", *store).splitlines()

@@ -188,9 +188,9 @@ def test_reconstructions_outline_alarms_and_masks_along_the_edges_of_pixels() ->
     edges = {"alarm": (-0.5, 0.5, 0.5, 2.5), "mask": (1.5, 3.5, -0.5, 0.5)}  # left, right, top, bottom
     for axes, lines in ((original, ["mask"]), (excess, ["alarm", "mask"])):
         assert axes.get_xlim() == (-0.5, 3.5)
-        drawn = [np.concatenate([path.vertices for path in each.get_paths()]) for each in axes.collections]
-        found = [(*np.quantile(v[:, 0], (0, 1)), *np.quantile(v[:, 1], (0, 1))) for v in drawn]
-        np.testing.assert_allclose(found, [edges[name] for name in lines], atol=1 / 32)
+        drawn = [np.concatenate([path.vertices for path in contour.get_paths()]) for contour in axes.collections]
+        extents = [(*np.quantile(v[:, 0], (0, 1)), *np.quantile(v[:, 1], (0, 1))) for v in drawn]
+        np.testing.assert_allclose(extents, [edges[name] for name in lines], atol=1 / 32)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 400), (500, 2)])

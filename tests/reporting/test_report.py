@@ -1,4 +1,4 @@
-"""What a person reads of a fit: the worries that are told, the note, the report, and all of it in a real browser."""
+"""What a person reads of a fit: the worries, the note, the report, and all of it in a real browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.reporting import report, summary
 from anomaly_vae.reporting.summary import Choice, Summary
-from anomaly_vae.tracking import view
+from anomaly_vae.tracking import metadata
 from anomaly_vae.tracking.store import store_uri
 
 Fits = dict[str, dict[str, Any]]
@@ -39,14 +39,27 @@ ROC = Threshold(5.0, "youden", True, 0.02, 100, 50)
 
 
 def a_summary(**changes: Any) -> Summary:
-    told: dict[str, Any] = {
-        "kind": "table", "data": "<b>a|b.csv", "data_is": "a table", "rows": {"train": 9, "valid": 4, "test": 10},
-        "metrics": {"auroc": 0.75, "recall": 0.5, "false_alarm_rate": 0.1, "alarm_rate": 0.3, "anomalies": 4.0,
-                    "active_units": 2.0},
-        "threshold": ROC, "pixels": None, "choices": (Choice("youden", 5.0, True, 0.3, 0.5, 0.1),),
-        "changed": {f"training.k{i}": i for i in range(20)}, "seconds": 1.25, "worries": ("rates are <i>unsure</i>",),
-    }  # fmt: skip
-    return Summary(**{**told, **changes})
+    fields: dict[str, Any] = {
+        "kind": "table",
+        "data": "<b>a|b.csv",
+        "data_is": "a table",
+        "rows": {"train": 9, "valid": 4, "test": 10},
+        "metrics": {
+            "auroc": 0.75,
+            "recall": 0.5,
+            "false_alarm_rate": 0.1,
+            "alarm_rate": 0.3,
+            "anomalies": 4.0,
+            "active_units": 2.0,
+        },
+        "threshold": ROC,
+        "pixels": None,
+        "choices": (Choice("youden", 5.0, True, 0.3, 0.5, 0.1),),
+        "changed": {f"training.k{i}": i for i in range(20)},
+        "seconds": 1.25,
+        "worries": ("rates are <i>unsure</i>",),
+    }
+    return Summary(**{**fields, **changes})
 
 
 # --- worries -------------------------------------------------------------------------------------------------------
@@ -65,12 +78,12 @@ def a_summary(**changes: Any) -> Summary:
         (0, 0, ROC, False, []),
     ],
 )
-def test_false_alarms_beyond_the_promise_are_told(
+def test_false_alarms_above_the_validation_rate_are_a_worry(
     alarms: int, normals: int, chosen: Threshold, series: bool, words: list[str]
 ) -> None:
-    told = summary._alarm_worries(alarms, normals, chosen, series)
-    assert [any(text.startswith(word) for text in told) for word in words] == [True] * len(words)
-    assert len(told) == len(words)
+    worries = summary._alarm_worries(alarms, normals, chosen, series)
+    assert [any(text.startswith(word) for text in worries) for word in words] == [True] * len(words)
+    assert len(worries) == len(words)
 
 
 # --- the note and the report ---------------------------------------------------------------------------------------
@@ -113,12 +126,13 @@ def test_the_report_stands_alone() -> None:
     picture = report.Figure("roc", "ROC <curve>", 'AUROC "0.75"', b"\x89PNG" + bytes(12) + (700).to_bytes(4, "big"))
     rows = report.Table("top", "Top", "The <highest>.", ["id", "score"], [["<x>", 1234567.0]])
     text = report.to_html(a_summary(), "a <run>", [picture], [rows], "run 1")
-    found = Outline(text)
-    assert found.fetched == [], "nothing is loaded from elsewhere"
-    assert not {"script", "iframe", "b", "i", "x"} & set(found.tags), "and nothing of the data is taken for a tag"
-    assert found.images[0]["alt"] == 'AUROC "0.75"'
-    assert found.tags.count("h1") == 1 and found.tags.count("h2") == 6
-    assert "1.23457e+06" in text
+    outline = Outline(text)
+    assert outline.fetched == [], "nothing is loaded from elsewhere"
+    assert not {"script", "iframe", "b", "i", "x"} & set(outline.tags), "and nothing of the data is taken for a tag"
+    assert outline.images[0]["alt"] == 'AUROC "0.75"'
+    assert outline.tags.count("h1") == 1 and outline.tags.count("h2") == 6
+    assert '<td class="number">1.23457e+06</td>' in text
+    assert "\n.verdict {" in text, "the style is part of the page, unescaped"
 
 
 @pytest.mark.parametrize("name", ["digits", "table", "series"])
@@ -167,9 +181,9 @@ def server(fits: Fits) -> Iterator[str]:
         process.wait(20)
 
 
-def is_our_error(said: Any) -> bool:
+def is_our_error(message: Any) -> bool:
     """MLflow asks for a user that a server without accounts does not know; that error is its own."""
-    return bool(said.type == "error" and not said.location["url"].endswith("/users/current"))
+    return bool(message.type == "error" and not message.location["url"].endswith("/users/current"))
 
 
 @pytest.mark.browser
@@ -188,8 +202,8 @@ def test_the_review_in_a_browser(fits: Fits, server: str) -> None:
         window = browser.new_page(viewport={"width": 1900, "height": 1200})
         window.set_default_timeout(30_000)  # milliseconds
         window.on("pageerror", lambda error: errors.append(str(error)))
-        window.on("console", lambda said: errors.append(said.text) if is_our_error(said) else None)
-        key = view.KEY.rpartition(".")[2]
+        window.on("console", lambda message: errors.append(message.text) if is_our_error(message) else None)
+        key = metadata.REVIEW_VIEW.rpartition(".")[2]
         window.goto(f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={key}")
         window.get_by_text("table-table-seed0").first.wait_for()
         for column in ("auroc", "f1", "active_units"):

@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
 from anomaly_vae import tracking
@@ -50,8 +49,7 @@ def log_everything(run: Run, files: Path, epoch: int) -> None:
     run.tags({"data": "名前 = 'x'/y"})
     run.note("# Read me\n\n| a | b |")
     run.text("hello", "notes/first.txt")
-    figure = Figure(figsize=(1, 1))
-    run.figure(figure, "curve")
+    run.content(b"\x89PNG", "figures/curve.png")
     run.table(pd.DataFrame({"id": ["é"], "score": [1.5]}), "rows")
     run.dataset(name="d", source="d.csv", digest="ab", rows=2, columns=["a"], context="training")
     run.detector(files)
@@ -69,7 +67,7 @@ def shown(config: Config, run_id: str) -> dict[str, object]:
     return {
         "status": run.info.status,
         "params": run.data.params,
-        "points": {key: found for key, found in points.items() if not key.startswith("system/")},
+        "points": {key: values for key, values in points.items() if not key.startswith("system/")},
         "tags": {
             key: run.data.tags[key] for key in ("data", "detector", "mlflow.note.content", "mlflow.loggedArtifacts")
         },
@@ -107,7 +105,7 @@ def test_a_run_whose_store_goes_away_arrives_whole_later(
     assert "note: 1 more in" in listed.stderr
 
     monkeypatch.undo()
-    real, calls = outbox.Sender.take, []
+    real, calls = outbox.Sender.write, []
 
     def cut_short(self: outbox.Sender, entry: object) -> None:
         calls.append(entry)
@@ -115,8 +113,8 @@ def test_a_run_whose_store_goes_away_arrives_whole_later(
             raise RunError("gone again")
         real(self, entry)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(outbox.Sender, "take", cut_short)
-    assert [each.why for each in tracking.sync(config)] == ["gone again"]
+    monkeypatch.setattr(outbox.Sender, "write", cut_short)
+    assert [result.why for result in tracking.sync(config)] == ["gone again"]
     monkeypatch.undo()
     sent = CliRunner().invoke(main, ["runs", "--sync", *settings])
     assert (sent.exit_code, sent.stdout) == (0, f"{broken.run_id}  sent\n")

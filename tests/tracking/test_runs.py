@@ -17,7 +17,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
 from anomaly_vae import tracking
@@ -162,7 +161,7 @@ def test_resume_continues_the_same_run(config: Config) -> None:
 
 
 def test_children_are_nested_under_their_study(config: Config) -> None:
-    with tracking.parent_run(config, data_name="study", run_name="five seeds") as parent:
+    with tracking.start(config, data_name="study", run_name="five seeds") as parent:
         with tracking.start(config, data_name="study", run_name="seed 0", parent=parent.run_id) as child:
             pass
         parent.metrics({"auroc_mean": 0.9})
@@ -182,14 +181,17 @@ def test_the_dataset_stands_under_inputs(config: Config) -> None:
     assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
 
 
-def test_figures_are_png_files(config: Config) -> None:
-    figure = Figure(figsize=(2, 1))
-    figure.subplots().plot([0, 1])
+def test_content_and_files_are_artifacts(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "codes.csv").write_text("z\n1\n")
     with tracking.start(config, data_name="d", run_name="d") as run:
-        run.figure(figure, "my curve")
-    path = Path(client(config).download_artifacts(run.run_id, "figures/my_curve.png"))
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert figure.axes == [], "emptied, for its memory"
+        run.content(b"\x89PNG", "figures/my curve.png")
+        run.file(tmp_path / "codes.csv", "latent")
+    curve, codes = (
+        Path(client(config).download_artifacts(run.run_id, name))
+        for name in ("figures/my_curve.png", "latent/codes.csv")
+    )
+    assert curve.read_bytes() == b"\x89PNG"
+    assert codes.read_text() == "z\n1\n"
 
 
 def test_every_metric_is_linked_to_the_logged_model(config: Config, tmp_path: Path) -> None:
@@ -216,8 +218,8 @@ def test_the_detector_is_found_by_id_by_prefix_and_as_the_latest(config: Config,
     with tracking.start(config, data_name="other", run_name="without a detector") as bare:
         pass
     for name in (first, first[:12]):
-        found, folder = tracking.find_detector(name, config)
-        assert found == first
+        run_id, folder = tracking.find_detector(name, config)
+        assert run_id == first
         assert (folder / "threshold.json").read_text() == '{"value": 1.5}'
     assert tracking.find_detector(None, config)[0] == second
     assert tracking.full_run_id(second[:12], config) == second
@@ -262,8 +264,17 @@ def test_runs_are_listed_newest_first(config: Config) -> None:
     row, older = tracking.list_runs(config, limit=2)
     assert (row["name"], older["name"]) == ("newer", "older")
     assert row["run_id"] == run.run_id
-    wanted = {"experiment": "plant", "status": "FINISHED", "kind": "series", "model": "conv1d", "auroc": 0.8,
-              "auprc": None, "f1": 0.5, "seconds": 12.0, "detector": False}  # fmt: skip
+    wanted = {
+        "experiment": "plant",
+        "status": "FINISHED",
+        "kind": "series",
+        "model": "conv1d",
+        "auroc": 0.8,
+        "auprc": None,
+        "f1": 0.5,
+        "seconds": 12.0,
+        "detector": False,
+    }
     assert {key: row[key] for key in wanted} == wanted
 
 
@@ -271,8 +282,8 @@ def test_a_store_is_read_where_it_was_moved_to(config: Config, tmp_path: Path) -
     made = at(tmp_path / "before")
     run_id = finished(made, tmp_path)
     (tmp_path / "before").rename(tmp_path / "after")
-    found, folder = tracking.find_detector(None, at(tmp_path / "after"))
-    assert found == run_id
+    latest, folder = tracking.find_detector(None, at(tmp_path / "after"))
+    assert latest == run_id
     assert folder.is_relative_to(tmp_path / "after")
     assert sorted(path.name for path in (tmp_path / "after").iterdir()) == ["artifacts", "mlflow.db"]
     # A second fit that came too late to make it.
@@ -327,19 +338,20 @@ def test_an_unreachable_server_is_told_at_once(config: Config, monkeypatch: pyte
 def test_no_tracking_writes_nothing(tmp_path: Path) -> None:
     off = at(tmp_path / "runs", enabled=False)
     with tracking.start(off, data_name="x", run_name="x") as run, tracking.update("", off) as later:
-        for each in (run, later):
-            each.params({"a": 1})
-            each.epoch(0, {"a": 1.0})
-            each.metrics({"a": 1.0})
-            each.tags({"a": 1})
-            each.text("a", "b")
-            each.note("a")
-            each.table(pd.DataFrame({"a": [1]}), "a")
-            each.model(tmp_path, "a")
-            each.detector(tmp_path)
-            each.figure(Figure(), "x")
-            each.dataset(name="x", source="x", digest="x", rows=1, columns=1, context="x")
-            assert each.run_id == ""
+        for untracked in (run, later):
+            untracked.params({"a": 1})
+            untracked.epoch(0, {"a": 1.0})
+            untracked.metrics({"a": 1.0})
+            untracked.tags({"a": 1})
+            untracked.text("a", "b")
+            untracked.note("a")
+            untracked.table(pd.DataFrame({"a": [1]}), "a")
+            untracked.model(tmp_path, "a")
+            untracked.detector(tmp_path)
+            untracked.content(b"a", "figures/a.png")
+            untracked.file(tmp_path / "a", "b")
+            untracked.dataset(name="x", source="x", digest="x", rows=1, columns=1, context="x")
+            assert untracked.run_id == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -357,9 +369,12 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
     command = [sys.executable, "-c", program, config.tracking.folder, str(port)]
     # a shell's background job, as this suite may be one, ignores SIGINT, and so would its children
     server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         for _ in range(120):
             try:
@@ -369,12 +384,12 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
                 time.sleep(0.5)
         assert page == b"OK"
         server.send_signal(signal.SIGINT)
-        said, _ = server.communicate(timeout=30)
+        printed, _ = server.communicate(timeout=30)
     finally:
         server.kill()
         server.wait()
     assert server.returncode == 0
-    assert f"http://127.0.0.1:{port}" in said
-    assert "Traceback" not in said
+    assert f"http://127.0.0.1:{port}" in printed
+    assert "Traceback" not in printed
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)

@@ -1,6 +1,6 @@
-"""Arrays in, Figure out: every picture of a run, and the heat maps of `score --maps`.
+"""The figures of a run, as functions from arrays to a Figure, and the heat maps of `score --maps`.
 
-Its modules are the only importers of matplotlib.
+Only the modules of this package import matplotlib.
 """
 
 from anomaly_vae.reporting.plots.curves import (

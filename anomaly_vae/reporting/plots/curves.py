@@ -1,6 +1,6 @@
-"""Curves and distributions: how well scores tell anomalies apart, how training went, what the parts of a score are.
+"""Curves and distributions: ROC, precision and recall, scores, training, KL of the latent dimensions, columns.
 
-Large inputs are thinned for drawing; every number that is written is computed from all samples.
+Large inputs are thinned for drawing; numbers in titles and legends are computed from all samples.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Scores = NDArray[np.float64]  # (N,) nats
 def roc(labels: ArrayLike, scores: ArrayLike, threshold: float, others: Mapping[str, float] | None = None) -> Figure:
     """ROC curve of labels (N,) (1: anomalous) and scores (N,), with the chosen point marked.
 
-    others: policy -> the threshold (nats) that it would choose, marked too.
+    others: policy -> the threshold (nats) that it chooses, marked too.
     """
     return _square(labels, scores, threshold, partial(_draw_roc, others=others or {}))
 
@@ -69,7 +69,7 @@ def score_histogram(normal_scores: ArrayLike, anomalous_scores: ArrayLike | None
     axes.axvline(threshold, color=INK, linewidth=1.4, linestyle=(0, (4, 2)), label=f"threshold {threshold:.4g}")
     axes.set(title="Scores on test data", xlabel="score (nats)", ylabel="share of the class (%)")
     axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 100])
-    axes.set_ylim(0, axes.dataLim.y1 * 1.35)  # room for the legend
+    axes.set_ylim(0, axes.dataLim.y1 * 1.35)  # space for the legend
     axes.legend(loc="upper left", ncols=1)
     return figure
 
@@ -121,7 +121,7 @@ def kl_per_dimension(kl: ArrayLike, active: ArrayLike | None = None) -> Figure:
         chosen = mask[order]
         if chosen.any():
             axes.bar(place[chosen], nats[order][chosen], color=colour, width=0.8, label=f"{name}: {chosen.sum()}")
-    if not used.all():  # no bar is high enough to be seen
+    if not used.all():  # their bars are too low to be visible
         axes.plot(place[~used[order]], np.zeros((~used).sum()), "x", color=FAINT, markersize=5, clip_on=False)
     if len(nats) <= 32:
         axes.set_xticks(place, [str(dimension) for dimension in order])
@@ -152,74 +152,93 @@ def table_parts(names: Sequence[str], shares: ArrayLike, title: str = "Columns b
 def _square(
     labels: ArrayLike, scores: ArrayLike, threshold: float, draw: Callable[[Axes, Labels, Scores, float], None]
 ) -> Figure:
-    """What `draw` makes of the samples with a finite score, on unit axes; says so where these are of one class."""
+    """Unit axes with what `draw` draws of the samples with a finite score; a message if these are of one class."""
     figure, axes = new_figure(5.6, 5.2)
     score = np.asarray(scores, dtype=float)
     keep = np.isfinite(score)
-    wrong, score = np.asarray(labels).astype(bool)[keep], score[keep]
-    if wrong.all() or not wrong.any():
-        found = f"found {(~wrong).sum():,} normal and {wrong.sum():,} anomalous"
-        return say(figure, axes, f"needs normal and anomalous samples;\n{found}")
+    is_anomaly, score = np.asarray(labels).astype(bool)[keep], score[keep]
+    if is_anomaly.all() or not is_anomaly.any():
+        counts = f"found {(~is_anomaly).sum():,} normal and {is_anomaly.sum():,} anomalous"
+        return say(figure, axes, f"needs normal and anomalous samples;\n{counts}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.03), aspect="equal")
-    draw(axes, wrong, score, threshold)
+    draw(axes, is_anomaly, score, threshold)
     return figure
 
 
-def _draw_roc(axes: Axes, wrong: Labels, score: Scores, threshold: float, others: Mapping[str, float]) -> None:
+def _draw_roc(axes: Axes, is_anomaly: Labels, score: Scores, threshold: float, others: Mapping[str, float]) -> None:
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    fpr, tpr, _ = roc_curve(wrong, score)
-    here = (float((score[~wrong] >= threshold).mean()), float((score[wrong] >= threshold).mean()))
+    fpr, tpr, _ = roc_curve(is_anomaly, score)
+    point = _rates(is_anomaly, score, threshold)
     keep = _spread(len(fpr))
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     axes.fill_between(fpr[keep], tpr[keep], color=NORMAL, alpha=0.08, linewidth=0)
-    axes.plot(fpr[keep], tpr[keep], color=NORMAL, label=f"AUROC {roc_auc_score(wrong, score):.3f}")
-    _mark(axes, here, f"threshold {threshold:.4g}: FPR {here[0]:.3f}, TPR {here[1]:.3f}")
-    for (policy, value), shape in zip(others.items(), "s^vDP*Xph", strict=False):
-        point = (float((score[~wrong] >= value).mean()), float((score[wrong] >= value).mean()))
+    axes.plot(fpr[keep], tpr[keep], color=NORMAL, label=f"AUROC {roc_auc_score(is_anomaly, score):.3f}")
+    _mark(axes, point, f"threshold {threshold:.4g}: FPR {point[0]:.3f}, TPR {point[1]:.3f}")
+    for (policy, other), shape in zip(others.items(), "s^vDP*Xph", strict=False):
         axes.plot(
-            *point, shape, color=INK, markersize=5, markerfacecolor="white", clip_on=False, zorder=4, label=policy
+            *_rates(is_anomaly, score, other),
+            shape,
+            color=INK,
+            markersize=5,
+            markerfacecolor="white",
+            clip_on=False,
+            zorder=4,
+            label=policy,
         )
     axes.set(title="ROC on test data", xlabel="false-positive rate", ylabel="true-positive rate (recall)")
     axes.legend(loc="lower right")
 
 
-def _draw_precision_recall(axes: Axes, wrong: Labels, score: Scores, threshold: float) -> None:
+def _rates(is_anomaly: Labels, score: Scores, threshold: float) -> tuple[float, float]:
+    """False-positive and true-positive rate of a threshold."""
+    alarm = score >= threshold
+    return float(alarm[~is_anomaly].mean()), float(alarm[is_anomaly].mean())
+
+
+def _draw_precision_recall(axes: Axes, is_anomaly: Labels, score: Scores, threshold: float) -> None:
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    precision, recall, _ = precision_recall_curve(wrong, score)
+    precision, recall, _ = precision_recall_curve(is_anomaly, score)
     keep = _spread(len(recall))
-    alarms, share = score >= threshold, float(wrong.mean())
+    alarms, share = score >= threshold, float(is_anomaly.mean())
     axes.axhline(share, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), label=f"chance {share:.3f}")
-    label = f"AUPRC {average_precision_score(wrong, score):.3f} (average precision)"
+    label = f"AUPRC {average_precision_score(is_anomaly, score):.3f} (average precision)"
     axes.step(recall[keep], precision[keep], where="post", color=NORMAL, label=label)
     if alarms.any():
-        here = (float(alarms[wrong].mean()), float(wrong[alarms].mean()))
-        _mark(axes, here, f"threshold {threshold:.4g}: recall {here[0]:.3f}, precision {here[1]:.3f}")
+        point = (float(alarms[is_anomaly].mean()), float(is_anomaly[alarms].mean()))
+        _mark(axes, point, f"threshold {threshold:.4g}: recall {point[0]:.3f}, precision {point[1]:.3f}")
     axes.set(title="Precision and recall on test data", xlabel="recall", ylabel="precision")
     axes.legend(loc="lower left")
 
 
 def _finite(scores: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(scores, dtype=float).reshape(-1)
-    found: NDArray[np.float64] = array[np.isfinite(array)]
-    return found
+    finite: NDArray[np.float64] = array[np.isfinite(array)]
+    return finite
 
 
-def _mark(axes: Axes, here: tuple[float, float], label: str) -> None:
+def _mark(axes: Axes, point: tuple[float, float], label: str) -> None:
     axes.plot(
-        *here, "o", color=ANOMALOUS, markersize=9, markeredgecolor="white", markeredgewidth=1.5, clip_on=False,
-        zorder=5, label=label,
-    )  # fmt: skip
+        *point,
+        "o",
+        color=ANOMALOUS,
+        markersize=9,
+        markeredgecolor="white",
+        markeredgewidth=1.5,
+        clip_on=False,
+        zorder=5,
+        label=label,
+    )
 
 
 def _spread(count: int) -> NDArray[np.intp]:
-    """Indices of at most DRAWN points, evenly spread, both ends among them."""
+    """Indices of at most DRAWN of `count` points, evenly spread, with both ends."""
     return np.unique(np.linspace(0, count - 1, min(count, DRAWN)).round().astype(np.intp))
 
 
 def _edges(axes: Axes, values: NDArray[np.float64], bins: int = 60) -> NDArray[np.float64]:
-    """Edges of bins that look equally wide on the x axis."""
+    """Edges of bins of equal width on the scale of the x axis."""
     low, high = float(values.min()), float(values.max())
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
         pad = max(0.5, 0.05 * abs(low))

@@ -1,4 +1,4 @@
-"""What a latent space holds: grids of pictures, of curves and of rows, points of codes, and attributes along an axis.
+"""Figures of a latent space: grids of pictures, of curves and of table rows, scatters of codes, attribute axes.
 
 A grid has R rows of C samples; values are in the units of the data.
 """
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from anomaly_vae.reporting.plots.pictures import SENSORS
 from anomaly_vae.reporting.plots.style import ANOMALOUS, FAINT, INK, LABEL_SIZE, NORMAL, new_figure, short, styled
 
-# Okabe and Ito (2008), in the order in which classes get them
+# Okabe and Ito (2008) and two more, in the order in which classes get them
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#2B2F36", "#8A9099", "#7A4FBF")
-CLASSES = len(COLOURS)  # distinct values of a column that get a colour each
+CLASSES = len(COLOURS)  # values of a column that get a colour of their own, at most
 COLUMNS = 30  # of a grid of rows, drawn at most
-WRITTEN = (40, 14)  # rows and columns up to which values are written into the cells
-SMALLEST, GAP = 64, 4  # pixels of a picture's longer side in a sheet at least, and of the white between two
+WRITTEN = (40, 14)  # rows and columns of a grid, at most, for values to be written into its cells
+SMALLEST, GAP = 64, 4  # pixels: the longer side of a picture at least, and the white between two
 
 
 @styled
 def picture_grid(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
-    """values (R, C, channels, H, W) in 0-255, as one picture with a name beside each row and above each column."""
+    """Pictures (R, C, channels, H, W) in 0-255, with a name beside each row and above each column."""
     r, c, channels, height, width = values.shape
     factor = max(1, -(-SMALLEST // max(height, width)))  # small pictures are enlarged, their pixels kept square
     shown = np.repeat(values[:, :, :1], 3, axis=2) if channels < 3 else values[:, :, :3]
@@ -53,13 +53,17 @@ def picture_grid(values: NDArray[np.float64], rows: Sequence[str], columns: Sequ
 
 @styled
 def curve_grid(
-    values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], sensors: Sequence[str], title: str,
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    sensors: Sequence[str],
+    title: str,
     reference: bool = False,
-) -> Figure:  # fmt: skip
-    """values (R, C, T, S): a row of panels for each row, a panel a sensor, in it a curve for each column.
+) -> Figure:
+    """Curves (R, C, T, S) of T steps: R rows of panels, one for each sensor, with C curves in each.
 
-    reference: the first column is what the others are compared with. Of more than 8 sensors, those whose curves differ
-    most.
+    reference: the first of C is drawn dashed, for comparison. Of more than 8 sensors, those whose curves differ most
+    are drawn.
     """
     r, c, _, s = values.shape
     spread = values.std(axis=(0, 1)).mean(axis=0) / np.maximum(values.std(axis=(0, 1, 2)), 1e-12)  # (S,)
@@ -93,12 +97,17 @@ def curve_grid(
 
 @styled
 def row_grid(
-    shades: NDArray[np.float64], texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str],
-    names: Sequence[str], title: str,
-) -> Figure:  # fmt: skip
-    """shades (R, C, F) in standard deviations of training, NaN for a category; one line a sample, R blocks of C lines.
+    shades: NDArray[np.float64],
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    names: Sequence[str],
+    title: str,
+) -> Figure:
+    """Table rows (R, C, F) as R blocks of C lines of F coloured cells.
 
-    texts: (R * C) lines of the F values as they are written into the cells where there is room.
+    shades: in standard deviations of training from its mean, NaN for a category. texts: the values in (R * C) lines of
+    F, written into the cells where these are large enough.
     """
     r, c, f = shades.shape
     flat, drawn = shades.reshape(r * c, f)[:, :COLUMNS], min(f, COLUMNS)
@@ -108,8 +117,9 @@ def row_grid(
     colours = colormaps["RdBu_r"].with_extremes(bad="#F1F2F4")
     image = axes.imshow(np.ma.masked_invalid(flat), cmap=colours, vmin=-3, vmax=3, aspect="auto")
     axes.grid(False)
-    axes.set_xticks(range(drawn), [short(name, 22) for name in names[:drawn]], rotation=45, ha="left",
-                    rotation_mode="anchor")  # fmt: skip
+    axes.set_xticks(
+        range(drawn), [short(name, 22) for name in names[:drawn]], rotation=45, ha="left", rotation_mode="anchor"
+    )
     axes.xaxis.tick_top()
     axes.set_yticks(range(r * c), [f"{row}  {column}".strip() for row in rows for column in columns])
     axes.tick_params(length=0)
@@ -130,10 +140,13 @@ def row_grid(
 
 @styled
 def code_scatter(
-    points: NDArray[np.float64], values: NDArray[np.str_] | NDArray[np.float64] | None, column: str,
-    axes_names: tuple[str, str], title: str,
-) -> Figure:  # fmt: skip
-    """points (N, 2), coloured by the texts or numbers (N,) of a column; None: all alike."""
+    points: NDArray[np.float64],
+    values: NDArray[np.str_] | NDArray[np.float64] | None,
+    column: str,
+    axes_names: tuple[str, str],
+    title: str,
+) -> Figure:
+    """Points (N, 2), coloured by the texts or numbers (N,) of a column; None: in one colour."""
     figure, axes = new_figure(7, 5.6)
     size = float(np.clip(8000 / len(points), 5, 24))
     style = {"s": size, "alpha": 0.75, "linewidths": 0}
@@ -162,9 +175,10 @@ def code_scatter(
 def attribute_axis(
     along: NDArray[np.float64], attribute: NDArray[np.float64], names: tuple[str, str] | None, column: str, title: str
 ) -> Figure:
-    """Where codes (N,) lie along the direction of an attribute (N,): two histograms, or points where it is a number.
+    """Coordinates (N,) of codes along the direction of an attribute, by the attribute (N,): two histograms, or points
+    if it is a number.
 
-    names: of those without (attribute 0) and with it (1); None: the attribute is a number.
+    names: of the rows without the attribute (0) and with it (1); None: the attribute is a number.
     """
     figure, axes = new_figure(7, 4)
     if names is None:

@@ -1,6 +1,6 @@
-"""The pictures of `score --maps`: each beside its map, with the contour of what is anomalous and a scale in nats.
+"""The pictures of `score --maps`: each beside its heat map, with a contour at the threshold and a scale in nats.
 
-Made of arrays, a hundredth of a second each where a figure would take twenty times as long.
+They are drawn as arrays, which takes 10 ms a picture; a matplotlib figure would take 200 ms.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from anomaly_vae.reporting.plots.style import INK
 
 Image = NDArray[np.uint8]  # (H, W, 3)
 
-SMALLEST = 256  # pixels of the longer side of a picture at least
-GAP, BAR, STRIP = 8, 14, 96  # pixels of white between panels, of the scale's bar, of bar and words
-CONTOUR, MASK = (255, 255, 255), (86, 180, 233)  # white; the sky blue of Okabe and Ito, which no heat has
+SMALLEST = 256  # pixels: the longer side of a picture at least
+GAP, BAR, STRIP = 8, 14, 96  # pixels: white between panels, width of the scale's bar, width of bar and text
+CONTOUR, MASK = (255, 255, 255), (86, 180, 233)  # white; the sky blue of Okabe and Ito, which the colours of heat lack
 
 
 def overlay(picture: ArrayLike, heat: ArrayLike, threshold: float, mask: ArrayLike | None = None) -> Image:
     """A picture (H, W, 1 or 3), 0-255, beside its map (H, W) in nats above the usual; as (H', W', 3) uint8.
 
-    The scale runs from 0 to twice the pixel threshold, so that a colour means the same in every picture of a detector.
+    The scale runs from 0 to twice the pixel threshold, so a colour means the same in every picture of a detector.
     White: the contour at the threshold. Blue: the outline of the mask (H, W), if there is one. A picture of fewer than
-    256 pixels is enlarged by a whole factor, its pixels kept square.
+    256 pixels is enlarged by an integer factor, with square pixels.
     """
     pixels, nats = np.asarray(picture, np.uint8), np.nan_to_num(np.asarray(heat, np.float32))
     factor = max(1, -(-SMALLEST // max(nats.shape)))
@@ -48,9 +48,9 @@ def overlay(picture: ArrayLike, heat: ArrayLike, threshold: float, mask: ArrayLi
 
 
 def heated(rgb: Image, heat: NDArray[np.float32], top: float) -> Image:
-    """Heat (H, W) over a picture (H, W, 3): `top` nats are drawn hottest, 0 not at all.
+    """Heat (H, W) over a picture (H, W, 3): `top` nats get the hottest colour, 0 nats are transparent.
 
-    The picture loses its colour and some contrast, so that what is coloured is heat.
+    The picture is made grey, with less contrast, so that only heat has a colour.
     """
     grey = rgb.mean(axis=2, keepdims=True, dtype=np.float32) / 255
     hot = np.clip(heat / top, 0, 1)
@@ -59,7 +59,7 @@ def heated(rgb: Image, heat: NDArray[np.float32], top: float) -> Image:
 
 
 def outline(inside: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
-    """(H, W) the pixels of a region (H, W) that lie within `width` pixels of its edge."""
+    """The pixels (H, W) of a region (H, W) within `width` pixels of its edge."""
     from scipy import ndimage
 
     return np.asarray(inside & ~ndimage.binary_erosion(inside, iterations=width, border_value=1))
@@ -74,7 +74,7 @@ def save_png(array: Image, path: str | Path) -> None:
 
 
 def _colours(hot: NDArray[Any]) -> NDArray[np.float32]:
-    """Of shares of the scale 0-1; its black end would look like a hole in the picture."""
+    """Colours of shares of the scale, 0-1, without its black end, which would look like a hole in the picture."""
     return np.asarray(colormaps["inferno"](0.3 + 0.6 * hot)[..., :3], np.float32)
 
 
@@ -83,7 +83,7 @@ def _enlarged(array: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def _side_by_side(*panels: Image) -> Image:
-    """On white, aligned at the top."""
+    """The panels in a row on white, aligned at the top."""
     height = max(len(panel) for panel in panels)
     columns: list[Image] = []
     for panel in panels:
@@ -93,12 +93,12 @@ def _side_by_side(*panels: Image) -> Image:
 
 
 def _scale(height: int, top: float, threshold: float, masked: bool) -> Image:
-    """The bar of colours from 0 to `top` nats with the threshold on it, and what the blue line is."""
+    """The bar of colours from 0 to `top` nats with the threshold on it, and a legend of the mask's outline."""
     from PIL import Image as pillow
     from PIL import ImageDraw
 
     size = max(11, height // 40)
-    line = size + 4  # pixels of one line of words
+    line = size + 4  # pixels of one line of text
     height = max(height, 6 * line)
     alarm = f"{_number(threshold)} alarm"
     width = max(STRIP * size // 11, BAR + 6 + int(np.ceil(_font(size).getlength(alarm))))
@@ -123,7 +123,7 @@ def _scale(height: int, top: float, threshold: float, masked: bool) -> Image:
 
 
 def _number(nats: float) -> str:
-    """Three digits, and no exponent where there are more before the point."""
+    """The number with three significant digits, without an exponent below a million."""
     return f"{nats:.0f}" if 100 <= nats < 1e6 else f"{nats:.3g}"
 
 

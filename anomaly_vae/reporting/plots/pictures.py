@@ -1,4 +1,4 @@
-"""Pictures and series: what a model makes of its input, and where the score of it lies."""
+"""Pictures with their reconstructions and heat maps; series with their scores."""
 
 from __future__ import annotations
 
@@ -27,22 +27,27 @@ from anomaly_vae.reporting.plots.style import (
     styled,
 )
 
-SENSORS = 8  # panels of a series at most
-GAP = 0.08  # between pictures, of their width
-SMOOTH = 128  # pixels of a picture's longer side from which an outline need not follow each of them
+SENSORS = 8  # panels of a series, at most
+GAP = 0.08  # between pictures, as a share of their width
+SMOOTH = 128  # pixels; smaller regions are enlarged towards this, so their outline follows the edges of pixels
 
 
 @styled
 def reconstructions(
-    image_files: ArrayLike, reconstructions: ArrayLike | None, maps: ArrayLike, titles: Sequence[str], threshold: float,
+    originals: ArrayLike,
+    reconstructions: ArrayLike | None,
+    maps: ArrayLike,
+    titles: Sequence[str],
+    threshold: float,
     masks: ArrayLike | None = None,
-) -> Figure:  # fmt: skip
-    """Rows of originals and, where there are any, reconstructions (N, C, H, W), 0-1, and maps (N, H, W) in nats above
-    the usual.
+) -> Figure:
+    """A row each of originals (N, C, H, W), 0-1, of reconstructions, if any, and of maps (N, H, W) in nats above the
+    usual.
 
-    Colours run from 0 to twice the pixel threshold (nats), whose contour is white; masks (N, H, W) are outlined blue.
+    The colours of maps run from 0 to twice the pixel threshold (nats), whose contour is white; masks (N, H, W) are
+    outlined in blue.
     """
-    batches = {"original": image_files} | ({} if reconstructions is None else {"reconstruction": reconstructions})
+    batches = {"original": originals} | ({} if reconstructions is None else {"reconstruction": reconstructions})
     pictures = [np.asarray(batch, dtype=np.float32) for batch in batches.values()]
     last = len(pictures)  # the row of the maps
     heat = np.asarray(maps, dtype=np.float32)
@@ -54,7 +59,7 @@ def reconstructions(
     side = 1.3  # inches
     size = (side * count + 1.1, side * (last + 1) * min(height / width, 2) + 0.75)
     figure, grid = new_figure(*size, rows=last + 1)
-    rows = [row[0] for row in grid]  # a row of pictures shares its axes: each pair of axes takes 10 ms to make
+    rows = [row[0] for row in grid]  # a row of pictures shares its axes: axes take 10 ms to make
     top = 2 * threshold if threshold > 0 else 1.0
     blue = tuple(value / 255 for value in MASK)
     lefts = [column * width * (1 + GAP) for column in range(count)]
@@ -68,9 +73,14 @@ def reconstructions(
             for axes in (rows[0], rows[last]):
                 _contour(axes, np.asarray(masks)[column], blue, left)
         rows[0].annotate(
-            titles[column], (left + (width - 1) / 2, -0.5), (0, 4), textcoords="offset points", fontsize=8, ha="center",
+            titles[column],
+            (left + (width - 1) / 2, -0.5),
+            (0, 4),
+            textcoords="offset points",
+            fontsize=8,
+            ha="center",
             va="bottom",
-        )  # fmt: skip
+        )
     for axes, name in zip(rows, (*batches, "excess"), strict=True):
         axes.set(xticks=[], yticks=[], xlim=(-0.5, lefts[-1] + width - 0.5), ylim=(height - 0.5, -0.5))
         axes.grid(False)
@@ -85,20 +95,24 @@ def reconstructions(
 
 @styled
 def series(
-    times: ArrayLike, values: ArrayLike, names: Sequence[str], scores: ArrayLike, threshold: float,
+    times: ArrayLike,
+    values: ArrayLike,
+    names: Sequence[str],
+    scores: ArrayLike,
+    threshold: float,
     labels: ArrayLike | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Sensors (T, C) above, scores (T,) in nats with the threshold below; true anomalies (labels 1) are shaded.
 
     times: (T,) numbers, datetimes or ISO timestamps; anything else is drawn by step. Of more than 8 sensors, those that
-    change most where the score is at or above the threshold.
+    change most where the score is at or above the threshold are drawn.
     """
     x, is_date = _times(times)
     sensors, score = np.asarray(values, dtype=float), np.asarray(scores, dtype=float)
     if not len(x):
         figure, axes = new_figure(5, 2)
         return say(figure, axes, "no time steps")
-    chosen = _telling(sensors, score >= threshold)
+    chosen = _most_changed(sensors, score >= threshold)
     heights = [1.0] * len(chosen) + [2.0]
     figure, grid = new_figure(10.5, 0.75 * len(chosen) + 2.6, rows=len(heights), heights=heights)
     panels = [row[0] for row in grid]
@@ -131,7 +145,8 @@ def series(
 
 
 def _contour(axes: Axes, inside: NDArray[np.bool_], colour: Any, left: float) -> None:
-    """The edge of a region (H, W) of a picture drawn from x = left, along the edges of pixels where they are large."""
+    """Draws the edge of a region (H, W) of the picture whose left side is at x = left; in small pictures, along the
+    edges of pixels."""
     if not inside.any():
         return
     fine = max(1, SMOOTH // max(inside.shape))
@@ -141,14 +156,14 @@ def _contour(axes: Axes, inside: NDArray[np.bool_], colour: Any, left: float) ->
 
 
 def _rgb(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(C, H, W) as (H, W, 3): one channel is grey, of more the first three are colours (two: mean)."""
+    """A picture (C, H, W) as (H, W, 3): one channel is grey, two are averaged, of more the first three are colours."""
     if picture.shape[0] in (1, 2):
         picture = np.repeat(picture.mean(axis=0, keepdims=True), 3, axis=0)
     return np.asarray(np.clip(np.nan_to_num(picture[:3]), 0, 1).transpose(1, 2, 0))
 
 
 def _times(times: ArrayLike) -> tuple[NDArray[np.float64], bool]:
-    """(T,) positions on the time axis and whether they are dates (days since 1970, as matplotlib counts)."""
+    """Coordinates (T,) on the time axis, and whether they are dates (in matplotlib's unit, days since 1970)."""
     array = np.asarray(times)
     if np.issubdtype(array.dtype, np.number):
         return array.astype(float), False
@@ -161,37 +176,36 @@ def _times(times: ArrayLike) -> tuple[NDArray[np.float64], bool]:
     return np.asarray(dates.date2num(stamps), dtype=float), True
 
 
-def _telling(sensors: NDArray[np.float64], flagged: NDArray[np.bool_]) -> list[int]:
-    """At most SENSORS columns, in their order: those whose mean where flagged is most unlike elsewhere."""
+def _most_changed(sensors: NDArray[np.float64], flagged: NDArray[np.bool_]) -> list[int]:
+    """At most SENSORS columns, in their order: those whose mean differs most between flagged and other steps."""
     count = sensors.shape[1]
     if count <= SENSORS:
         return list(range(count))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a sensor without any value comes last
-        away = np.nanstd(sensors, axis=0)
+        change = np.nanstd(sensors, axis=0)
         if flagged.any() and not flagged.all():
             shift = np.nanmean(sensors[flagged], axis=0) - np.nanmean(sensors[~flagged], axis=0)
-            away = np.abs(shift) / np.maximum(np.nanstd(sensors[~flagged], axis=0), 1e-12)
-    return sorted(np.argsort(-np.nan_to_num(away), kind="stable")[:SENSORS].tolist())
+            change = np.abs(shift) / np.maximum(np.nanstd(sensors[~flagged], axis=0), 1e-12)
+    return sorted(np.argsort(-np.nan_to_num(change), kind="stable")[:SENSORS].tolist())
 
 
 def _envelope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """At most DRAWN points of a line with its lowest and highest in each stretch, so that no peak is lost."""
+    """At most DRAWN points of a line: the lowest and the highest of each stretch, so no peak is lost."""
     if len(x) <= DRAWN:
         return x, y
-    known = np.nan_to_num(y)
+    filled = np.nan_to_num(y)
     bounds = np.linspace(0, len(x), DRAWN // 2 + 1).astype(int)
-    parts = list(pairwise(bounds))
-    index = np.unique([(a + known[a:b].argmin(), a + known[a:b].argmax()) for a, b in parts])
+    index = np.unique([(a + filled[a:b].argmin(), a + filled[a:b].argmax()) for a, b in pairwise(bounds)])
     return x[index], y[index]
 
 
 def _shade(panels: Sequence[Axes], x: NDArray[np.float64], labels: ArrayLike | None) -> str:
-    """Shades the true anomalies over all panels; what the title says of them."""
+    """Shades the true anomalies over all panels; returns what the title says of them."""
     if labels is None:
         return ""
-    wrong = np.asarray(labels).astype(bool)
-    change = np.flatnonzero(np.diff(np.r_[False, wrong, False].astype(np.int8)))
+    is_anomaly = np.asarray(labels).astype(bool)
+    change = np.flatnonzero(np.diff(np.r_[False, is_anomaly, False].astype(np.int8)))
     begins, ends = change[::2], change[1::2]
     if not len(begins):
         return ", no true anomaly in sight"
@@ -200,7 +214,13 @@ def _shade(panels: Sequence[Axes], x: NDArray[np.float64], labels: ArrayLike | N
     for axes in panels:
         last = axes is panels[-1]
         axes.broken_barh(
-            spans, (0, 1), transform=axes.get_xaxis_transform(), facecolor=ANOMALOUS, alpha=0.16, linewidth=0,
-            zorder=0, label="true anomaly" if last else None,
-        )  # fmt: skip
+            spans,
+            (0, 1),
+            transform=axes.get_xaxis_transform(),
+            facecolor=ANOMALOUS,
+            alpha=0.16,
+            linewidth=0,
+            zorder=0,
+            label="true anomaly" if last else None,
+        )
     return ""

@@ -1,4 +1,4 @@
-"""What the score of a fit is made of and whether its p-values can be trusted."""
+"""The parts of the scores of a fit, the KL of its epochs, and the calibration of its p-values."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from anomaly_vae.reporting.plots.style import ANOMALOUS, DRAWN, FAINT, INK, NORMAL, new_figure, say, set_scale, styled
 
-LINES = 64  # latent dimensions drawn at most: those with most KL
-EXACT = 1_000  # test rows up to which the band of kept promises is exact to the row
-LOWEST = 1e-3  # nats; less is drawn alike
+LINES = 64  # latent dimensions drawn, at most: those with most KL
+EXACT = 1_000  # test rows, at most, for which the band is computed from the exact distribution
+LOWEST = 1e-3  # nats; lower values get the same colour
 
 
 @styled
 def parts(recon: ArrayLike, kl: ArrayLike, anomalous: ArrayLike, threshold: float | None) -> Figure:
-    """Reconstruction against KL (N,), nats, of samples of which some are anomalous (N,).
+    """Scatter of reconstruction against KL (N,), in nats. anomalous: (N,) whether each sample is an anomaly.
 
-    threshold: of their sum, drawn as the line where it is reached; None where the score has further parts.
+    threshold: of their sum, drawn as a line; None if the score has further parts.
     """
     x, y = np.asarray(recon, dtype=float), np.asarray(kl, dtype=float)
-    wrong = np.asarray(anomalous).astype(bool)
+    is_anomaly = np.asarray(anomalous).astype(bool)
     figure, axes = new_figure(7, 4.6)
-    for mask, colour, name, size in ((~wrong, NORMAL, "normal", 12), (wrong, ANOMALOUS, "anomalous", 12)):
+    for mask, colour, name, size in ((~is_anomaly, NORMAL, "normal", 12), (is_anomaly, ANOMALOUS, "anomalous", 12)):
         some = _some(np.flatnonzero(mask))
         if len(some):
             label = f"{name}: {int(mask.sum()):,}" + (f", {len(some):,} drawn" if len(some) < mask.sum() else "")
             axes.scatter(x[some], y[some], s=size, color=colour, alpha=0.5, linewidths=0, label=label, zorder=2)
     for axis, values in ((axes.xaxis, x), (axes.yaxis, y)):
-        usual = values[~wrong] if (~wrong).any() else values
+        usual = values[~is_anomaly] if (~is_anomaly).any() else values
         set_scale(axis, usual[np.isfinite(usual)], values[np.isfinite(values)])
     if threshold is not None:
         low, high = axes.get_xlim()
@@ -46,7 +46,7 @@ def parts(recon: ArrayLike, kl: ArrayLike, anomalous: ArrayLike, threshold: floa
 
 @styled
 def kl_by_epoch(kl: ArrayLike) -> Figure:
-    """Held-out KL (E, G), nats, of each latent dimension in each epoch; dimensions by their KL in the last."""
+    """Held-out KL (E, G), nats, of each latent dimension in each epoch; dimensions by their KL in the last epoch."""
     nats = np.nan_to_num(np.asarray(kl, dtype=float))
     figure, axes = new_figure(7, 4.2)
     if nats.ndim != 2 or not nats.size:
@@ -68,10 +68,11 @@ def kl_by_epoch(kl: ArrayLike) -> Figure:
 
 @styled
 def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
-    """Share of p-values (N,) of test normals at or below each level, beside the diagonal of a kept promise.
+    """Share of p-values (N,) of test normals at or below each level, beside the diagonal of calibrated p-values.
 
-    calibrated: held-out normals that the p-values come from; the band holds 95 % of such curves at each level, if
-    calibration and test rows are exchangeable: the count at or below level k/(n+1) is then beta-binomial (Vovk 2012).
+    calibrated: number of held-out normals that the p-values come from. The band holds 95 % of such curves at each level
+    if calibration and test rows are exchangeable: the count at or below level k/(n+1) is then beta-binomial (Vovk
+    2012).
     """
     values = np.sort(np.asarray(p_values, dtype=float))
     figure, axes = new_figure(5.6, 5.2)
@@ -84,8 +85,13 @@ def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     some = np.unique(np.linspace(0, len(values) - 1, min(len(values), DRAWN)).round().astype(int))
     share = np.searchsorted(values, values[some], side="right") / len(values)
-    axes.step(np.r_[0, values[some], 1], np.r_[0, share, 1], where="post", color=NORMAL,
-              label=f"{len(values):,} normal test rows")  # fmt: skip
+    axes.step(
+        np.r_[0, values[some], 1],
+        np.r_[0, share, 1],
+        where="post",
+        color=NORMAL,
+        label=f"{len(values):,} normal test rows",
+    )
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.03), aspect="equal")
     axes.set(title="Are the p-values of normals uniform?", xlabel="p-value", ylabel="share of normals at or below")
     axes.legend(loc="lower right")
@@ -93,21 +99,21 @@ def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
 
 
 def _band(rows: int, ranks: NDArray[np.int_], of: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The 2.5 % and 97.5 % quantiles of beta-binomial counts, parameters (rank, of - rank), as shares of `rows`.
+    """The 2.5 % and 97.5 % quantiles of beta-binomial counts with parameters (rank, of - rank), as shares of `rows`.
 
-    Of more than EXACT rows those of the beta distribution with the same mean and variance: the exact ones take time in
-    proportion to the rows, and differ by less than one row.
+    For more than EXACT rows, those of the beta distribution with the same mean and variance: the exact ones take time
+    in proportion to the rows, and differ by less than one row.
     """
     from scipy.stats import beta, betabinom
 
     if rows <= EXACT:
         low, high = (betabinom.ppf(q, rows, ranks, of - ranks) / rows for q in (0.025, 0.975))
     else:
-        worth = rows * (of + 1) / (rows + of) - 1  # parameters' sum
-        low, high = (beta.ppf(q, ranks / of * worth, (1 - ranks / of) * worth) for q in (0.025, 0.975))
+        total = rows * (of + 1) / (rows + of) - 1  # sum of the beta distribution's parameters
+        low, high = (beta.ppf(q, ranks / of * total, (1 - ranks / of) * total) for q in (0.025, 0.975))
     return low, high
 
 
 def _some(rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """At most DRAWN of them, evenly spread."""
+    """At most DRAWN of the rows, evenly spread."""
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), DRAWN)).round().astype(np.intp)] if len(rows) else rows

@@ -1,7 +1,7 @@
-"""The look of every figure, and what several of them need.
+"""The style of all figures, and functions that several of them use.
 
 Object-oriented matplotlib only: no pyplot, no state shared between figures, nothing to close. The colours are those of
-Okabe and Ito (2008), told apart by people of every colour vision; anomalies are always orange, normal always blue.
+Okabe and Ito (2008), which people with any colour vision can distinguish; anomalies are orange, normals blue.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ STYLE = {
     "lines.solid_capstyle": "round",
 }
 LABEL_SIZE = 9
-DRAWN = 4_000  # points of one line at most: four for each pixel of its width
+DRAWN = 4_000  # points of one line, at most: four for each pixel of its width
 
 P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws in the style above, and leaves matplotlib's settings as they are."""
+    """A decorator: the figure is drawn in STYLE, and matplotlib's settings stay as they are."""
 
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -66,7 +66,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
 ) -> tuple[Figure, Any]:
-    """A figure (inches) and its axes: one, a row of them, or a list of rows."""
+    """A figure (sizes in inches) and its axes: one, a list of one row, or a list of rows."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights, sharex="col" if heights else False)
@@ -83,14 +83,14 @@ def png(figure: Figure) -> bytes:
 
 
 def say(figure: Figure, axes: Axes, text: str) -> Figure:
-    """Words in the place of a picture."""
+    """The figure with a message instead of a plot."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", color=FAINT, transform=axes.transAxes)
     return figure
 
 
 def set_scale(axis: Any, usual: NDArray[np.float64], everything: NDArray[np.float64]) -> None:
-    """Logarithmic beyond the usual values where the rest is more than 30 of their spreads away."""
+    """Makes the axis logarithmic beyond the usual values if any value is more than 30 of their spreads away."""
     usual = usual if len(usual) else everything
     low, middle, high = np.quantile(usual, (0.01, 0.5, 0.99))
     spread = max(high - low, 1e-3 * abs(middle), 1e-9)
@@ -101,4 +101,5 @@ def set_scale(axis: Any, usual: NDArray[np.float64], everything: NDArray[np.floa
 
 
 def short(text: str, length: int) -> str:
+    """The text cut to `length` characters, with an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
