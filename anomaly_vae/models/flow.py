@@ -26,8 +26,8 @@ class FlowVAE(VAE):
     which is a sum of log gates because a step's Jacobian is triangular.
 
     Scoring samples nothing: e = 0 is passed through the flow, and the KL is that of N(f(mu), v) to N(0, I), where log v
-    is 2 log s plus twice the log gates on the way. That takes the flow as linear about its centre and its Jacobian as diagonal,
-    with the exact log-determinant; for a flow that does not depend on z0 it is the KL itself.
+    is 2 log s plus twice the log gates on the way. That takes the flow as linear about its centre and its Jacobian as
+    diagonal, with the exact log-determinant; for a flow that does not depend on z0 it is the KL itself.
     """
 
     def __init__(self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = ()) -> None:
