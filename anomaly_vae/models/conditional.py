@@ -26,7 +26,7 @@ class ConditionalVAE(VAE):
     def __init__(
         self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = (), n_condition: int = 0
     ) -> None:
-        """shape: of x with its condition, the last `n_condition` channels; categories: of the data, as in Rows."""
+        """shape: of x with its condition, the last `n_condition` channels; categories: of the data, as in RowInputs."""
         super().__init__()
         self.n_condition, self.pictures = n_condition, len(shape) == 3
         sides = 1 if self.pictures else math.prod(shape[1:])  # a plane of a picture says one thing

@@ -1,4 +1,4 @@
-"""Feature maps of pictures: several layers of a backbone on one grid, computed once and kept on disk."""
+"""Feature maps of pictures: several layers of a backbone on one grid."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FeatureMaps(nn.Module):
         return torch.cat(found, 1)
 
     def key(self) -> str:
-        """Of everything that a map depends on besides the picture."""
+        """A hash of everything that a map depends on besides the picture."""
         text = f"1 {self.backbone.name} {self.backbone.layers} {self.backbone.digest()} {self.picture} {STRIDE}"
         return hashlib.blake2b(text.encode(), digest_size=DIGEST).hexdigest()
 

@@ -1,4 +1,4 @@
-"""VAE over what a frozen backbone says of one position of a picture."""
+"""VAE over the features that a frozen backbone gives for one position of a picture."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from anomaly_vae.models.likelihoods import Likelihood
 class FeatureVAE(GaussianVAE):
     """C standardised features -> hidden -> (mu, log_var), and its mirror image.
 
-    A 1x1 convolution over feature maps is this network at every position; what lies around a position is in its
-    features already, for the backbone saw it. `sigma: element` gives each channel a scale of its own.
+    A 1x1 convolution over feature maps is this network at every position. The features of a position already describe
+    its surroundings, because the backbone's receptive field covers them. `sigma: element` gives each channel a scale
+    of its own.
     """
 
     def __init__(self, config: ModelConfig, shape: tuple[int, ...]) -> None:

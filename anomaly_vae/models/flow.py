@@ -1,4 +1,4 @@
-"""A VAE whose posterior is bent by a normalizing flow: inverse autoregressive steps (IAF, Kingma 2016)."""
+"""A VAE whose posterior is transformed by a normalizing flow: inverse autoregressive steps (IAF, Kingma 2016)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class FlowVAE(VAE):
     A draw z0 = mu + s e becomes z = f(z0; x), with log q(z|x) = log N(e; 0, I) - sum log s - log |df/dz0|, the last of
     which is a sum of log gates because a step's Jacobian is triangular.
 
-    Scores draw nothing: e = 0 is pushed through, and the KL is that of N(f(mu), v) to N(0, I), where log v is 2 log s
-    plus twice the log gates on the way. That takes the flow as linear about its centre and its Jacobian as diagonal,
-    with the exact log-determinant; for a flow that does not depend on z0 it is the KL itself.
+    Scoring samples nothing: e = 0 is passed through the flow, and the KL is that of N(f(mu), v) to N(0, I), where log v
+    is 2 log s plus twice the log gates on the way. That takes the flow as linear about its centre and its Jacobian as
+    diagonal, with the exact log-determinant; for a flow that does not depend on z0 it is the KL itself.
     """
 
     def __init__(self, config: ModelConfig, shape: tuple[int, ...], categories: tuple[int, ...] = ()) -> None:
-        """Raises ConfigError for several members, whose posteriors a flow would tie together."""
+        """Raises ConfigError for several members: a flow would make their posteriors depend on each other."""
         super().__init__()
         assert config.flow_steps
         if config.members and config.members > 1:

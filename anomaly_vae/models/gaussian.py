@@ -1,4 +1,4 @@
-"""The pieces that every model with a diagonal Gaussian posterior shares."""
+"""The base class of models with a diagonal Gaussian posterior."""
 
 from __future__ import annotations
 

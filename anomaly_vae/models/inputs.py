@@ -27,16 +27,16 @@ class RowInputs(nn.Module):
         for name, value in (("numbers", numbers), ("named", named), ("continuous", continuous)):
             self.register_buffer(name, value, persistent=False)
         self.elements = len(categories)
-        self.inputs = len(numbers) + sum(self.classes)  # what a network reads of a row
+        self.inputs = len(numbers) + sum(self.classes)  # numbers that a network reads of a row
 
     def pick(self, x: Tensor) -> Tensor:
         """The numbers (..., F_n) of x (..., F); x itself where all are."""
         return x[..., self.numbers] if self.classes else x
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs) what the network reads of x (B, *shape): numbers, then one-hot classes; 0 where x is missing.
+        """(B, inputs) the network's input for x (B, *shape): numbers, then one-hot classes; 0 where x is missing.
 
-        What x holds behind its elements, a condition, is left out."""
+        A condition behind the elements of x is left out."""
         x = x.flatten(1)  # (B, F)
         pieces = [torch.nan_to_num(self.pick(x[:, : self.elements]))]
         for column, k in zip(self.named, self.classes, strict=True):

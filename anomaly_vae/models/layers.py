@@ -1,4 +1,4 @@
-"""What the convolutional members are built of, over pictures (C, H, W) and windows of a series (C, T) alike."""
+"""Building blocks of the convolutional models, for pictures (C, H, W) and for windows of a series (C, T)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Even(nn.Module):
 
 
 class Crop(nn.Module):
-    """(B, C, *sides) without what a padded side has too much."""
+    """(B, C, *sides) cropped to the sides before padding."""
 
     def __init__(self, sides: Sides) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Crop(nn.Module):
 
 
 class Residual(nn.Module):
-    """(B, C, *sides) plus what a kernel of 3 and one of 1 make of it (van den Oord 2017)."""
+    """(B, C, *sides) plus the output of a kernel of 3 and a kernel of 1 (van den Oord 2017)."""
 
     def __init__(self, conv: Any, channels: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The probability that everything else rests on: likelihoods, the KL and the reparameterised sample.
+"""Likelihoods, the KL and the reparameterised sample.
 
 Pure functions of tensors, every result in nats and none of them reduced: a likelihood gives one negative
-log-likelihood (NLL) for each element, the KL one number for each latent dimension. Whoever reduces them does so in
-the open, in `objective.terms`.
+log-likelihood (NLL) for each element, the KL one number for each latent dimension. They are reduced in one place,
+`objective.terms`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def network(
     extra: int = 0,
     condition_size: int = 0,
 ) -> GaussianVAE:
-    """The VAE of `model.network`, or where that is None of the shape; `categories` as in Rows.
+    """The VAE that model.network names, else the one for the number of axes of the shape; `categories` as in RowInputs.
 
     extra: further elements or channels that the encoder reads. condition_size: numbers that the decoder reads beside z.
     """

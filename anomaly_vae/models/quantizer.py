@@ -1,4 +1,4 @@
-"""A codebook, and the two priors of what is written in it."""
+"""A codebook, and two priors over its codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VQ-VAE (van den Oord 2017): pictures and windows written in a codebook, under a learned prior of the codes."""
+"""VQ-VAE (van den Oord 2017): pictures and windows encoded in a codebook, with a learned prior over the codes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from anomaly_vae.models.quantizer import PRIORS, Codebook, CodePrior
 class VectorQuantisedVAE(VAE):
     """A map of P positions, each the nearest of `codes` vectors of `latent` dimensions; z holds the vectors.
 
-    q(z|x) is certain, so its KL is -log p(codes), one column a position, under a prior that is trained with the rest:
-    the codes do not depend on it, so it learns their distribution and nothing else. Gradients pass the codebook
-    straight through; `aux` is the commitment of the encoder to its codes.
+    q(z|x) is deterministic, so its KL is -log p(codes), one column a position, under a prior that is trained with the
+    rest. The codes do not depend on the prior, so it only learns their distribution. Gradients pass straight through
+    the codebook; `aux` is the commitment of the encoder to its codes.
     """
 
     diagonal = False

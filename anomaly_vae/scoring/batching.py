@@ -1,9 +1,9 @@
-"""How many samples go through the network at once: as many as are fast, and a score's bits do not depend on it.
+"""Blocks of samples: sizes that are fast, chosen so that a score's bits do not depend on them.
 
-A matrix product's last bit may depend on its size and on a row's place in it. So sample number i of a source is always
-at the same place, i modulo the size, of a padded block of one size: its score depends neither on its neighbours nor on
-the chunks. Rows of a table go in blocks of more sizes, one for a single row that someone waits for and one for files of
-millions, provided that on this machine a probe has the same bits in all of them: the order in which a product is summed
+The last bit of a matrix product may depend on its size and on the place of a row in it. Sample i of a source is
+therefore always at place i modulo the size of a padded block of one size: its score depends neither on other samples
+nor on the chunks. Rows of a table may go in blocks of several sizes, a small one for a single row and a large one for
+millions, provided that a probe has the same bits in all of them on this machine; the order in which a product is summed
 up does not depend on the numbers.
 """
 
@@ -75,7 +75,7 @@ def _agree(net: ScoreModule, device: torch.device) -> tuple[int, ...]:
     probe = probe.to(device)
 
     def numbers(x: Tensor, size: int) -> Tensor:
-        """(B, E + parts) all that the network says of rows x."""
+        """(B, E + parts) elements and parts of rows x."""
         found = [net(block) for block in x.split(size)]
         return torch.cat([torch.cat([elements, *(p[:, None] for p in parts.values())], 1) for elements, parts in found])
 

@@ -1,4 +1,4 @@
-"""How probable a model finds data: the importance-weighted bound on -log p(x), in nats."""
+"""The importance-weighted bound on -log p(x), in nats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores from the same terms as the loss: deterministic, in nats, each the exact sum of its parts."""
+"""Scores of raw values: deterministic, in nats, each the exact sum of its parts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scorer:
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        """Of a sample that the network is given."""
+        """The shape of a sample as the model reads it, without its condition."""
         if not self.kind.ordered:
             return self.layout.shape
         assert self.window
@@ -130,7 +130,7 @@ class Scorer:
     def _fold(
         self, chunks: Iterable[Chunk], stage: Callable[[], Stage]
     ) -> Iterator[tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]]:
-        """What `WindowFolder.finished` gives, as chunks come and at their end."""
+        """The results of `WindowFolder.finished` after each chunk and at the end."""
         assert self.window
         sensors = self.layout.shape[0]
 
@@ -166,7 +166,7 @@ class Scorer:
 
     @torch.inference_mode()
     def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:
-        """(N, C, H, W) the expected x of pictures, in 0-1, where the model reads pictures."""
+        """(N, C, H, W) the expected x of pictures, in 0-1, where the score reconstructs."""
         device = next(self.score_model.parameters()).device
         (size,) = block_sizes(self.score_model, self._shape, device)
         pieces = torch.from_numpy(self.scaler.read(chunk.values, chunk.condition)).split(size)
@@ -188,7 +188,7 @@ def _first(waiting: deque[Chunk], count: int) -> Chunk:
 
 
 def _rounded(parts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
-    """Finite float64 nats: a sample beyond float32's range is as anomalous as can be said, never a NaN."""
+    """Finite float64 nats: a sample beyond float32's range gets its largest number, never a NaN."""
     big = float(np.finfo(np.float32).max)
     finite = {name: np.nan_to_num(np.asarray(v, np.float64), nan=big, posinf=big) for name, v in parts.items()}
     return {name: v.round(DECIMALS) for name, v in finite.items()}

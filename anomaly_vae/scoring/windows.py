@@ -1,4 +1,4 @@
-"""Series in a stream: windows cut out of steps as they come, and what a model says of windows folded back on steps."""
+"""Streams of time steps: windows are cut as steps arrive, and their results are folded back onto the steps."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Arrays = tuple[NDArray[np.float64], ...]
 
 
 class Stage(Protocol):
-    """What turns the residuals of a group's consecutive steps into what is reported of them."""
+    """Turns the residuals of a group's consecutive steps into the arrays that are reported for them."""
 
     def push(self, residual: NDArray[np.float64], closed: bool) -> Arrays:
         """Arrays (n, C) of the next n steps; n may lag behind the residuals (m, C) until `closed`."""
 
 
 class Residuals:
-    """The stage that reports the residuals themselves."""
+    """A stage that reports the residuals themselves."""
 
     def push(self, residual: NDArray[np.float64], closed: bool) -> Arrays:
         return (residual,)
 
 
 class _Group:
-    """The steps of one group that still wait for a window: values and, for each, its place and its sums."""
+    """The steps of one group that later windows can still cover: values and, for each, its place and its sums."""
 
     def __init__(self, read: int, sensors: int, stage: Stage, n_shares: int) -> None:
         """read: numbers of a step that a window holds, sensors: those that residuals come back for."""

@@ -1,1 +1,1 @@
-"""The one loop that trains a model: objective, schedules, augmentation, checkpoints."""
+"""Training: the loop, the objective, schedules, augmentation, checkpoints."""

@@ -1,8 +1,8 @@
-"""An opponent in training: it judges patches of pictures, and the decoder learns to pass (Larsen 2016, Isola 2017).
+"""A discriminator of patches, used in training only: the decoder learns to pass it (Larsen 2016, Isola 2017).
 
-A likelihood of independent pixels pays for sharpness in the wrong place, so decoders blur. A network that tells patches
-of data from patches of reconstructions charges what gives them away. It is no part of the model: nothing of it is
-scored, and a detector does not keep it.
+Under a likelihood of independent pixels, a sharp edge in the wrong place costs more than a blurred one, so decoders
+blur. The discriminator adds a loss for patches of reconstructions that it can tell from patches of data. It is not part
+of the model: scores do not use it, and a detector does not keep it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Discriminator:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr, betas=(0.5, 0.9), weight_decay=0.0)
 
     def objection(self, reconstruction: Tensor) -> Tensor:
-        """How much of the reconstruction it sees through, the mean over patches; no gradient for its own weights."""
+        """The loss of a reconstruction under the discriminator, mean over patches; no gradient for its own weights."""
         frozen = {name: value.detach() for name, value in self.net.named_parameters()}
         judged: Tensor = torch.func.functional_call(self.net, frozen, (reconstruction,))
         return -distributed.mean(judged)
 
     def learn(self, data: Tensor, reconstruction: Tensor) -> Tensor:
         """One step towards telling data from reconstructions; its loss, 0 where it tells them apart by the margin."""
-        made = reconstruction.detach().nan_to_num()  # a step that failed in the model must not end its opponent
+        made = reconstruction.detach().nan_to_num()  # a step that failed in the model must not spoil the discriminator
         real, made = self.shared(torch.cat([data, made])).chunk(2)
         loss = distributed.mean(F.relu(1 - real)) + distributed.mean(F.relu(1 + made))
         self.optimizer.zero_grad(set_to_none=True)
@@ -52,7 +52,7 @@ class Discriminator:
         checkpoint.save(folder / FOLDER, self.net, {}, self.optimizer, {})
 
     def restore(self, folder: Path) -> None:
-        """As it was saved. Raises RunError where it was not, or as another one."""
+        """Restores what was saved. Raises RunError where nothing was, or another network."""
         kept: Any = distributed.from_lead(lambda: checkpoint.read(folder / FOLDER))
         kept.restore(self.net, self.optimizer)
 

@@ -1,4 +1,4 @@
-"""What is done to samples before the network reads them: noise, small affine changes, binarisation."""
+"""Changes to training samples before the network reads them: noise, small affine changes, binarisation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from anomaly_vae.models.likelihoods import binarised
 
 
 def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(target, input): x (B, *shape) moved a little, if it is pictures, and that with noise on its numbers.
+    """(target, input): x (B, *shape), pictures moved a little, and the same with noise on its numbers.
 
-    Moving makes what is irrelevant to normality, a slight turn or shift, well reconstructed and probable; noise on the
-    input alone (denoising VAE, Im 2017) keeps the model from copying what it was not trained on.
+    Moving pictures teaches the model to reconstruct slight turns and shifts, which are irrelevant to normality. Noise
+    on the input alone (denoising VAE, Im 2017) keeps the model from copying what it was not trained on.
     """
     settings, condition = config.training, x[:, x.shape[1] - model.n_condition :]  # which is neither moved nor noisy
     x = x[:, : x.shape[1] - model.n_condition]

@@ -33,7 +33,7 @@ def save(folder: Path, model: nn.Module, best: dict[str, Tensor], optimizer: tor
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds, on the CPU. optimizer: moment by name for each parameter; state: see `save`."""
+    """The content of a checkpoint, on the CPU. optimizer: moments by name for each parameter; state: see `save`."""
 
     folder: Path
     model: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""What a computation needs, counted as it runs."""
+"""Counts the floating-point operations and bytes of a computation while it runs."""
 
 from __future__ import annotations
 

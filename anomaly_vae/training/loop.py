@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,18 +23,18 @@ from anomaly_vae.training.adversarial import Discriminator
 from anomaly_vae.training.augment import corrupted, spread
 from anomaly_vae.training.objective import active_units, loss, perplexity, terms
 from anomaly_vae.training.schedules import beta_at, capacity_at, risen
+from anomaly_vae.training.threads import few_threads
 
-STEPS = 32  # of an epoch at least: a small training set is passed several times, so that every epoch gets somewhere
-EPOCHS = 10  # at least: a training that ends before it has seen every row is still watched and stopped in time
+STEPS = 32  # of an epoch at least: a small training set is passed several times, so that every epoch makes progress
+EPOCHS = 10  # at least: a training that ends before it has seen every row still has held-out metrics and early stopping
 RISE = 0.05  # share of the training in which the learning rate rises
 JUDGED = 1 << 16  # held-out samples at most that an epoch is judged by: their mean is known to 0.4 % of their spread
-ALONE = 5e8  # floating-point operations of a step up to which one thread is as fast as two
 CHECKPOINT_SECONDS = 1.0  # a kill loses at most this much, and short epochs are not slowed by writing
 
 
 @dataclass
 class History:
-    """What happened: one dict of metrics an epoch (nats a sample), and the state that a checkpoint keeps."""
+    """Metrics of each epoch (nats a sample), and the state that a checkpoint keeps."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     kl: list[list[float]] = field(default_factory=list)  # of each epoch: held-out KL of each latent group (G,)
@@ -69,7 +67,7 @@ class Schedule:
         return cls(math.ceil(steps / an_epoch), samples, spread(train) if config.training.noise else 1.0)
 
     def order(self, train: RowDataset, generator: torch.Generator) -> Tensor:
-        """(samples,) which samples an epoch takes, as many shuffled passes as it needs."""
+        """(samples,) the samples of an epoch: as many shuffled passes over the rows as it needs."""
         passes = math.ceil(self.samples / len(train))
         return torch.cat([train.shuffled(generator) for _ in range(passes)])[: self.samples]
 
@@ -124,31 +122,6 @@ def train(
     model.load_state_dict(best)
     model.eval()
     return history
-
-
-@contextmanager
-def few_threads(model: VAE, train: RowDataset, batch_size: int) -> Iterator[None]:
-    """One thread on the CPU for steps too small to be shared: two are no faster there, and where something else runs
-    they wait for each other most of the time."""
-    threads = torch.get_num_threads()
-    if train.device.type == "cpu" and step_flops(model, train, batch_size) < ALONE:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@torch.no_grad()
-def step_flops(model: VAE, train: RowDataset, batch_size: int) -> float:
-    """Floating-point operations of a training step: three times those of the way there, for gradients are taken of
-    inputs and of weights."""
-    from anomaly_vae.training.flops import OperationCounter
-
-    few = train.take(train.spaced(2))
-    with OperationCounter() as counted:
-        model.eval()(few)
-    return float(3 * counted.flops * batch_size / len(few))
 
 
 def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:
@@ -212,7 +185,7 @@ def _step(
     total, recon, kl = loss(
         x, out, config.objective, beta_at(config.objective, progress), capacity_at(config.objective, progress)
     )
-    judged = opponent is not None and risen(config.objective, progress) >= 1  # first the picture, then its grain
+    judged = opponent is not None and risen(config.objective, progress) >= 1  # not before beta is full
     if opponent is not None and judged:
         total = total + config.objective.adversarial * x[0].numel() * opponent.objection(_pictures(x, out))
     optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""How beta, or the KL capacity, rises in training."""
+"""Schedules of beta and of the KL capacity."""
 
 from __future__ import annotations
 

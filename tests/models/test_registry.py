@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from anomaly_vae.core.config import Config, ModelConfig, ObjectiveConfig
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.detector.configuration import resolve
-from anomaly_vae.models.base import LOG_VAR, VAE, elements, log_weight
+from anomaly_vae.models.base import LOG_VAR, VAE, Member, elements, log_weight
+from anomaly_vae.models.dense import DenseVAE
 from anomaly_vae.models.gaussian import GaussianVAE
 from anomaly_vae.models.likelihoods import Gaussian, Likelihood
 from anomaly_vae.models.registry import MODELS, build
@@ -246,3 +249,32 @@ def test_a_model_that_cannot_read_a_shape_names_one_that_can(
 ) -> None:
     with pytest.raises(ConfigError, match=fits):
         model_of(small(kind), shape, categories)
+
+
+def test_names_of_models_and_of_parts_are_known_without_importing_torch() -> None:
+    code = """
+import sys
+from anomaly_vae.models.registry import MODELS
+from anomaly_vae.scoring.parts import PARTS, names_of
+assert "dense" in list(MODELS) and "likelihood" in names_of("recon")
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class ToyVAE(DenseVAE):
+    """A model of its own, as far as the registry can tell."""
+
+
+TOY = Member(ToyVAE, axes=(1,), defaults={"model": {"latent": 2}})
+
+
+def test_one_line_adds_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "toy_vae", sys.modules[__name__])
+    monkeypatch.setitem(MODELS.places, "toy", "toy_vae:TOY")
+    config = small("dense").model_copy(update={"kind": "toy"})
+    assert isinstance(build(config, (5,)), ToyVAE)
+    with pytest.raises(ConfigError, match=r"model\.kind=toy cannot read samples of shape \(3, 8, 8\); use dense or"):
+        build(config, (3, 8, 8))
+    with pytest.raises(ConfigError, match=r"setting 'model\.kind' = 'nothing': Input should be 'dense', .* or 'toy'"):
+        MODELS["nothing"]

@@ -17,7 +17,7 @@ from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.registry import build
-from anomaly_vae.training import checkpoint, loop
+from anomaly_vae.training import checkpoint, loop, threads
 from anomaly_vae.training.loop import History, held_out, train
 
 CPU = torch.device("cpu")
@@ -265,7 +265,7 @@ def test_every_epoch_takes_every_row_once_in_an_order_of_its_own(monkeypatch: py
 
 @pytest.mark.parametrize(("alone", "expected"), [(0.0, 2), (1e12, 1)])
 def test_a_small_step_is_computed_by_one_thread(alone: float, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "ALONE", alone)
+    monkeypatch.setattr(threads, "ALONE", alone)
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
@@ -279,4 +279,4 @@ def test_a_small_step_is_computed_by_one_thread(alone: float, expected: int, mon
 def test_the_operations_of_a_step_are_those_of_its_layers() -> None:
     model = model_of(settings())  # two members, latent 2, hidden 8
     there, back = F * 8 + 8 * 2 * 2, 2 * 8 + 8 * 2 * F  # mu and log variance; mean and scale of each element
-    assert loop.step_flops(model, part(0), 16) == 3 * 2 * 16 * 2 * (there + back)
+    assert threads.step_flops(model, part(0), 16) == 3 * 2 * 16 * 2 * (there + back)

@@ -1,4 +1,4 @@
-"""Points in fewer axes, with the length of what is left out kept, and their distances to many others."""
+"""Projection of points to fewer axes, keeping the length of the rest, and tiles in which distances are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A memory of normal features: how far a position lies from the nearest thing that was ever seen."""
+"""A memory of normal features: the distance of a position to the nearest of them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Reconstruction nats of pictures, with a likelihood calibrated after training.
 
-A decoder that treats pixels as independent counts one blurred stroke as hundreds of surprises, and its reconstruction
-then drowns the KL. Neighbouring residuals are correlated: their energy behaves as if it had nu independent parts, and
-held-out normals tell nu.
+A decoder that treats pixels as independent counts one blurred stroke as hundreds of independent errors, so that
+reconstruction dwarfs the KL. Neighbouring residuals are correlated: their energy behaves like that of nu independent
+residuals, and nu is estimated from held-out normals.
 """
 
 from __future__ import annotations

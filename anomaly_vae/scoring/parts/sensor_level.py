@@ -1,8 +1,8 @@
 """Nats of a time step from its residuals: how large each is, and how long a sensor has stood off its reconstruction.
 
-The decoder's sigma says how well it reconstructs the rows that it was trained on. What a sensor can be trusted with
-later is measured afterwards, on all training rows including the last ones, which the optimiser never saw: a sensor
-that drifts gets a large variance there, and stops raising alarms.
+The decoder's sigma is its error on the rows that it was trained on. The variances here are measured after training, on
+all training rows and on the held-out normals after them: a sensor that drifts gets a large variance and stops raising
+alarms.
 """
 
 from __future__ import annotations
