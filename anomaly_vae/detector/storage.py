@@ -105,7 +105,7 @@ def check_seal(folder: Path) -> int:
     if manifest.get("format") not in READABLE:
         raise DetectorError(
             f"{folder}: detector format {manifest.get('format')} (anomaly-vae {manifest.get('anomaly_vae')}), this"
-            f" version reads format {FORMAT}; score with that version of anomaly-vae or fit again"
+            f" version reads formats {READABLE[0]} and {FORMAT}; score with that version of anomaly-vae or fit again"
         )
     hashes = manifest.get("sha256")
     if not isinstance(hashes, dict) or not hashes:
