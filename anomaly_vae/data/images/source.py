@@ -116,7 +116,7 @@ class ImageSource:
                 channels = 1 if all(is_grey(file) for file in first) else 3
             known = conditions.learn(self, self.config.condition, rows, self.config.max_categories)
             shape, overlap = (channels, size, size), 0.0 if tile is None else self.config.overlap
-            return Layout("images", shape, conditions=known, pixel_max=white_of(first), tile=tile, overlap=overlap)
+            return Layout(self.kind, shape, conditions=known, pixel_max=white_of(first), tile=tile, overlap=overlap)
         except BrokenImageError as error:
             raise self._all_broken(error) from error
 

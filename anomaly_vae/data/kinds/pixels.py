@@ -73,7 +73,7 @@ class PixelSource(TabularSource):
         reasons = self.special
         left_out = {n: reasons.get(n, "not a pixel") for n in self.reader.columns if n not in set(names)}
         return Layout(
-            "pixels", shape, pixels=tuple(names), pixel_max=white, label=self.config.label, id=self.config.id,
+            self.kind, shape, pixels=tuple(names), pixel_max=white, label=self.config.label, id=self.config.id,
             left_out=left_out, conditions=self.conditions(rows),
         )  # fmt: skip
 

@@ -82,7 +82,7 @@ class SeriesSource(TabularSource):
         self.need_columns(columns, left_out)
         config = self.config
         return Layout(
-            "series", (len(columns),), tuple(columns), label=config.label, id=config.id, time=self.time,
+            self.kind, (len(columns),), tuple(columns), label=config.label, id=config.id, time=self.time,
             group=config.group, left_out=left_out, conditions=self.conditions(rows),
         )  # fmt: skip
 

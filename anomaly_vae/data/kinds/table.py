@@ -49,7 +49,7 @@ class TableSource(TabularSource):
         self.need_columns(columns, left_out)
         config = self.config
         return Layout(
-            "table", (len(columns),), tuple(columns), label=config.label, id=config.id,
+            self.kind, (len(columns),), tuple(columns), label=config.label, id=config.id,
             left_out=left_out, conditions=self.conditions(rows),
         )  # fmt: skip
 
