@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from anomaly_vae import __version__
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DetectorError
 from anomaly_vae.core.files import new_folder
 from anomaly_vae.core.settings import ModelConfig
+from anomaly_vae.core.version import __version__
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout
