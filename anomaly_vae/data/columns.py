@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.readers.base import NULLS, Reader, canonical, distinct, is_number, is_text, parse_numbers
+from anomaly_vae.data.readers.base import Reader
+from anomaly_vae.data.readers.cells import NULLS, canonical, distinct, is_number, is_text, parse_numbers
 from anomaly_vae.data.source import Column
 
 LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})

@@ -18,7 +18,8 @@ from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import conditions
 from anomaly_vae.data.columns import LABELS, matrix, profile, types_of
-from anomaly_vae.data.readers.base import NULLS, Reader, as_labels, canonical, distinct, plural
+from anomaly_vae.data.readers.base import Reader, plural
+from anomaly_vae.data.readers.cells import NULLS, as_labels, canonical, distinct
 from anomaly_vae.data.source import ROWS, Chunk, CodedText, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from anomaly_vae.data.readers.base import Reader, is_number, is_text, parse_numbers
+from anomaly_vae.data.readers.base import Reader
+from anomaly_vae.data.readers.cells import is_number, is_text, parse_numbers
 
 NAMES = frozenset({"time", "timestamp", "datetime", "date", "ts", "date_time", "time_stamp", "timestamps"})
 # Seconds, milliseconds, microseconds and nanoseconds since 1970, for the years 2000 to 2065.

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.images.decoding import ENDINGS
-from anomaly_vae.data.readers.base import Reader, as_labels
+from anomaly_vae.data.readers.base import Reader
+from anomaly_vae.data.readers.cells import as_labels
 
 ROLES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 MASKS = ("ground_truth", "masks")  # of MVTec's layout: where the anomalies are, not pictures to learn from

@@ -17,7 +17,8 @@ from anomaly_vae.data import conditions
 from anomaly_vae.data.images.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
 from anomaly_vae.data.images.listing import list_folder, list_manifest
 from anomaly_vae.data.images.masks import ImageFiles
-from anomaly_vae.data.readers.base import Reader, as_labels, plural
+from anomaly_vae.data.readers.base import Reader, plural
+from anomaly_vae.data.readers.cells import as_labels
 from anomaly_vae.data.source import Chunk, CodedText, Layout
 from anomaly_vae.data.spill import ArrayStore
 

@@ -14,7 +14,8 @@ from anomaly_vae.data.images.listing import is_manifest
 from anomaly_vae.data.images.source import ImageSource
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.pictures import DEFAULTS, light, light_names, no_elements, picture_dataset
-from anomaly_vae.data.readers.base import MemoryReader, Reader
+from anomaly_vae.data.readers.base import Reader
+from anomaly_vae.data.readers.memory import MemoryReader
 
 
 def _recognises(given: Path | Reader, config: DataConfig) -> bool:

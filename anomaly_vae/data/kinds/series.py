@@ -20,7 +20,8 @@ from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_group, scale
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.loaded import LoadedData
-from anomaly_vae.data.readers.base import Reader, is_number, plural
+from anomaly_vae.data.readers.base import Reader, plural
+from anomaly_vae.data.readers.cells import is_number
 from anomaly_vae.data.scaling import Element, Scaler, moments
 from anomaly_vae.data.source import Chunk, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
