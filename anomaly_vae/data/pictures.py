@@ -19,12 +19,21 @@ from anomaly_vae.data.tiles import tiling_of
 DEFAULTS: dict[str, dict[str, Any]] = {
     "data": {"size": 64},
     "split": {"train": 0.6, "valid": 0.2},
-    "model": {"kind": "conv2d", "latent": 64, "hidden": (256,), "blocks": 0, "likelihood": "gaussian",
-              "sigma": "shared", "sigma_min": 0.02, "sigma_value": 0.37, "members": 1},
+    "model": {
+        "kind": "conv2d",
+        "latent": 64,
+        "hidden": (256,),
+        "blocks": 0,
+        "likelihood": "gaussian",
+        "sigma": "shared",
+        "sigma_min": 0.02,
+        "sigma_value": 0.37,
+        "members": 1,
+    },
     "training": {"steps": 1200, "batch_size": 128, "lr": 2e-3, "bf16": True, "noise": 0.5, "jitter": 1.0},
     "scoring": {"recon": "energy", "prior": "mixture", "neighbours": 0},
     "threshold": {"unlabelled": "fpr=0.01"},
-}  # fmt: skip
+}
 LIGHT = ("brightness", "contrast", "sharpness")  # the monitored quantities of a picture, each 0-1
 AT_ONCE = 16  # number of pictures converted to floats at a time, which bounds the memory
 
