@@ -1,4 +1,4 @@
-"""Every category of a folder in MVTec's layout, each through the whole workflow.
+"""Fits and scores every category of a folder in MVTec's layout, through the workflows.
 
     python -m pipelines.defects FOLDER                 FOLDER/CATEGORY/{train/good, test/KIND, ground_truth/KIND}
     python -m pipelines.defects FOLDER --only bottle --set training.steps=300
@@ -45,27 +45,27 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def categories(folder: Path) -> list[str]:
-    """The names of the categories below a folder. Exits with a message where there is none."""
-    found = sorted(
+    """The names of the categories below a folder. Exits with a message if there is none."""
+    names = sorted(
         (path.parent.name for path in folder.glob("*/train") if (path.parent / "test").is_dir()), key=natural
     )
-    if not found:
+    if not names:
         raise SystemExit(f"{folder}: no category in it; expected CATEGORY/train/good and CATEGORY/test/KIND")
-    return found
+    return names
 
 
 def measure(category: Path, config: Config, seed: int, parent: str) -> Figures:
-    """The figures of our detector on one category; parent: the run of the study, empty without one."""
+    """The figures of our detector on one category. parent: the id of the study's run; empty without tracking."""
     seeded = config.model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory() as place:
         detector, scores = Path(place) / "detector", Path(place) / "scores.csv"
-        result, spent_fitting = baselines.timed(
+        result, fit_seconds = baselines.timed(
             lambda: fit(str(category), seeded, output=str(detector), parent=parent or None)
         )
         fitted = Detector.load(detector, seeded.device)
-        (rows, _), spent = baselines.timed(lambda: score(str(category / "test"), fitted, output=str(scores)))
-    found = {name: result.metrics[name] for name in METRICS if name in result.metrics}
-    ours = {baselines.OURS: found | baselines.seconds(spent_fitting, spent / rows)}
+        (rows, _), score_seconds = baselines.timed(lambda: score(str(category / "test"), fitted, output=str(scores)))
+    figures = {name: result.metrics[name] for name in METRICS if name in result.metrics}
+    ours = {baselines.OURS: figures | baselines.seconds(fit_seconds, score_seconds / rows)}
     if not isinstance(fitted.score_model, PatchScore):
         return ours
     return ours | patches.measure(fitted, category, seed, feature_cache(config))
