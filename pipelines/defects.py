@@ -3,15 +3,15 @@
     python -m pipelines.defects FOLDER                 FOLDER/CATEGORY/{train/good, test/KIND, ground_truth/KIND}
     python -m pipelines.defects FOLDER --only bottle --set training.steps=300
 
-The protocol of published comparisons: train/good trains, a part of it is held out and chooses both thresholds, and the
-whole of test/ is measured (`split.test_share=0`). auroc and f1 are of pictures; pixel_auroc, aupro (at 30 %) and
+The protocol is that of published comparisons: train/good trains, a part of it is held out and chooses both thresholds,
+and all of test/ is measured (`split.test_share=0`). auroc and f1 are of pictures; pixel_auroc, aupro (at 30 %) and
 pixel_f1 of pixels at the pictures' own size. score_seconds: of one picture, from the file on, with one thread a core.
 Each category is a run of its own below the study's, with its curves, figures and detector.
 
-With model.kind=features, the default, and pictures seen whole, PatchCore and PaDiM on the very same feature maps stand
-beside it, and our own score on what follows the features, so that times compare: see `patches`. On MVTec's bottle and
-grid, four minutes on two busy cores (AUROC, pixel AUROC, AUPRO): ours 1.000, 0.984, 0.954 and 0.990, 0.986, 0.954;
-PatchCore 1.000, 0.984, 0.958 and 0.910, 0.980, 0.935; PaDiM 0.999, 0.982, 0.931 and 0.983, 0.981, 0.936.
+With model.kind=features, the default, and without tiles, PatchCore and PaDiM on the same feature maps are measured too,
+and our own score from the feature maps on, so that times can be compared; see `patches`. On MVTec's bottle and grid,
+four minutes on two busy cores (AUROC, pixel AUROC, AUPRO): ours 1.000, 0.984, 0.954 and 0.990, 0.986, 0.954; PatchCore
+1.000, 0.984, 0.958 and 0.910, 0.980, 0.935; PaDiM 0.999, 0.982, 0.931 and 0.983, 0.981, 0.936.
 """
 
 from __future__ import annotations

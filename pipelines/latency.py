@@ -131,8 +131,8 @@ def served(detector: Detector) -> Iterator[tuple[str, int]]:
 
 def _answers(server: subprocess.Popen[bytes], host: str, port: int) -> bool:
     """Waits until the server answers. Returns False if it ends or takes longer than STARTING."""
-    began = time.monotonic()
-    while server.poll() is None and time.monotonic() - began < STARTING:
+    start = time.monotonic()
+    while server.poll() is None and time.monotonic() - start < STARTING:
         with suppress(OSError), closing(http.client.HTTPConnection(host, port, timeout=5)) as connection:
             connection.request("GET", "/ping")
             if connection.getresponse().status == 200:

@@ -69,25 +69,26 @@ def main(argv: list[str] | None = None) -> None:
 
         def on_epoch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
             shown = {"epoch": float(epoch + 1), **figures}
-            spent = time.perf_counter() - start
-            print(f"{member} {spent:7.0f} s", *(f"{k} {shown[k]:.6g}" for k in SHOWN if k in shown), flush=True)
+            seconds_so_far = time.perf_counter() - start
+            values = (f"{name} {shown[name]:.6g}" for name in SHOWN if name in shown)
+            print(f"{member} {seconds_so_far:7.0f} s", *values, flush=True)
             study.run.epoch(epoch, {f"{member}.{name}": value for name, value in figures.items()})
 
-        detector, seen = fit(source, config, on_epoch, study.folder / f"{member}-{seed}")
+        detector, fit_result = fit(source, config, on_epoch, study.folder / f"{member}-{seed}")
         seconds = time.perf_counter() - start
         detector.save(study.folder / f"detector-{member}-{seed}")  # for `anomaly-vae evaluate --nll` and `latent`
         test = open_memory(images.test, config.data)
         estimate = bound(test, detector, config, draws=options.draws, rows=options.rows)
-        model, last = detector.score_model.model, seen.history.epochs[-1]
+        model, last = detector.score_model.model, fit_result.history.epochs[-1]
         perplexity = {"perplexity": last["perplexity"]} if "perplexity" in last else {}
         return {
             member: {
                 "nll": estimate.nll,
                 "nll_error": estimate.error,
                 "elbo": estimate.elbo,
-                "valid_elbo": seen.history.best,
+                "valid_elbo": fit_result.history.best,
                 "parameters": float(sum(p.numel() for p in model.parameters())),
-                "epochs": float(len(seen.history.epochs)),
+                "epochs": float(len(fit_result.history.epochs)),
                 "seconds": seconds,
                 **perplexity,
             }

@@ -89,28 +89,28 @@ def fit(
             progress("training", epoch + 1, epochs)
 
         with distributed.together():
-            detector, seen = fit_detector(source, config, on_epoch, checkpoint)
-        scores, anomalous = seen.part(seen.split.test)
+            detector, fit_result = fit_detector(source, config, on_epoch, checkpoint)
+        scores, anomalous = fit_result.part(fit_result.split.test)
         threshold = detector.threshold
         test_metrics = metrics(anomalous, scores.total, threshold.value)
-        test_metrics["active_units"] = float(seen.active.sum())
+        test_metrics["active_units"] = float(fit_result.active.sum())
         meter = PixelMeter(detector, source)
-        for piece in seen.pieces(seen.split.test) if meter.wanted else ():
+        for piece in fit_result.pieces(fit_result.split.test) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))
         test_metrics |= meter.metrics()
         seconds = time.perf_counter() - start
-        summary = summarise(source, detector, seen, config, test_metrics, round(seconds, 2))
+        summary = summarise(source, detector, fit_result, config, test_metrics, round(seconds, 2))
         if run.run_id:
             from anomaly_vae.tracking.model import log_model
 
             log_model(run, detector)  # before the metrics, so that MLflow links them to the model
-            log_fit(run, source, detector, seen, summary, run_name)
+            log_fit(run, source, detector, fit_result, summary, run_name)
         if output and lead:
             detector.save(output)
     if checkpoint:
         shutil.rmtree(checkpoint, ignore_errors=True)
     location = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
-    notes = seen.notes + ((threshold.note,) if threshold.note else ())
+    notes = fit_result.notes + ((threshold.note,) if threshold.note else ())
     if run.lost:
         folder, reason = run.lost
         location = output or str(folder / "artifacts" / "detector")

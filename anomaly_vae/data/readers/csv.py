@@ -274,8 +274,8 @@ class CsvReader(Reader):
                 for number, line in enumerate(file, 1):  # noqa: B007  (used in the message)
                     line.decode("utf-8")
         except UnicodeDecodeError as error:
-            found = f"line {number} holds the byte 0x{error.object[error.start]:02x}"
-            return DataError(f"{self.path}: not UTF-8: {found}; save the file as UTF-8 (it may be Latin-1)")
+            place = f"line {number} holds the byte 0x{error.object[error.start]:02x}"
+            return DataError(f"{self.path}: not UTF-8: {place}; save the file as UTF-8 (it may be Latin-1)")
         return DataError(f"{self.path}: not UTF-8; save the file as UTF-8")
 
     def _broken(self) -> DataError:
