@@ -1,6 +1,6 @@
-"""The methods that the studies compare: ours by way of `Detector`, and what others reach for first.
+"""The methods that the studies compare: ours, through `Detector`, and common baselines.
 
-Every baseline has its library's default settings unless its line below says otherwise.
+A baseline has the default settings of its library unless its code says otherwise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OURS = "anomaly-vae"
 
 
 def ranking(anomalous: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, float]:
-    """auroc and aupr (average precision); NaN, which the means over files leave out, where a class is missing."""
+    """The auroc and aupr (average precision); NaN if a class is missing, which means over files ignore."""
     if anomalous.all() or not anomalous.any():
         return {"auroc": float("nan"), "aupr": float("nan")}
     return {
@@ -41,10 +41,10 @@ def ranking(anomalous: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[s
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What `work` returns, and its wall-clock seconds."""
-    began = time.perf_counter()
+    """The result of `work`, and its wall-clock time in seconds."""
+    start = time.perf_counter()
     result = work()
-    return result, time.perf_counter() - began
+    return result, time.perf_counter() - start
 
 
 def seconds(fit: float, score: float) -> dict[str, float]:
@@ -53,30 +53,30 @@ def seconds(fit: float, score: float) -> dict[str, float]:
 
 def measure(method: Method, train: Rows, test: Rows, anomalous: NDArray[np.bool_], seed: int) -> dict[str, float]:
     """The figures of a baseline."""
-    score, fit = timed(lambda: method(train, seed))
-    found, spent = timed(lambda: score(test))
-    return ranking(anomalous, found) | seconds(fit, spent)
+    score, fit_seconds = timed(lambda: method(train, seed))
+    scores, score_seconds = timed(lambda: score(test))
+    return ranking(anomalous, scores) | seconds(fit_seconds, score_seconds)
 
 
 def fit_ours(train: Rows, test: Rows, config: Config, seed: int) -> tuple[Scores, dict[str, float]]:
-    """The scores of our detector, and its seconds."""
-    detector, fit = timed(lambda: Detector.fit(train, config=config, seed=seed))
-    scores, spent = timed(lambda: detector.parts(test))
-    return scores, seconds(fit, spent)
+    """The scores of our detector, and its times in seconds."""
+    detector, fit_seconds = timed(lambda: Detector.fit(train, config=config, seed=seed))
+    scores, score_seconds = timed(lambda: detector.parts(test))
+    return scores, seconds(fit_seconds, score_seconds)
 
 
 def measure_ours(train: Rows, test: Rows, anomalous: NDArray[np.bool_], config: Config, seed: int) -> Figures:
-    """The figures of our score, and of each of its parts as if it were the score; all from one fit."""
-    scores, spent = fit_ours(train, test, config, seed)
+    """The figures of our score, and of each of its parts used as a score, all from one fit."""
+    scores, times = fit_ours(train, test, config, seed)
     parts = {OURS: scores.total, **{f"{OURS} {name} alone": part for name, part in scores.parts.items()}}
-    return {name: ranking(anomalous, part) | spent for name, part in parts.items()}
+    return {name: ranking(anomalous, part) | times for name, part in parts.items()}
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
 def standardised(method: Method) -> Method:
-    """The method on columns of mean 0 and standard deviation 1 in training."""
+    """The method on standardised columns: mean 0 and standard deviation 1 in training."""
 
     def fit(train: Rows, seed: int) -> Score:
         scaler = StandardScaler().fit(train)
@@ -87,7 +87,7 @@ def standardised(method: Method) -> Method:
 
 
 def knn(k: int) -> Method:
-    """Mean Euclidean distance to the k nearest training rows."""
+    """The mean Euclidean distance to the k nearest training rows."""
 
     def fit(train: Rows, seed: int) -> Score:
         index = NearestNeighbors(n_neighbors=min(k, len(train))).fit(train)
@@ -120,7 +120,7 @@ def pyod_vae(train: Rows, seed: int) -> Score:
 
 
 def has_pyod() -> bool:
-    """Whether PyOD's VAE can be imported; says so if not."""
+    """Whether PyOD's VAE can be imported; prints a message if not."""
     try:
         import pyod.models.vae  # noqa: F401
     except ImportError as error:
@@ -141,13 +141,16 @@ PIXELS: dict[str, Method] = {"kNN nearest": knn(1), "IForest": iforest}
 
 # --- series ------------------------------------------------------------------------------------------------------
 
-LEAST_SCALE = 1e-3  # of a sensor, relative to its mean; and a tenth of it absolutely
-VARIANCE_KEPT = 0.9
+LEAST_SCALE = 1e-3  # smallest scale of a sensor relative to its mean, which counts as 0.01 at least
+VARIANCE_KEPT = 0.9  # share of the variance that the kept components explain
 
 
 def pca(window: int = 1) -> Method:
-    """Hotelling's T2 of the components that keep 90 % of the variance, plus the Q of the rest, for the last `window`
-    rows side by side; Q is in units of the mean variance of a component left out, so that the two add up."""
+    """Hotelling's T2 of the components that keep 90 % of the variance, plus the Q of the other components.
+
+    A sample is the last `window` rows side by side. Q is divided by the mean variance of the other components, so that
+    both have the same unit.
+    """
 
     def fit(train: Rows, seed: int) -> Score:
         mean, spread = train.mean(axis=0), train.std(axis=0)
@@ -170,7 +173,7 @@ def pca(window: int = 1) -> Method:
 
 
 def embedded(steps: Rows, window: int) -> Rows:
-    """(N, F * window) of each step and those before it; before the first step it stood still."""
+    """Each step with the steps before it, (N, F * window); the first step is repeated before the start."""
     padded = np.concatenate([np.repeat(steps[:1], window - 1, axis=0), steps])
     return np.lib.stride_tricks.sliding_window_view(padded, window, axis=0).reshape(len(steps), -1)
 

@@ -1,4 +1,4 @@
-"""Pictures in memory."""
+"""The source of pictures in memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from anomaly_vae.data.spill import ArrayStore
 
 
 class ArraySource:
-    """Pictures in memory, (N, H, W) or (N, C, H, W), uint8 or floats in 0-1 or 0-255.
+    """Pictures in memory: (N, H, W) or (N, C, H, W), uint8 or floats in 0-1 or 0-255.
 
-    Raises DataError for another number of axes, and for values out of range.
+    Raises DataError for another number of axes, and for pixels that are missing or out of range.
     """
 
     kind: str = "pixels"
@@ -31,13 +31,13 @@ class ArraySource:
             raise DataError(f"memory: pictures of shape {values.shape}; expected (N, H, W) or (N, C, H, W)")
         values = values[:, None] if values.ndim == 3 else values  # (N, C, H, W)
         if values.dtype != np.uint8:
-            good = (values >= 0) & (values <= 255)
-            if not good.all():
-                row = int(np.argwhere(~good)[0][0])
+            is_valid = (values >= 0) & (values <= 255)
+            if not is_valid.all():
+                row = int(np.argwhere(~is_valid)[0][0])
                 raise DataError(f"memory: picture {row} has a pixel that is missing or outside 0-255")
         self._values = values
         self._labels = None if labels is None else CodedText.of([labels])
-        # Whole-number types hold 0-255 even where a few dark pictures have no pixel above 1.
+        # Integers always mean 0-255, even if the pictures are so dark that no pixel is above 1.
         self._white = 1.0 if values.dtype.kind == "f" and values.max() <= 1 else 255.0
         self.why = f"{len(values)} pictures of {_picture(values.shape[1:])}"
 
@@ -62,19 +62,19 @@ class ArraySource:
         return rows
 
     def preload(self, store: ArrayStore) -> None:
-        """They are in memory."""
+        """Does nothing: the pictures are already in memory."""
 
     def count(self) -> int:
         return len(self._values)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """Raises DataError for fewer than two rows."""
+        """The shape of the pictures and their white. Raises DataError for fewer than two rows."""
         if len(rows) < 2:
             raise DataError(f"memory: {plural(len(rows), 'picture')} to train on; at least 2 are needed")
         return Layout("pixels", tuple(self._values.shape[1:]), pixel_max=self._white)
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
-        """Pictures (N, C, H, W), uint8. Raises DataError where their shape is not the one of the layout."""
+        """Pictures (N, C, H, W), uint8. Raises DataError if their shape differs from the layout's."""
         if tuple(self._values.shape[1:]) != layout.shape:
             raise DataError(f"memory: {_picture(self._values.shape[1:])}, expected {_picture(layout.shape)}")
         white = layout.pixel_max if self._values.dtype.kind == "f" else 255.0
@@ -86,5 +86,5 @@ class ArraySource:
             yield Chunk(np.arange(first, first + len(values)), pictures)
 
     def digest(self) -> str:
-        described = f"{self._values.shape} {self._values.dtype}".encode()
-        return hashlib.blake2b(described + np.ascontiguousarray(self._values).tobytes(), digest_size=8).hexdigest()
+        header = f"{self._values.shape} {self._values.dtype}".encode()
+        return hashlib.blake2b(header + np.ascontiguousarray(self._values).tobytes(), digest_size=8).hexdigest()

@@ -182,7 +182,7 @@ def feature_cache(config: Config) -> Path | None:
 
 def _scaler(data: LoadedData, train: NDArray[np.intp]) -> Scaler:
     condition = None if data.condition is None else data.condition[train]
-    return Scaler.of(data.columns(train) if data.layout.columns else (), data.layout, condition)
+    return Scaler.fit(data.columns(train) if data.layout.columns else (), data.layout, condition)
 
 
 def _require_samples(training: RowDataset, held: RowDataset, source: Source, config: Config) -> None:

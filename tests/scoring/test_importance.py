@@ -63,7 +63,7 @@ def weighed(model: GaussianVAE, draws: int, seed: int = 0) -> tuple[Tensor, Tens
 
 def test_with_the_true_posterior_one_draw_is_the_likelihood() -> None:
     model = Linear(shift=0.0)
-    exact = -model.log_likelihood(rows().held).double()
+    exact = -model.log_likelihood(rows().values).double()
     nll, elbo = weighed(model, draws=1)
     torch.testing.assert_close(nll, exact, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(elbo, nll)
@@ -71,7 +71,7 @@ def test_with_the_true_posterior_one_draw_is_the_likelihood() -> None:
 
 def test_with_another_posterior_many_draws_approach_the_likelihood_and_the_elbo_stays_above() -> None:
     model = Linear(shift=0.2)
-    exact = -model.log_likelihood(rows().held).double()
+    exact = -model.log_likelihood(rows().values).double()
     # KL of the encoder's Gaussian to the posterior: same variances, means off by the shift
     gap = 0.5 * 0.2**2 * (1 + model.gram / NOISE**2).sum().item()
     nll, elbo = weighed(model, draws=3000)

@@ -189,7 +189,7 @@ def test_the_held_out_loss_is_the_elbo_whatever_beta() -> None:
 
 def test_data_without_a_finite_gradient_ends_in_one_line() -> None:
     bad = part(0)
-    bad.held[:, 2] = torch.inf
+    bad.values[:, 2] = torch.inf
     with pytest.raises(TrainingError) as caught:
         train(model_of(settings()), bad, part(1), settings(), lambda *_: None)
     said = str(caught.value)
@@ -201,7 +201,7 @@ def test_data_without_a_finite_gradient_ends_in_one_line() -> None:
 
 def test_a_single_bad_row_is_skipped_and_counted() -> None:
     bad = part(0)
-    bad.held[7, 1] = torch.inf
+    bad.values[7, 1] = torch.inf
     model = model_of(settings())
     history = train(model, bad, part(1), settings(training__noise=0), lambda *_: None)
     assert history.skipped == 5  # one batch of each epoch holds it
