@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.kinds.pixels import _picture, _to_bytes
+from anomaly_vae.data.pictures import shape_text, to_bytes
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Chunk, CodedText, Layout
 from anomaly_vae.data.spill import ArrayStore
@@ -39,7 +39,7 @@ class ArraySource:
         self._labels = None if labels is None else CodedText.of([labels])
         # Integers always mean 0-255, even if the pictures are so dark that no pixel is above 1.
         self._white = 1.0 if values.dtype.kind == "f" and values.max() <= 1 else 255.0
-        self.why = f"{len(values)} pictures of {_picture(values.shape[1:])}"
+        self.why = f"{len(values)} pictures of {shape_text(values.shape[1:])}"
 
     def labels(self) -> CodedText | None:
         return self._labels
@@ -76,13 +76,13 @@ class ArraySource:
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         """Pictures (N, C, H, W), uint8. Raises DataError if their shape differs from the layout's."""
         if tuple(self._values.shape[1:]) != layout.shape:
-            raise DataError(f"memory: {_picture(self._values.shape[1:])}, expected {_picture(layout.shape)}")
+            raise DataError(f"memory: {shape_text(self._values.shape[1:])}, expected {shape_text(layout.shape)}")
         white = layout.pixel_max if self._values.dtype.kind == "f" else 255.0
         for first in range(0, len(self._values), rows):
             values = self._values[first : first + rows]
             if values.dtype != np.uint8 and values.max() > white:
                 raise DataError(f"memory: a pixel of {values.max():g}; the detector was fitted on values from 0 to 1")
-            pictures = values if values.dtype == np.uint8 else _to_bytes(values, white)
+            pictures = values if values.dtype == np.uint8 else to_bytes(values, white)
             yield Chunk(np.arange(first, first + len(values)), pictures)
 
     def digest(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,13 @@ def light(chunk: Chunk) -> NDArray[np.float64]:
         steps = np.abs(np.diff(x, axis=-1)).mean((1, 2, 3)) + np.abs(np.diff(x, axis=-2)).mean((1, 2, 3))
         quantities[first : first + AT_ONCE] = np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), steps / 2], axis=1)
     return quantities
+
+
+def to_bytes(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    """Pixels in 0 to `white` as 0-255."""
+    return np.rint(values * (255.0 / white)).astype(np.uint8)
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """The shape of a picture for messages."""
+    return " x ".join(str(n) for n in shape) + f" = {math.prod(shape)} pixels"

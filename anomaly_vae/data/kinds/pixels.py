@@ -20,7 +20,7 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.columns import LABELS, is_identifier
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
-from anomaly_vae.data.pictures import DEFAULTS, light, light_names, no_elements, picture_dataset
+from anomaly_vae.data.pictures import DEFAULTS, light, light_names, no_elements, picture_dataset, shape_text, to_bytes
 from anomaly_vae.data.readers.base import Reader, plural
 from anomaly_vae.data.readers.cells import is_number
 from anomaly_vae.data.source import Chunk, Layout
@@ -88,12 +88,12 @@ class PixelSource(TabularSource):
         """Pictures (N, C, H, W), uint8. Raises DataError for a pixel that is missing or out of range."""
         names = layout.pixels or tuple(pixel_columns(self.reader, self.config))
         if len(names) != math.prod(layout.shape):
-            raise DataError(f"{self.path}: {len(names)} pixel columns, expected {_picture(layout.shape)}")
+            raise DataError(f"{self.path}: {len(names)} pixel columns, expected {shape_text(layout.shape)}")
         types = dict.fromkeys(names, pa.float32())
         for first, table, chunk in self.stream(layout, types, rows, self.id_of(layout)):
             values = _values(table, names)
             self._check(values, names, np.arange(first, first + len(values)), layout.pixel_max)
-            pictures = _to_bytes(values, layout.pixel_max).reshape(-1, *layout.shape)
+            pictures = to_bytes(values, layout.pixel_max).reshape(-1, *layout.shape)
             yield replace(chunk, values=pictures)
 
     def _shape(self, pixels: int) -> tuple[int, ...]:
@@ -153,22 +153,12 @@ def _values(table: pa.Table, names: Sequence[str]) -> NDArray[np.float32]:
     return values
 
 
-def _to_bytes(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
-    """Pixels in 0 to `white` as 0-255."""
-    return np.rint(values * (255.0 / white)).astype(np.uint8)
-
-
 def _range(reader: Reader, names: Sequence[str]) -> tuple[float, float]:
     """The smallest and the largest value of the first rows; NaN if there is none."""
     ranges = [pc.min_max(reader.peek[name]).as_py() for name in names if is_number(reader.peek[name].type)]
     low = min((r["min"] for r in ranges if r["min"] is not None), default=math.nan)
     high = max((r["max"] for r in ranges if r["max"] is not None), default=math.nan)
     return float(low), float(high)
-
-
-def _picture(shape: Sequence[int]) -> str:
-    """The shape of a picture for messages."""
-    return " x ".join(str(n) for n in shape) + f" = {math.prod(shape)} pixels"
 
 
 def looks_like_pixels(reader: Reader, config: DataConfig) -> bool:
