@@ -208,12 +208,14 @@ def batch_means(*values: Tensor) -> tuple[Tensor, ...]:
     return tuple(piece.reshape(s.shape) for piece, s in zip(pieces, sums, strict=True))
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean of all elements of the whole batch, differentiable."""
-    if not dist.is_initialized():
+def mean(values: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The mean of all elements of the whole batch, or of those that are `counted`, differentiable; 0 where none is."""
+    if counted is None and not dist.is_initialized():
         return values.mean()
-    total = _Sum.apply(torch.stack([values.sum(), values.new_tensor(values.numel())]))
-    return cast(Tensor, total[0] / total[1])
+    number = values.new_tensor(values.numel()) if counted is None else counted.sum().to(values.dtype)
+    total = torch.stack([(values if counted is None else torch.where(counted, values, 0.0)).sum(), number])
+    total = cast(Tensor, _Sum.apply(total)) if dist.is_initialized() else total
+    return total[0] / total[1].clamp(min=1)
 
 
 class _Sum(Function):

@@ -41,7 +41,8 @@ class ConditionalVAE(VAE):
         mu, log_var, condition = self._encode(x)
         z = mu if generator is None else reparameterise(mu, log_var, generator)
         kl = kl_normal(mu, log_var) / self.members
-        return Output(self.inner.decode(torch.cat([z, condition], 1)), kl, mu, log_var, n_condition=self.n_condition)
+        px = self.inner.decode(torch.cat([z, condition], 1))
+        return Output(px, kl, mu, log_var, n_condition=self.n_condition, members=self.members)
 
     def code(self, x: Tensor) -> Tensor:
         mu, _, condition = self._encode(x)

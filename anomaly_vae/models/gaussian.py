@@ -25,7 +25,8 @@ class GaussianVAE(VAE):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Output:
         mu, log_var = self.encode(x)
         z = mu if generator is None else reparameterise(mu, log_var, generator)
-        return Output(self.decode(z), kl_normal(mu, log_var) / self.members, mu, log_var)
+        kl = kl_normal(mu, log_var) / self.members
+        return Output(self.decode(z), kl, mu, log_var, members=self.members)
 
     def code(self, x: Tensor) -> Tensor:
         return self.encode(x)[0]
