@@ -9,7 +9,8 @@ anomalies. `--ood`: train on all classes (at most 20,000 training images, drawn 
 of both sets; those of the other set are the anomalies.
 
 The autoencoder and the plain VAE are our network with neither moved nor noisy inputs, no fitted prior and no calibrated
-residual: with beta 0, ranked by the mean squared error, and with beta 1, ranked by the negative ELBO.
+residual: with beta 0, ranked by the mean squared error, and with beta 1, ranked by reconstruction given the posterior
+mean plus KL.
 
 MNIST, one seed: about 25 minutes with one thread; mean AUROC 0.990, the plain VAE 0.959, kNN on pixels 0.954.
 """

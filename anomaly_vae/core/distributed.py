@@ -141,6 +141,11 @@ class SharedGenerator(torch.Generator):
     batch: int = 0
 
 
+class RepeatedGenerator(torch.Generator):
+    """A generator that draws for one row and repeats it for all rows of a batch: what is computed of a row then depends
+    on no other, nor on where it stands."""
+
+
 def generator(device: torch.device, seed: int) -> torch.Generator:
     """A seeded generator; in a job one whose batches are shared."""
     made = SharedGenerator(device) if dist.is_initialized() else torch.Generator(device)
@@ -163,6 +168,8 @@ def share(index: Tensor, noise: torch.Generator) -> Tensor:
 
 def normal(shape: Sequence[int], noise: torch.Generator, dtype: torch.dtype | None = None) -> Tensor:
     """Standard normal numbers of `shape`, whose first axis is the batch, on the device of the generator."""
+    if isinstance(noise, RepeatedGenerator):
+        return torch.randn((1, *shape[1:]), generator=noise, device=noise.device, dtype=dtype).expand(*shape)
     if not isinstance(noise, SharedGenerator):
         return torch.randn(shape, generator=noise, device=noise.device, dtype=dtype)
     return torch.randn((noise.batch, *shape[1:]), generator=noise, device=noise.device, dtype=dtype)[noise.rows]
@@ -177,11 +184,19 @@ def uniform(count: int, rows: int, noise: torch.Generator) -> Tensor:
 
 def bernoulli(p: Tensor, noise: torch.Generator) -> Tensor:
     """0 or 1 for each element of p (B, ...), which holds the probability of 1."""
+    if isinstance(noise, RepeatedGenerator):
+        return (uniform_like(p, noise) < p).to(p.dtype)
     if not isinstance(noise, SharedGenerator):
         return torch.bernoulli(p, generator=noise)
     everywhere = p.new_zeros(noise.batch, *p.shape[1:])
     everywhere[noise.rows] = p
     return torch.bernoulli(everywhere, generator=noise)[noise.rows]
+
+
+def uniform_like(x: Tensor, noise: torch.Generator) -> Tensor:
+    """Numbers from [0, 1) for each element of x (B, ...)."""
+    rows = 1 if isinstance(noise, RepeatedGenerator) else len(x)
+    return torch.rand(rows, *x.shape[1:], generator=noise, device=x.device).expand_as(x)
 
 
 def whole(values: Tensor, noise: torch.Generator) -> Tensor:

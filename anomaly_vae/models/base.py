@@ -88,11 +88,16 @@ class VAE(nn.Module, ABC):
         """(n, D) draws of p(z), on the device of the generator."""
 
     @abstractmethod
-    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+    def log_weights(
+        self, x: Tensor, generator: torch.Generator, samples: int, target: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """log p(x|z) + log p(z) - log q(z|x), (B,) nats, of one posterior sample after the other.
 
         Their log-mean-exp is the importance-weighted bound on log p(x) (Burda 2016). x is encoded once. With members,
         p(x) is the equal mixture of theirs.
+
+        target: (B, *shape) the data, without its condition, that p(x|z) is taken of, NaN for elements that it is not
+        taken of; None: all of x. The encoder reads x in any case, so the bound is one on log p(target).
         """
 
 
@@ -194,9 +199,8 @@ class _Optimal(FittedLikelihood):
 def elements(x: Tensor, out: Output) -> Tensor:
     """-log p(x|z) of each element in nats, shape of x less its condition.
 
-    0 where x is NaN, for a missing element is no evidence.
-
-    Of several members the mean: the average of bounds on log p(x) is a bound too.
+    0 where x is NaN, for a missing element is no evidence. Of several members the mean: with z drawn from each one's
+    posterior, the average of their bounds on log p(x) is a bound too.
     """
     nats = observed_nll(out.px, out.data(x))
     return nats if nats.dim() == x.dim() else nats.mean(0)

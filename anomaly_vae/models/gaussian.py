@@ -34,12 +34,15 @@ class GaussianVAE(VAE):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.latent, generator=generator, device=generator.device)
 
-    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+    def log_weights(
+        self, x: Tensor, generator: torch.Generator, samples: int, target: Tensor | None = None
+    ) -> Iterator[Tensor]:
         mu, log_var = self.encode(x)
         for _ in range(samples):
             z = reparameterise(mu, log_var, generator)
             noise = (z - mu) * torch.exp(-0.5 * log_var)
-            yield log_weight(x, self.decode(z), kl_sampled(z, noise, log_var), self.members)
+            kl = kl_sampled(z, noise, log_var)
+            yield log_weight(x if target is None else target, self.decode(z), kl, self.members)
 
 
 def posterior_head(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,6 +145,19 @@ def test_the_log_weights_of_posterior_samples_average_to_the_elbo(kind: str, sha
     assert bool(((weights.mean(0) - elbos.mean(0)).abs() < 5 * error + 1e-4).all())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "shape"), CASES)
+def test_the_log_weights_of_a_target_are_of_its_elements_alone(kind: str, shape: tuple[int, ...]) -> None:
+    x, model = draw(B, *shape), model_of(small(kind, members=1), shape).eval()
+    some = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.5
+    targets = [torch.where(some, x, NAN), torch.where(some, NAN, x), torch.full_like(x, NAN), x, None]
+    one, other, none, whole, default = (next(model.log_weights(x, noise(), 1, target)) for target in targets)
+    assert torch.equal(whole, default)
+    # elements are independent given z, which is the same in all: what two halves have is what the whole has
+    torch.testing.assert_close(one + other - none, whole, rtol=1e-4, atol=1e-3)
+    assert not torch.equal(one, whole)
+
+
 def test_members_are_a_mixture_in_the_log_weights() -> None:
     x = draw(B, 5)
     one = log_weight(x, Gaussian(torch.zeros(B, 5), torch.ones(5)), torch.full((B, 3), 0.5))
