@@ -112,7 +112,7 @@ class Detector:
         Of rows, p(x) is a density in the units of the data, which counts each number once, although the network reads
         it twice; of pictures one of pixels from 0 to 1, or a probability of pixels under a Bernoulli. It is of the
         model with its own prior: the further parts of the score, and a mixture prior, have no share in it.
-        Raises UsageError for a series and for pictures read in tiles, DataError for features of pictures.
+        Raises UsageError for a series, for pictures read in tiles and for no draw, DataError for features of pictures.
         """
         from anomaly_vae.detector.likelihood import elbo_measure, elbos
 

@@ -81,7 +81,9 @@ def elbo_of(detector: Detector, chunk: Chunk, draws: int, first: int = 0) -> NDA
 
 
 def elbos(detector: Detector, chunks: Iterator[Chunk], draws: int) -> NDArray[np.float64]:
-    """(N,) the same of consecutive chunks. Raises DataError where they hold no row."""
+    """(N,) the same of consecutive chunks. Raises DataError where they hold no row, UsageError without a draw."""
+    if draws < 1:
+        raise UsageError(f"an ELBO of {draws} draws; at least 1 would work")
     found, first = [], 0
     for chunk in chunks:
         found.append(elbo_of(detector, chunk, draws, first))

@@ -137,7 +137,7 @@ def _claim(folder: str, manifest: bytes, options: Options) -> None:
             raise UsageError(f"{folder}: holds something else than scores; name a new folder")
         with replacing(job) as beside:
             beside.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-    elif json.loads(job.read_text(encoding="utf-8")) != asked:
+    elif asdict(Options()) | json.loads(job.read_text(encoding="utf-8")) != asked:  # an older job lacks newer options
         raise UsageError(f"{folder}: holds scores of another detector or with other options; name a new folder")
 
 

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Normal
 
 from anomaly_vae.cli import main
 from anomaly_vae.core.config import Config, ModelConfig
@@ -311,14 +312,13 @@ def test_the_elbo_of_a_row_by_torch_distributions(
     assert hows == ["linear"] * 3 + ["asinh"] * 3
     scaled = torch.from_numpy(scaler.transform(x[:40]))
     generator, total = torch.Generator().manual_seed(detector.config.seed), torch.zeros(40, dtype=torch.float64)
-    normal = torch.distributions.Normal
     with torch.no_grad():
         mu, log_var = model.encode(scaled)  # type: ignore[operator]
         for _ in range(7):
             z = mu + torch.randn(1, 2, generator=generator) * (0.5 * log_var).exp()  # one noise for all rows
             px: Any = model.decode(z)
-            recon = normal(px.mean[0], px.sigma[0]).log_prob(scaled)[:, :3]  # scaled, of the linear elements
-            prior, posterior = normal(0.0, 1.0).log_prob(z), normal(mu, (0.5 * log_var).exp()).log_prob(z)
+            recon = Normal(px.mean[0], px.sigma[0]).log_prob(scaled)[:, :3]  # scaled, of the linear elements
+            prior, posterior = Normal(0.0, 1.0).log_prob(z), Normal(mu, (0.5 * log_var).exp()).log_prob(z)
             total += (recon.sum(1) + prior.sum(1) - posterior.sum(1)).double()
     units = np.log([element.scale for element in scaler.elements[:3]]).sum()
     np.testing.assert_allclose(found, units - total.numpy() / 7, rtol=0, atol=2e-5)
@@ -347,6 +347,42 @@ def test_the_elbo_depends_on_the_row_alone(
     for rows in (1, 7, 100, 257):
         monkeypatch.setattr(Layout, "chunk_rows", rows)
         assert np.array_equal(found, detector.elbo(x, draws=3))
+
+
+def test_the_elbo_of_rows_with_categories_conditions_and_missing_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    mode = rng.choice(["a", "b"], 120)
+    table = pd.DataFrame({"x": rng.normal(size=120) + 9 * (mode == "a"), "c": rng.choice(["r", "s", "t"], 120)})
+    table = table.assign(y=1000 * rng.normal(size=120), mode=mode)
+    table.loc[3, ["x", "c"]], table.loc[4, "y"] = math.nan, math.nan
+    detector = Detector.fit(table, data__condition="mode", training__steps=60, tracking__enabled=False)
+    found = detector.elbo(table, draws=4)
+    model, scaler = detector.score_model.model, detector.scaler
+    assert (model.n_condition, model.members) == (2, 4)
+    (chunk,) = open_memory(table, detector.config.data).chunks(detector.layout, 1000)
+    x = torch.from_numpy(scaler.read(chunk.values, chunk.condition))
+    hows = [element.how for element in scaler.elements]
+    assert hows == ["linear", "code", "linear", "asinh", "asinh"]
+    generator, total = torch.Generator().manual_seed(detector.config.seed), torch.zeros(120, dtype=torch.float64)
+    with torch.no_grad():
+        mu, log_var, condition = model._encode(x)  # type: ignore[operator]
+        prior, posterior = Normal(0.0, 1.0), Normal(mu, (0.5 * log_var).exp())
+        for _ in range(4):
+            z = mu + torch.randn(1, mu.shape[1], generator=generator) * (0.5 * log_var).exp()
+            (_, numbers), (_, classes) = model.decode(torch.cat([z, condition], 1)).parts  # type: ignore[attr-defined]
+            known = torch.nan_to_num(x)
+            logs = Normal(numbers.mean, numbers.sigma).log_prob(known[:, [0, 2, 3, 4]])[..., :2]  # (4, B, 2)
+            codes = torch.distributions.Categorical(logits=classes.logits[..., 0, :]).log_prob(known[:, 1])  # (4, B)
+            there = ~torch.isnan(x[:, :3])
+            recon = (logs * there[:, [0, 2]]).sum(-1) + codes * there[:, 1]
+            divergence = (posterior.log_prob(z) - prior.log_prob(z)).unflatten(1, (4, -1)).sum(2).T
+            total += (torch.logsumexp(recon - divergence, 0) - math.log(4)).double()
+        units = there[:, [0, 2]].double() @ torch.tensor([scaler.elements[i].scale for i in (0, 2)]).double().log()
+    np.testing.assert_allclose(found, units - total / 4, rtol=0, atol=5e-5)
+    monkeypatch.setattr(Layout, "chunk_rows", 7)
+    assert np.array_equal(found, detector.elbo(table, draws=4))
+    with pytest.raises(UsageError, match="at least 1"):
+        detector.elbo(table, draws=0)
 
 
 @pytest.mark.parametrize("name", ["digits", "table"])
