@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
+from scipy.stats import wilcoxon
 
 from anomaly_vae import tracking
 from anomaly_vae.core.config import Config
@@ -187,6 +189,28 @@ def chosen(names: Iterable[str], only: list[str]) -> list[str]:
 def by_seed(figures: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """A row for each value of `keys`: the mean and the standard deviation over the seeds."""
     return figures.groupby(keys, sort=False).agg(["mean", "std"])
+
+
+def paired(rows: Iterable[dict[str, Any]], ours: str, metrics: Iterable[str]) -> pd.DataFrame:
+    """`ours` against every other method over files, each of which counts once with its mean over seeds.
+
+    Columns: files where ours is ahead, level or behind; the mean difference, and the same without the file that is best
+    for us, for a lead may be one file; p: two-sided, of Wilcoxon's signed ranks. Files that lack a value are left out.
+    """
+    figures = pd.DataFrame(list(rows)).groupby(["method", "file"], sort=False)[list(metrics)].mean()
+    found = {}
+    for rival in dict.fromkeys(figures.index.get_level_values("method")):
+        if rival == ours:
+            continue
+        for metric in figures:
+            leads = (figures.loc[ours, metric] - figures.loc[rival, metric]).dropna().to_numpy()
+            found[rival, metric] = {
+                "wins": int((leads > 0).sum()), "ties": int((leads == 0).sum()), "losses": int((leads < 0).sum()),
+                "difference": leads.mean() if len(leads) else float("nan"),
+                "without_best": np.sort(leads)[:-1].mean() if len(leads) > 1 else float("nan"),
+                "p": float(wilcoxon(leads).pvalue) if leads.any() else 1.0,
+            }  # fmt: skip
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(index=["rival", "metric"])
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:

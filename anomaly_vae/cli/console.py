@@ -116,7 +116,7 @@ def bound_table(bound: Bound) -> str:
     ]
     if bound.bits is not None:
         rows.append(("bits a pixel", f"{bound.bits:.4f}"))
-    return table([*rows, ("samples", f"{bound.rows}")])
+    return table([*rows, ("of", bound.unit), ("samples", f"{bound.rows}")])
 
 
 def promotion_table(promotion: Promotion) -> str:

@@ -145,6 +145,11 @@ class SharedGenerator(torch.Generator):
     batch: int = 0
 
 
+class RepeatedGenerator(torch.Generator):
+    """A generator that draws for one row and repeats it for all rows of a batch: what is computed of a row then depends
+    on no other, nor on where it stands."""
+
+
 def generator(device: torch.device, seed: int) -> torch.Generator:
     """A seeded generator; in a job a SharedGenerator."""
     unseeded = SharedGenerator(device) if dist.is_initialized() else torch.Generator(device)
@@ -167,7 +172,9 @@ def share(index: Tensor, noise: torch.Generator) -> Tensor:
 
 
 def normal(shape: Sequence[int], noise: torch.Generator, dtype: torch.dtype | None = None) -> Tensor:
-    """Standard normal numbers of `shape`, whose first axis is this process's part of the batch, on `noise`'s device."""
+    """Standard normal numbers of `shape`, whose first axis is the batch, on the device of the generator."""
+    if isinstance(noise, RepeatedGenerator):
+        return torch.randn((1, *shape[1:]), generator=noise, device=noise.device, dtype=dtype).expand(*shape)
     if not isinstance(noise, SharedGenerator):
         return torch.randn(shape, generator=noise, device=noise.device, dtype=dtype)
     return torch.randn((noise.batch, *shape[1:]), generator=noise, device=noise.device, dtype=dtype)[noise.rows]
@@ -181,7 +188,9 @@ def uniform(count: int, rows: int, noise: torch.Generator) -> Tensor:
 
 
 def bernoulli(p: Tensor, noise: torch.Generator) -> Tensor:
-    """0 or 1 for each element of p (B, ...), the probability of 1."""
+    """0 or 1 for each element of p (B, ...), which holds the probability of 1."""
+    if isinstance(noise, RepeatedGenerator):
+        return (uniform_like(p, noise) < p).to(p.dtype)
     if not isinstance(noise, SharedGenerator):
         return torch.bernoulli(p, generator=noise)
     everywhere = p.new_zeros(noise.batch, *p.shape[1:])
@@ -189,8 +198,14 @@ def bernoulli(p: Tensor, noise: torch.Generator) -> Tensor:
     return torch.bernoulli(everywhere, generator=noise)[noise.rows]
 
 
+def uniform_like(x: Tensor, noise: torch.Generator) -> Tensor:
+    """Numbers from [0, 1) for each element of x (B, ...)."""
+    rows = 1 if isinstance(noise, RepeatedGenerator) else len(x)
+    return torch.rand(rows, *x.shape[1:], generator=noise, device=x.device).expand_as(x)
+
+
 def gathered(values: Tensor, noise: torch.Generator) -> Tensor:
-    """The values of all rows of the batch, (B, ...), from each process's own values (b, ...). Has no gradient."""
+    """(B, ...) the values of all rows of the batch, of each process's own (b, ...). Without gradient."""
     if not isinstance(noise, SharedGenerator) or noise.rows == slice(None):
         return values
     joined = values.new_zeros(noise.batch, *values.shape[1:])
@@ -213,12 +228,14 @@ def batch_means(*values: Tensor) -> tuple[Tensor, ...]:
     return tuple(piece.reshape(s.shape) for piece, s in zip(pieces, sums, strict=True))
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean of `values` (b, ...) over all rows and elements of the batch; differentiable."""
-    if not dist.is_initialized():
+def mean(values: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The mean of all elements of the whole batch, or of those that are `counted`, differentiable; 0 where none is."""
+    if counted is None and not dist.is_initialized():
         return values.mean()
-    total = _Sum.apply(torch.stack([values.sum(), values.new_tensor(values.numel())]))
-    return cast(Tensor, total[0] / total[1])
+    number = values.new_tensor(values.numel()) if counted is None else counted.sum().to(values.dtype)
+    total = torch.stack([(values if counted is None else torch.where(counted, values, 0.0)).sum(), number])
+    total = cast(Tensor, _Sum.apply(total)) if dist.is_initialized() else total
+    return total[0] / total[1].clamp(min=1)
 
 
 class _Sum(Function):

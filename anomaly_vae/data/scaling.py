@@ -52,7 +52,7 @@ class Scaler:
     standardised; a sensor that drifts within the training rows is read as its differences, because its later level is
     not comparable.
 
-    NLLs are densities in scaled units and differ from those in raw units by constants.
+    NLLs are therefore densities in scaled units; `log_units` brings them to the units of the data.
     """
 
     def __init__(self, elements: list[Element], limit: float, conditions: Sequence[Condition] = ()) -> None:
@@ -159,6 +159,15 @@ class Scaler:
             total[:, column] += weight * value[:, element]
             weights[:, column] += weight
         return total / weights
+
+    def log_units(self) -> NDArray[np.float64]:
+        """(E,) log of the units of the data that one scaled unit of each element is, 0 of a category: its NLL plus this
+        is that of a density in the units of the data.
+
+        NaN for an element that tells once more what another one tells (asinh): a density counts a number once.
+        """
+        repeats = np.array([element.how == "asinh" for element in self.elements], bool)
+        return np.where(repeats, np.nan, np.log(self._scale * self._spread))
 
     def categories(self, layout: Layout) -> tuple[int, ...]:
         """The number of classes of each element; 0 for a number.

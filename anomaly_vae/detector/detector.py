@@ -96,8 +96,28 @@ class Detector:
 
     def score(self, X: Any) -> NDArray[np.float64]:
         """(N,) nats: reconstruction given the posterior mean, plus KL, plus the further parts; higher is more
-        anomalous."""
+        anomalous.
+
+        The posterior mean is decoded, and nothing is sampled: reconstruction plus KL is a plug-in estimate, no bound on
+        -log p(x). It leaves out what the spread of the posterior costs, and so is below the negative ELBO, which
+        `elbo` estimates.
+        """
         return self.parts(X).total
+
+    def elbo(self, X: Any, draws: int = 100) -> NDArray[np.float64]:
+        """(N,) negative ELBO of each sample in nats: on average an upper bound on -log p(x); higher is less probable.
+
+        draws: draws of z from the posterior that it is the mean over. Their noise comes from the detector's seed and is
+        the same for all samples, so that a sample's number depends on no other, and not on their order.
+        Of rows, p(x) is a density in the units of the data, which counts each number once, although the network reads
+        it twice; of pictures one of pixels from 0 to 1, or a probability of pixels under a Bernoulli. It is of the
+        model with its own prior: the further parts of the score, and a mixture prior, have no share in it.
+        Raises UsageError for a series, for pictures read in tiles and for no draw, DataError for features of pictures.
+        """
+        from anomaly_vae.detector.likelihood import elbo_measure, elbos
+
+        elbo_measure(self)
+        return elbos(self, open_memory(X, self.config.data).chunks(self.layout, self.chunk_rows), draws)
 
     def score_frame(self, frame: pd.DataFrame, *, threshold: float | None = None, explain: int = 0) -> pd.DataFrame:
         """The columns of `anomaly-vae score` for the rows of a DataFrame; see `dataframe.score_frame`."""

@@ -125,8 +125,8 @@ class PatchScore(ScoreModule):
             for name, nats in self.nats(maps[None]).items():
                 means[name] = means.get(name, torch.zeros(())) + nats[0].double() / len(held)
         if memory is not None:
-            elbo = (means["recon"] + means["kl"]).mean()
-            memory.unit = (SHARE * elbo / means[memory.column].mean().clamp(min=1e-12)).clamp(min=0).float()
+            usual = (means["recon"] + means["kl"]).mean()
+            memory.unit = (SHARE * usual / means[memory.column].mean().clamp(min=1e-12)).clamp(min=0).float()
             means[memory.column] = means[memory.column] * memory.unit
         if self.suppress_border:
             self.border = suppression(torch.stack(list(means.values())).sum(0)).float()

@@ -18,9 +18,10 @@ from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.data.split import is_anomalous
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.likelihood import measure_of
 from anomaly_vae.detector.metrics import metrics
 from anomaly_vae.reporting.summary import Result
-from anomaly_vae.scoring.importance import Bound, Drawn, weigh
+from anomaly_vae.scoring.importance import Bound, weigh
 from anomaly_vae.scoring.scores import numbered
 from anomaly_vae.workflows.opening import open_data
 
@@ -39,6 +40,7 @@ def evidence(
 ) -> Bound:
     """The importance-weighted bound of a fitted detector's model on a file or folder; added to its run, if it has one.
 
+    Of rows and windows it is one on a density in the units of the data, which counts each number of a row once.
     draws: posterior samples of each row (K). rows: at most so many, drawn with the detector's seed; windows of a
     series. label, normal: instead of those it was fitted with. Of labelled data only the normal rows count.
     """
@@ -63,10 +65,7 @@ def bound(
     progress: Progress = lambda *_: None,
 ) -> Bound:
     """The same of an open source, without a record. config: of the detector, but for how the source was opened."""
-    if not detector.score_model.has_density:
-        raise DataError(
-            "this detector models features of pictures (model.kind=features), which have no density as pictures"
-        )
+    measure = measure_of(detector)
     layout, kind = detector.layout, KINDS[detector.layout.kind]
     device = next(detector.score_model.parameters()).device
     labels = source.labels()
@@ -81,13 +80,13 @@ def bound(
     if len(held) == 0:
         raise DataError(f"{source.path}: holds no normal {'window' if kind.ordered else 'row'} to weigh")
     index = torch.from_numpy(np.sort(rng.permutation(len(held))[:rows]))
-    drawn, nll, elbo = _drawn(detector), [], []
-    for batch_nll, batch_elbo in weigh(detector.score_model.model, held, index, drawn, draws, config.seed):
+    nll, elbo, model = [], [], detector.score_model.model
+    for batch_nll, batch_elbo in weigh(model, held, index, measure.drawn, draws, config.seed, measure.log_units):
         nll.append(batch_nll)
         elbo.append(batch_elbo)
         progress("weighing", sum(map(len, nll)), len(index))
-    pixels = int(np.prod(layout.shape)) if drawn == "dequantised" else None
-    return Bound.of(torch.cat(nll).cpu().numpy(), torch.cat(elbo).cpu().numpy(), draws, pixels)
+    pixels = int(np.prod(layout.shape)) if measure.drawn == "dequantised" else None
+    return Bound.of(torch.cat(nll).cpu().numpy(), torch.cat(elbo).cpu().numpy(), draws, pixels, measure.unit)
 
 
 def _picked(source: Source, detector: Detector, rows: NDArray[np.intp]) -> Chunk:
@@ -101,15 +100,6 @@ def _picked(source: Source, detector: Detector, rows: NDArray[np.intp]) -> Chunk
     if not pieces:
         raise DataError(f"{source.path}: holds no normal rows to weigh")
     return Chunk.join(pieces)
-
-
-def _drawn(detector: Detector) -> Drawn:
-    """What makes the model's likelihood a probability of the data."""
-    if not KINDS[detector.layout.kind].pictures:
-        return "given"
-    if detector.config.model.likelihood == "bernoulli":
-        return "binarised" if detector.config.training.binarise else "binary"
-    return "dequantised"
 
 
 def evaluate(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
@@ -121,3 +122,33 @@ def test_pictures_through_json() -> None:
     scaler = Scaler.fit([], Layout("images", (1, 2, 2)))
     restored = Scaler.from_json(json.loads(json.dumps(scaler.to_json())))
     assert restored.transform(np.full((1, 1, 2, 2), 51, np.uint8)).max() == np.float32(0.2)
+
+
+def test_log_units_bring_a_density_to_the_units_of_the_data() -> None:
+    """The standard normal of a scaled element plus its unit is the density of the column; asinh tells it again."""
+    rng = np.random.default_rng(0)
+    columns = (Column("x"), Column("c", ("a", "b")), Column("y"))
+    values = np.c_[rng.normal(3.0, 250.0, 5000), rng.integers(0, 2, 5000), rng.normal(0.0, 0.004, 5000)]
+    scaler = Scaler.fit(values, layout("table", *columns))
+    units = scaler.log_units()
+    assert [element.how for element in scaler.elements] == ["linear", "code", "linear", "asinh", "asinh"]
+    assert np.isnan(units).tolist() == [False, False, False, True, True]
+    assert units[1] == 0
+    scaled = scaler.transform(values)
+    for element, column in ((0, 0), (2, 2)):
+        x = values[:, column]
+        expected = -norm.logpdf(x, x.mean(), x.std())
+        np.testing.assert_allclose(-norm.logpdf(scaled[:, element]) + units[element], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_log_unit_of_a_difference_is_that_of_the_next_step(values: NDArray[Any]) -> None:
+    """Given the step before, the density of a step is that of its difference."""
+    wandering = np.cumsum(values[:, :1], axis=0)
+    scaler = Scaler.fit(wandering, numbers("series", 1))
+    assert scaler.elements[0].how == "difference"
+    steps = np.diff(wandering[:, 0], prepend=wandering[0, 0])
+    assert scaler.log_units().tolist() == pytest.approx([np.log(steps.std())])
+
+
+def test_pictures_have_no_log_units() -> None:
+    assert Scaler.fit(np.zeros((2, 1, 2, 2), np.uint8), Layout("images", (1, 2, 2))).log_units().tolist() == []
