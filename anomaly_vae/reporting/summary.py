@@ -15,6 +15,7 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Source
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit
+from anomaly_vae.detector.metrics import share_interval
 from anomaly_vae.detector.thresholds import Threshold, choose
 
 LABELLED = ("youden", "f1", "fpr=0.01", "fpr=0.05", "recall=0.95")  # policies shown beside the chosen one
@@ -168,12 +169,14 @@ def _choices(
     detector: Detector, scores: NDArray[np.float64], is_anomaly: NDArray[np.bool_] | None
 ) -> tuple[Choice, ...]:
     """The thresholds of the chosen policy and of others, the largest first. scores, is_anomaly: (N,) of the test."""
-    thresholds = {detector.threshold.policy: detector.threshold}
+    thresholds = [detector.threshold]
     for policy in LABELLED if len(detector.anomalous) else UNLABELLED:
         threshold = choose(policy, detector.normal, detector.anomalous)
-        thresholds.setdefault(threshold.policy, threshold)  # few rows turn several rates into the same policy
+        shown = {(t.policy if t.labelled else t.value) for t in thresholds}  # few rows make several rates the same
+        if (threshold.policy if threshold.labelled else threshold.value) not in shown:
+            thresholds.append(threshold)
     choices = []
-    for threshold in thresholds.values():
+    for threshold in thresholds:
         alarm = scores >= threshold.value
         choices.append(
             Choice(
@@ -223,7 +226,7 @@ def _alarm_worries(alarms: int, normals: int, chosen: Threshold, series: bool) -
     independent, so a test of their counts would always reject: there, a rate that is far above it."""
     if not normals:
         return []
-    from scipy.stats import beta, fisher_exact
+    from scipy.stats import fisher_exact
 
     rate, promised = alarms / normals, chosen.false_alarm_rate
     worries = []
@@ -238,8 +241,7 @@ def _alarm_worries(alarms: int, normals: int, chosen: Threshold, series: bool) -
             f"false alarms on test are {rate:.2%} where validation let {promised:.2%} expect; do normals drift?"
         )
     if normals < FEW and not series:
-        low, high = beta.ppf(0.025, alarms, normals - alarms + 1), beta.ppf(0.975, alarms + 1, normals - alarms)
-        low, high = (0.0 if alarms == 0 else low), (1.0 if alarms == normals else high)
+        low, high = share_interval(alarms, normals)
         worries.append(
             f"{alarms} of only {normals} normal test rows are false alarms: the rate lies between {low:.1%} and"
             f" {high:.1%} (95 %, Clopper-Pearson)"
