@@ -55,8 +55,9 @@ class Detector:
         """Fits on a DataFrame or array in memory.
 
         X: (N, F) a table (the default), a series or flat pixels (`kind=`), (N, H, W) or (N, C, H, W) pictures. y: (N,)
-        0 normal, 1 anomaly; without it all rows are taken as normal. settings: `kind="series"` and dotted names with
-        `__` for the dot, e.g. `training__epochs=20`; `config` is what they change.
+        0 normal, 1 anomaly, NaN not known (see `data.unlabelled`); without it all rows are taken as normal. settings:
+        `kind="series"` and dotted names with `__` for the dot, e.g. `training__epochs=20`; `config` is what they
+        change.
         Without y no row is kept for a test: the split is `configuration.NO_TEST`.
         """
         from anomaly_vae.detector.fit import fit_memory

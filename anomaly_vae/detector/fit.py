@@ -127,7 +127,7 @@ def fit(
     # Scores of what was held out, and the thresholds that validation's choose.
     scores = _scores(scorer, data, parts, normals, own)
     kl, active = _latent_use(score_model.model, judged)
-    notes = (*source.notes, *_notes(config, history, active, layout))
+    notes = (*source.notes, *((parts.note,) if parts.note else ()), *_notes(config, history, active, layout))
     seen = Fit(data, parts, history, scores, kl, active, notes)
     valid, _ = seen.part(parts.valid)
     normal, anomalous = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
@@ -165,8 +165,15 @@ def fit_memory(
         settings["data__kind"] = settings.pop("kind")
     overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
     chosen = load(overrides=overrides, base=base.model_dump())
-    labels = None if y is None else np.asarray(y).astype(int).astype(str)
+    labels = None if y is None else _labels(y)
     return fit(open_memory(X, chosen.data, labels), chosen)
+
+
+def _labels(y: ArrayLike) -> NDArray[np.str_]:
+    """y (N,), 0, 1 or NaN for not known, as the texts of a label column."""
+    numbers = np.asarray(y, np.float64)
+    texts: NDArray[np.str_] = np.nan_to_num(numbers).astype(int).astype(str)
+    return np.where(np.isnan(numbers), "", texts)
 
 
 def cache_folder(config: Config) -> Path | None:

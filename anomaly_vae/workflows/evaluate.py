@@ -15,7 +15,7 @@ from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
-from anomaly_vae.data.split import is_anomalous
+from anomaly_vae.data.split import is_anomalous, is_labelled, left_out_note
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.metrics import metrics
@@ -70,8 +70,10 @@ def bound(
     layout, kind = detector.layout, KINDS[detector.layout.kind]
     device = next(detector.score_model.parameters()).device
     labels = source.labels()
-    anomalous = np.zeros(source.count(), bool) if labels is None else is_anomalous(labels, config, source.path)
-    chosen, rng = np.flatnonzero(~anomalous), np.random.default_rng(config.seed)
+    normal = np.ones(source.count(), bool)
+    if labels is not None:
+        normal = is_labelled(labels, config) & ~is_anomalous(labels, config, source.path)
+    chosen, rng = np.flatnonzero(normal), np.random.default_rng(config.seed)
     if kind.ordered:  # every step is read, for a window lies within normal steps that follow each other
         data = Chunk.join(source.chunks(layout, detector.chunk_rows))
     else:
@@ -131,11 +133,14 @@ def evaluate(
     labels = source.labels()
     if labels is None:
         raise DataError(f"{path}: has no labels to evaluate by; name their column with --label")
-    anomalous = is_anomalous(labels, config, path)
+    anomalous, labelled = is_anomalous(labels, config, path), is_labelled(labels, config)
     roles, meter, totals = source.roles(), PixelMeter(detector, source), []
-    tested = np.ones(len(labels), bool) if roles is None else roles == "test"
+    tested = labelled if roles is None else labelled & (roles == "test")
     if not tested.any():
-        raise DataError(f"{path}: no row of it is said to be a test; name its part to test on, or one without a split")
+        raise DataError(
+            f"{path}: no row with a label is said to be a test; name its part to test on, or one without a split"
+        )
+    note = left_out_note(labelled, config, KINDS[source.kind].noun)
     for scores, rows in numbered(detector.score_source(source, explain=meter.wanted)):
         totals.append(scores.total[tested[rows]])
         meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
@@ -149,5 +154,6 @@ def evaluate(
             run.tags({"evaluated_on": path})
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
-        round(time.perf_counter() - began, 2), {"test": len(total)}, source.notes, detector.pixels,
+        round(time.perf_counter() - began, 2), {"test": len(total)},
+        (*source.notes, *([note] if note else [])), detector.pixels,
     )  # fmt: skip
