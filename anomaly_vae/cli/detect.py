@@ -237,6 +237,7 @@ def evaluate_command(
                 label=label,
                 normal=normal,
                 skip_broken=config.data.skip_broken,
+                unlabelled=config.data.unlabelled,
                 run_id=opened.run_id,
                 progress=console.progress,
             )
@@ -248,6 +249,7 @@ def evaluate_command(
         label=label,
         normal=normal,
         skip_broken=config.data.skip_broken,
+        unlabelled=config.data.unlabelled,
         run_id=opened.run_id,
     )
     for note in result.notes:

@@ -42,8 +42,8 @@ def split(source: Source, config: Config) -> Split:
     normal = labelled & ~anomalous
     if not normal.any():
         raise DataError(
-            f"{source.path}: all {labelled.sum()} rows are anomalous by '{config.data.label or 'label'}'; training needs"
-            " normal rows (is --normal right?)"
+            f"{source.path}: all {labelled.sum()} rows are anomalous by '{config.data.label or 'label'}'; training"
+            " needs normal rows (is --normal right?)"
         )
     if KINDS[source.kind].ordered:
         parts = _by_time(source.groups(), normal, labelled, config)
@@ -109,7 +109,8 @@ def is_anomalous(labels: CodedText, config: Config, path: str) -> NDArray[np.boo
 def is_labelled(labels: CodedText, config: Config) -> NDArray[np.bool_]:
     """(N,) which rows belong to a class; all of them where rows without a label are taken as normal."""
     taken = config.data.unlabelled == "normal" or "" in config.data.normal
-    return ((labels.values != "") | taken)[labels.codes]
+    known: NDArray[np.bool_] = ((labels.values != "") | taken)[labels.codes]
+    return known
 
 
 def left_out_note(labelled: NDArray[np.bool_], config: Config, noun: str) -> str:
@@ -122,9 +123,7 @@ def left_out_note(labelled: NDArray[np.bool_], config: Config, noun: str) -> str
     )
 
 
-def _at_random(
-    normal: NDArray[np.bool_], anomalous: NDArray[np.bool_], config: Config
-) -> tuple[NDArray[np.intp], ...]:
+def _at_random(normal: NDArray[np.bool_], anomalous: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
     """Normals by the shares of the split; anomalies between valid and test in the same proportion."""
     rng = np.random.default_rng(config.seed)
     rows = rng.permutation(np.flatnonzero(normal))

@@ -32,6 +32,7 @@ from anomaly_vae.detector.configuration import NO_TEST, load, resolve, unlabelle
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
 from anomaly_vae.detector.thresholds import choose
+from anomaly_vae.detector.trained_rows import MOST, TrainedRows
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.compose import build_score_model
@@ -140,6 +141,13 @@ def fit(
         maps = (heat for piece in seen.pieces(parts.valid) for heat in excess_maps(piece, normal_mean))
         centred = not score_model.maps_are_scores
         pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, image_files, centred)
+    trained_rows = TrainedRows.of(data, parts.train, normals)
+    if trained_rows is None:
+        note = (
+            f"{len(parts.train)} training rows are more than the {MOST} whose hashes are kept, so `promote` and"
+            " `evaluate` cannot check whether this detector was trained on the rows that they are given"
+        )
+        seen = replace(seen, notes=(*seen.notes, note))
     references = monitoring_references(data, parts.train, valid.take(np.flatnonzero(~wrong)), scaler)
     detector = Detector(
         config=config,
@@ -152,6 +160,7 @@ def fit(
         normal_mean=normal_mean,
         pixels=pixels,
         references=references,
+        trained_rows=trained_rows,
     )
     return detector, seen
 

@@ -251,7 +251,8 @@ def _alarm_worries(alarms: int, normals: int, chosen: Threshold, series: bool) -
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a fit or an evaluation. metrics: of the test rows; see `metrics.metrics`."""
+    """The result of a fit or an evaluation. metrics: of the test rows; see `metrics.metrics`. trained_on: of an
+    evaluation, how many of its rows the detector was trained on; None where that is not known."""
 
     run_id: str
     detector: str
@@ -265,6 +266,7 @@ class Result:
     notes: tuple[str, ...] = ()
     pixels: Threshold | None = field(default=None, repr=False)
     summary: Summary | None = field(default=None, repr=False)  # of a fit
+    trained_on: int | None = None
 
     def to_json(self) -> str:
         """All fields but pixels and summary as one JSON object."""

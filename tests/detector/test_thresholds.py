@@ -142,9 +142,7 @@ def test_with_labels_too_a_rate_is_kept(n: int) -> None:
     """The k-th largest of n normals is exceeded by k of n + 1 unseen ones in the mean (beta distributed); 0.01 is
     never more than 1 %, where the point of the ROC curve below it realises up to twice as much."""
     rng, draws, k = np.random.default_rng(0), 2_000, (n + 1) // 100
-    rates = [
-        math.exp(-choose("fpr=0.01", rng.exponential(size=n), np.array([9.0, 99.0])).value) for _ in range(draws)
-    ]
+    rates = [math.exp(-choose("fpr=0.01", rng.exponential(size=n), np.array([9.0, 99.0])).value) for _ in range(draws)]
     deviation = math.sqrt(k * (n + 1 - k) / ((n + 1) ** 2 * (n + 2)))  # of Beta(k, n + 1 - k)
     assert np.mean(rates) == pytest.approx(k / (n + 1), abs=4 * deviation / math.sqrt(len(rates)))
     assert k / (n + 1) <= 0.01
