@@ -15,6 +15,10 @@ from anomaly_vae.data.readers.base import NULLS, Reader, canonical, distinct, is
 from anomaly_vae.data.source import Column
 
 LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})
+MAYBE_LABELS = frozenset(  # that are inputs, and said to be
+    {"attack", "attack_cat", "attack_type", "class", "classes", "fault", "fraud", "ground_truth", "is_attack"}
+    | {"is_fault", "is_fraud", "is_malware", "target", "y"}
+)
 IDENTIFIERS = frozenset({"id", "uuid", "guid", "index", "row", "row_id"})
 BOOLEAN = ("false", "true")
 FEWEST = 5  # rows from which on a column that counts them is no coincidence

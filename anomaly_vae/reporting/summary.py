@@ -43,9 +43,9 @@ class Summary:
     """The result of a fit.
 
     data_is: how the data was recognised. rows: number in each part of the split. metrics: of the test rows, see
-    `metrics.metrics`, and active_units. pixels: the pixel threshold of pictures. choices: the thresholds of the chosen
-    policy and of others. changed: settings that differ from the defaults. seconds: from opening the data to the end of
-    scoring. worries: reasons to doubt the detector, a sentence each.
+    `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
+    choices: the thresholds of the chosen policy and of others. changed: settings that differ from the defaults.
+    seconds: from opening the data to the end of scoring. worries: reasons to doubt the detector, a sentence each.
     """
 
     kind: str
@@ -78,6 +78,7 @@ class Summary:
             ("threshold", f"{self.threshold.value:.6g} nats ({self.chosen_by()})"),
             *pixel_facts(self.pixels),
             ("active units", f"{metrics['active_units']:.0f}"),
+            ("latent KL", f"{metrics['kl_total']:.3g} nats, {metrics['kl_dimensions']:.0f} dimensions above 0.1"),
             ("time", f"{self.seconds:.1f} s"),
         ]
 
@@ -201,7 +202,8 @@ def _worries(detector: Detector, normal: NDArray[np.float64], metrics: Mapping[s
     chosen, series = detector.threshold, KINDS[detector.layout.kind].ordered
     worries = [chosen.note] if chosen.note else []
     if "auroc" not in metrics:
-        worries.append("nothing is labelled: how many anomalies it finds is not known; `anomaly-vae evaluate` tells")
+        what = "no anomaly in the test" if "anomalies" in metrics else "nothing"
+        worries.append(f"{what} is labelled: how many anomalies it finds is not known; `anomaly-vae evaluate` tells")
     elif metrics["auroc"] < 0.5:
         worries.append(f"AUROC is {metrics['auroc']:.3f}: normals score above anomalies; is the normal label right?")
     elif metrics["auroc"] < 0.7:

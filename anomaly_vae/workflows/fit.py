@@ -72,7 +72,7 @@ def fit(
         scores, anomalous = seen.part(seen.split.test)
         threshold = detector.threshold
         found = metrics(anomalous, scores.total, threshold.value)
-        found["active_units"] = float(seen.active.sum())
+        found |= seen.latent_metrics()
         meter = PixelMeter(detector, source)
         for piece in seen.pieces(seen.split.test) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))
