@@ -42,7 +42,6 @@ from anomaly_vae.scoring.scores import Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
 from anomaly_vae.training.objective import active_units
 
-
 USED = 0.1  # nats from which a latent dimension is counted as used
 COLLAPSED = 1.0  # nats of KL in all below which the posterior has collapsed, whatever free bits grant
 
