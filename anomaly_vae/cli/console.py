@@ -123,9 +123,11 @@ def promotion_table(promotion: Promotion) -> str:
     """The metrics of the candidate beside those of the previous champion, and the champion now."""
     head, candidate, previous = f"on {promotion.data}", promotion.candidate, promotion.before
     champion = promotion.champion.uri if promotion.champion else "none"
-    candidate_cells = dict([(head, f"run {candidate.run_id[:8]}"), *metric_facts(candidate.metrics)])
+    candidate_cells = dict(
+        [(head, f"run {candidate.run_id[:8]}"), _trained_row(candidate), *metric_facts(candidate.metrics)]
+    )
     if previous:
-        champion_cells = dict([(head, champion), *metric_facts(previous.metrics)])
+        champion_cells = dict([(head, champion), _trained_row(previous), *metric_facts(previous.metrics)])
     else:
         champion_cells = {head: f"{champion} ({promotion.excuse})" if promotion.excuse else f"champion: {champion}"}
     width = max(len(cell) for cell in candidate_cells.values())
@@ -136,6 +138,12 @@ def promotion_table(promotion: Promotion) -> str:
         score = f"anomaly-vae score DATA -m models:/{promotion.version.name}@champion"
         rows += [("champion", promotion.version.uri), ("score with", score)]
     return table(rows)
+
+
+def _trained_row(result: Result) -> tuple[str, str]:
+    if result.trained_on is None:
+        return "trained on", "not known"
+    return "trained on", f"{result.trained_on} of {result.rows['test']} rows"
 
 
 def check_table(check: Check) -> str:

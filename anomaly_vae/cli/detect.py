@@ -248,6 +248,7 @@ def evaluate_command(
                 label=label,
                 normal=normal,
                 skip_broken=config.data.skip_broken,
+                unlabelled=config.data.unlabelled,
                 run_id=opened.run_id,
                 progress=console.progress,
             )
@@ -259,6 +260,7 @@ def evaluate_command(
         label=label,
         normal=normal,
         skip_broken=config.data.skip_broken,
+        unlabelled=config.data.unlabelled,
         run_id=opened.run_id,
     )
     for note in result.notes:

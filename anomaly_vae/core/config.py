@@ -49,12 +49,14 @@ class Config(Section):
     threshold: ThresholdConfig = ThresholdConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    def labelled(self, label: str | None, normal: tuple[str, ...], skip_broken: bool = False) -> Config:
-        """This configuration for other labelled data.
-
-        label: the label column; None: keep the present one. normal: the normal labels; empty: keep the present ones.
-        """
+    def labelled(
+        self, label: str | None, normal: tuple[str, ...], skip_broken: bool = False, unlabelled: str = "leave_out"
+    ) -> Config:
+        """This configuration for other labelled data. label, normal: instead of those it was fitted with. unlabelled:
+        "normal" where rows without a label are taken as normal there, beside where they were in the fit."""
         changes = {"label": label or self.data.label, "normal": normal or self.data.normal, "skip_broken": skip_broken}
+        if unlabelled == "normal":
+            changes["unlabelled"] = unlabelled
         return self.model_copy(update={"data": DataConfig(**{**self.data.model_dump(), **changes})})
 
     def changed(self) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class DataConfig(Section):
     )
     label: str | None = Field(None, description="column that tells normal from anomalous; never an input of the model")
     normal: tuple[str, ...] = Field((), description="label values that count as normal; empty: 0, false, normal, good")
+    unlabelled: Literal["leave_out", "normal"] = Field(
+        "leave_out",
+        description="rows whose label is empty: in no part of the split and in no metric, or taken as normal",
+    )
     id: str | None = Field(None, description="column reported as id; None: row number, timestamp or file name")
     time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
     group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
@@ -245,8 +249,8 @@ class ThresholdConfig(Section):
 
     policy: str = Field(
         "auto",
-        description="youden, f1, fpr=RATE, recall=RATE, cost=RATIO (a miss costs RATIO false alarms), tail=RATE; auto:"
-        " youden where validation has anomalies, else `unlabelled`",
+        description="by the ROC curve youden, f1, recall=RATE, cost=RATIO (a miss costs RATIO false alarms); of the"
+        " normals alone fpr=RATE, tail=RATE; auto: youden where validation has anomalies, else `unlabelled`",
     )
     unlabelled: str | None = Field(
         None,

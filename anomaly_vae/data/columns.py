@@ -16,6 +16,10 @@ from anomaly_vae.data.readers.cells import NULLS, canonical, distinct, is_number
 from anomaly_vae.data.source import Column
 
 LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})
+MAYBE_LABELS = frozenset(  # that are inputs, and said to be
+    {"attack", "attack_cat", "attack_type", "class", "classes", "fault", "fraud", "ground_truth", "is_attack"}
+    | {"is_fault", "is_fraud", "is_malware", "target", "y"}
+)
 IDENTIFIERS = frozenset({"id", "uuid", "guid", "index", "row", "row_id"})
 BOOLEAN = ("false", "true")
 FEWEST = 5  # number of rows from which a column that counts rows is an identifier, not a coincidence

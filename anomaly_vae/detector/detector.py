@@ -20,6 +20,7 @@ from anomaly_vae.detector.anomaly_maps import excess_maps
 from anomaly_vae.detector.configuration import unlabelled
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold, choose, p_values
+from anomaly_vae.detector.trained_rows import TrainedRows
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, join
@@ -36,7 +37,8 @@ class Detector:
     another threshold is chosen from without training again. normal_mean: (*shape of a sample; of images (1, H, W)) mean
     nats of each element over validation's normals, against which a sample's own nats are explained. pixels: of
     pictures, the nats above the usual from which a pixel of a map is anomalous. references: what `monitor` compares new
-    data with.
+    data with. trained_rows: hashes of the training rows; None of more than a million, and of detectors that were saved
+    before there were any.
     """
 
     config: Config
@@ -49,14 +51,16 @@ class Detector:
     normal_mean: NDArray[np.float32]
     pixels: Threshold | None = None
     references: tuple[Reference, ...] = field(default=(), repr=False)
+    trained_rows: TrainedRows | None = field(default=None, repr=False)
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
         """Fits on a DataFrame or array in memory.
 
         X: (N, F) a table (the default), a series or flat pixels (`kind=`), (N, H, W) or (N, C, H, W) pictures. y: (N,)
-        0 normal, 1 anomaly; without it all rows are taken as normal. settings: `kind="series"` and dotted names with
-        `__` for the dot, e.g. `training__epochs=20`; `config` is what they change.
+        0 normal, 1 anomaly, NaN not known (see `data.unlabelled`); without it all rows are taken as normal. settings:
+        `kind="series"` and dotted names with `__` for the dot, e.g. `training__epochs=20`; `config` is what they
+        change.
         Without y no row is kept for a test: the split is `configuration.NO_TEST`.
         """
         from anomaly_vae.detector.fit import fit_memory

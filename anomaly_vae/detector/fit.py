@@ -19,6 +19,7 @@ from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.columns import MAYBE_LABELS
 from anomaly_vae.data.datasets import RowDataset, make_dataset
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData, load_data
@@ -32,6 +33,7 @@ from anomaly_vae.detector.configuration import NO_TEST, load, resolve, unlabelle
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
 from anomaly_vae.detector.thresholds import choose
+from anomaly_vae.detector.trained_rows import MOST, TrainedRows
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.compose import build_score_model
@@ -39,6 +41,9 @@ from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
 from anomaly_vae.training.objective import active_units
+
+USED = 0.1  # nats from which a latent dimension is counted as used
+COLLAPSED = 1.0  # nats of KL in all below which the posterior has collapsed, whatever free bits grant
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,18 @@ class Fit:
     scores: Scores  # of valid and test, of a series of all steps; their ids are row numbers
     kl: NDArray[np.float64]  # (G,) nats of each latent group, mean over held-out normals
     active: NDArray[np.bool_]  # (D,) active units
+    members: int  # that share each group's nats evenly, see `models.base.Output`
     notes: tuple[str, ...]
+
+    def latent_metrics(self) -> dict[str, float]:
+        """active_units; kl_total, the nats of all groups together; kl_dimensions, how many groups have more than 0.1:
+        units stay active long after the code has stopped telling samples apart (beta = 10: 16 of 16 with 1.7 nats)."""
+        dimensions = int((self.kl * self.members > USED).sum())
+        return {
+            "active_units": float(self.active.sum()),
+            "kl_total": float(self.kl.sum()),
+            "kl_dimensions": float(dimensions),
+        }
 
     def part(self, rows: NDArray[np.intp]) -> tuple[Scores, NDArray[np.bool_] | None]:
         """Scores, without elements, of some of the scored rows, and which of them are anomalous (None: nothing is
@@ -127,8 +143,9 @@ def fit(
     # Scores of what was held out, and the thresholds that validation's choose.
     scores = _scores(scorer, data, parts, normals, own)
     kl, active = _latent_use(score_model.model, judged)
-    notes = (*source.notes, *_notes(config, history, active, layout))
-    seen = Fit(data, parts, history, scores, kl, active, notes)
+    seen = Fit(data, parts, history, scores, kl, active, score_model.model.members, ())
+    notes = (*source.notes, *((parts.note,) if parts.note else ()), *_notes(config, seen, layout))
+    seen = replace(seen, notes=notes)
     valid, _ = seen.part(parts.valid)
     normal, anomalous = np.sort(valid.total[~wrong]), np.sort(valid.total[wrong])
     threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config))
@@ -140,6 +157,13 @@ def fit(
         maps = (heat for piece in seen.pieces(parts.valid) for heat in excess_maps(piece, normal_mean))
         centred = not score_model.maps_are_scores
         pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, image_files, centred)
+    trained_rows = TrainedRows.of(data, parts.train, normals)
+    if trained_rows is None:
+        note = (
+            f"{len(parts.train)} training rows are more than the {MOST} whose hashes are kept, so `promote` and"
+            " `evaluate` cannot check whether this detector was trained on the rows that they are given"
+        )
+        seen = replace(seen, notes=(*seen.notes, note))
     references = monitoring_references(data, parts.train, valid.take(np.flatnonzero(~wrong)), scaler)
     detector = Detector(
         config=config,
@@ -152,6 +176,7 @@ def fit(
         normal_mean=normal_mean,
         pixels=pixels,
         references=references,
+        trained_rows=trained_rows,
     )
     return detector, seen
 
@@ -165,8 +190,15 @@ def fit_memory(
         settings["data__kind"] = settings.pop("kind")
     overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
     chosen = load(overrides=overrides, base=base.model_dump())
-    labels = None if y is None else np.asarray(y).astype(int).astype(str)
+    labels = None if y is None else _labels(y)
     return fit(open_memory(X, chosen.data, labels), chosen)
+
+
+def _labels(y: ArrayLike) -> NDArray[np.str_]:
+    """y (N,), 0, 1 or NaN for not known, as the texts of a label column."""
+    numbers = np.asarray(y, np.float64)
+    texts: NDArray[np.str_] = np.nan_to_num(numbers).astype(int).astype(str)
+    return np.where(np.isnan(numbers), "", texts)
 
 
 def cache_folder(config: Config) -> Path | None:
@@ -252,15 +284,27 @@ def _latent_use(model: VAE, held: RowDataset) -> tuple[NDArray[np.float64], NDAr
     return kl.cpu().numpy(), active_units(torch.cat(mus)).cpu().numpy()
 
 
-def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: Layout) -> tuple[str, ...]:
+def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
     """What the user should know of the fit and could do about it."""
+    history, objective = seen.history, config.objective
     asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop, *config.data.condition}
     notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
-    if not active.any():
+    notes += [
+        f"column '{column.name}' is an input, though it is named like a label: --label {column.name} takes it as one,"
+        f" --set 'data.drop=[{column.name}]' leaves it out"
+        for column in layout.columns
+        if column.name.lower() in MAYBE_LABELS
+    ]
+    latent = seen.latent_metrics()
+    free = max(objective.free_bits_total, objective.free_bits * len(seen.kl)) if objective.capacity is None else 0.0
+    if not seen.active.any() or not latent["kl_dimensions"] or latent["kl_total"] < max(free, COLLAPSED):
+        granted = f", no more than the {free:g} that free bits grant" if COLLAPSED <= latent["kl_total"] < free else ""
         notes.append(
-            "posterior collapse: no latent unit is active, so the score is reconstruction alone; a larger"
-            f" objective.free_bits (now {config.objective.free_bits:g}), a longer objective.warmup or a smaller"
-            f" objective.beta (now {config.objective.beta:g}) would work"
+            f"posterior collapse: the latent code carries {latent['kl_total']:.2g} nats in all{granted}"
+            f" ({latent['active_units']:.0f} active units, {latent['kl_dimensions']:.0f} of {len(seen.kl)} dimensions"
+            f" with more than {USED:g}), so the score is nearly reconstruction alone; a smaller objective.beta (now"
+            f" {objective.beta:g}), a longer objective.warmup or larger free bits (objective.free_bits_total, now"
+            f" {objective.free_bits_total:g}) would work"
         )
     if history.skipped:
         notes.append(f"{history.skipped} training steps without a finite gradient were skipped")

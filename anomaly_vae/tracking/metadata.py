@@ -55,7 +55,7 @@ def _repository_tags() -> dict[str, str]:
 
 # --- tags of an experiment: its kind, and the columns of its run list ----------------------------------------------
 
-REVIEW_METRICS = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units", "seconds")
+REVIEW_METRICS = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units", "kl_total", "seconds")
 REVIEW_VIEW = "mlflow.sharedViewState.anomaly-vae"
 
 

@@ -93,7 +93,7 @@ def fit(
         scores, anomalous = fit_result.part(fit_result.split.test)
         threshold = detector.threshold
         test_metrics = metrics(anomalous, scores.total, threshold.value)
-        test_metrics["active_units"] = float(fit_result.active.sum())
+        test_metrics |= fit_result.latent_metrics()
         meter = PixelMeter(detector, source)
         for piece in fit_result.pieces(fit_result.split.test) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))

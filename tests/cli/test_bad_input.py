@@ -111,7 +111,7 @@ CASES = [
     Case("fewer rows than a window, to score", "score data.csv -m <series>", ("data.csv: holds 5 time steps, fewer than the 8 of one window",), {"data.csv": csv(5)}),
     Case("all rows anomalous", "fit data.csv --label fault --normal ok", ("data.csv", "'fault'", "'ok'"), {"data.csv": csv(fault=[1] * 80)}),
     Case("no normal row to train on", "fit data.csv --kind series --label fault", ("data.csv", "normal rows"), {"data.csv": csv(fault=[1] * 60 + [0] * 20)}),
-    Case("label with one value", "fit data.csv --label fault", ("data.csv: column 'fault' holds only '0'",), {"data.csv": csv(fault=[0] * 80)}),
+    Case("label without a value", "fit data.csv --label fault", ("data.csv: column 'fault' holds no label at all; leave --label out",), {"data.csv": csv(fault=[""] * 80)}),
     Case("label with one value, not normal", "fit data.csv --label fault", ("data.csv: column 'fault' holds only '1', which is not known as normal",), {"data.csv": csv(fault=[1] * 80)}),
     Case("label with three values", "fit data.csv --label fault", ("data.csv: column 'fault' holds 3 values ('0', '1', '2')", "--normal 0"), {"data.csv": csv(fault=[0] * 60 + [1, 2] * 10)}),
     Case("unknown normal value", "fit data.csv --label fault --normal 7", ("data.csv: column 'fault' has no value '7'",), {"data.csv": csv(label="fault")}),
