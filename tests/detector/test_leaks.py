@@ -134,6 +134,7 @@ CASES = {
          *(name for name in SCORED if name != "normal_mean")),  # maps that are scores have no usual nats
     ),
 }  # fmt: skip
+ALONE = [name for name, case in CASES.items() if not KINDS[case.kind].ordered]  # samples are read one by one
 
 
 def numbers(detector: Detector, seen: Fit) -> dict[str, Any]:
@@ -190,10 +191,9 @@ def test_nothing_is_learned_from_test_rows_nor_from_anomalies_that_choose_no_thr
     assert differences(first, again(changed)) == set()
 
 
+@pytest.mark.parametrize("fits", ALONE, indirect=True)
 def test_anomalies_of_validation_change_the_threshold_with_labels_alone(fits: Any) -> None:
-    case, again, first = fits
-    if KINDS[case.kind].ordered:
-        pytest.skip("steps are read together with those around them")
+    _, again, first = fits
     split = first[1].split
     changed = np.flatnonzero(split.anomalous)
     assert np.isin(changed, split.valid).any()
@@ -209,7 +209,7 @@ def test_training_rows_change_everything(fits: Any) -> None:
     assert [name for name in case.learned if not any(other.startswith(name) for other in found)] == []
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not KINDS[case.kind].ordered])
+@pytest.mark.parametrize("name", ALONE)
 def test_held_out_normals_change_what_is_calibrated_on_them_and_not_what_is_learned_before(
     name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -228,3 +228,17 @@ def test_held_out_normals_change_what_is_calibrated_on_them_and_not_what_is_lear
                   "weights patches.parts.neighbours.unit")  # fmt: skip
     assert not {other for other in weights if not other.startswith(calibrated)}
     assert not found & {"layout", "scaler", "config"}
+
+
+def test_a_machine_with_less_than_a_window_before_its_test_steps_is_scored_whole() -> None:
+    """Of ten steps seven come before test: none of its windows trains, and none is without test steps."""
+    machine = np.repeat(["long", "brief"], [200, 10])
+    X = np.random.default_rng(0).normal(size=(210, 2))
+    frame = pd.DataFrame(X, columns=["u", "v"]).assign(machine=machine)
+    y = np.arange(210) % 50 == 49
+    detector, seen = fit_memory(frame, y, kind="series", data__group="machine", data__window=8, **QUICK)
+    assert np.flatnonzero(machine == "brief")[:7].max() < seen.split.test[seen.split.test >= 200].min() == 207
+    whole = detector.parts(frame)
+    for name, nats in seen.scores.parts.items():
+        np.testing.assert_array_equal(nats[200:], whole.parts[name][200:])
+        np.testing.assert_array_equal(nats[seen.split.test], whole.parts[name][seen.split.test])
