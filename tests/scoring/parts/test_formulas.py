@@ -20,8 +20,10 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist, mahalanobis
 from torch import Tensor, distributions
 
-from anomaly_vae.data.datasets import window_starts
+from anomaly_vae.data.datasets import make_dataset, window_starts
 from anomaly_vae.data.open import open_source
+from anomaly_vae.data.scaling import Element, Scaler
+from anomaly_vae.data.source import Chunk, Column, Layout
 from anomaly_vae.detector.configuration import load, opening, resolve
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import fit, fit_memory
@@ -406,6 +408,17 @@ def test_training_windows_lie_within_the_rows_and_within_a_machine() -> None:
             cut = [tuple(steps[i : i + 4].tolist()) for i in range(len(steps) - 3)]
             expected |= {steps_ for steps_ in cut if set(steps_) <= set(rows.tolist())}
         assert found == expected
+
+
+def test_no_difference_is_taken_from_one_machine_to_the_next() -> None:
+    """Two machines by turns, at 100 and at -100: what is read of the first step of each is 0."""
+    machine = np.array([0, 1] * 6, np.int32)
+    values = np.where(machine, -100.0, 100.0)[:, None] + np.arange(12)[:, None] ** 2
+    chunk = Chunk(np.arange(12), values, machine)
+    layout, scaler = Layout("series", (1,), (Column("u"),)), Scaler([Element(0, "difference")], 1e6)
+    found = make_dataset(chunk, np.arange(12), scaler, layout, torch.device("cpu"), 6)
+    expected = [np.diff(values[machine == m, 0], prepend=values[m, 0]) for m in (0, 1)]
+    np.testing.assert_array_equal(found.take(torch.arange(2))[:, 0], expected)
 
 
 # --- what is calibrated is not the batch that is scored --------------------------------------------------------------
