@@ -203,6 +203,19 @@ def test_anomalies_of_validation_change_the_threshold_with_labels_alone(fits: An
     assert not np.array_equal(first[0].anomalous, second[0].anomalous)  # they were read, and scored
 
 
+@pytest.mark.parametrize("fits", [name for name in CASES if name not in ALONE], indirect=True)
+def test_anomalous_steps_train_nothing(fits: Any) -> None:
+    """Scores of the steps around them do change, and with them what is calibrated on scores."""
+    _, again, first = fits
+    split = first[1].split
+    changed = np.flatnonzero(split.anomalous)
+    assert np.isin(changed, split.valid).any() and (changed < split.train.max()).any()
+    found = differences(first, again(changed))
+    assert {name for name in found if name.startswith(("weights", "layout", "scaler", "history", "best", "active"))} <= {
+        "weights parts.recon.step", "weights parts.recon.level"
+    }  # fmt: skip
+
+
 def test_training_rows_change_everything(fits: Any) -> None:
     case, again, first = fits
     found = differences(first, again(first[1].split.train[::3]))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines.mutants import MUTANTS, ROOT, Mutant, main
+from pipelines import mutants
+from pipelines.mutants import MUTANTS, ROOT, Mutant, main, run_tests
 
 
 def test_every_mutant_has_its_own_name() -> None:
@@ -28,26 +31,55 @@ def test_every_mutant_still_changes_its_file_in_one_place_and_names_tests_that_e
         assert not name or name.partition("[")[0] in functions
 
 
-def test_a_survivor_a_lost_line_and_a_mutant_that_breaks_everything_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "anomaly_vae").mkdir()
-    (tmp_path / "anomaly_vae" / "__init__.py").touch()
+CODE = "def twice(x):\n    return 2 * x\n"
+TEST = "from anomaly_vae.toy import twice\n\n\ndef test_twice():\n    assert twice(2) == 4\n"
+TOYS = [
+    Mutant(name, "anomaly_vae/toy.py", old, new, ("tests/test_toy.py",))
+    for name, old, new in [
+        ("wrong", "2 * x", "3 * x"),
+        ("alike", "2 * x", "x ** 2"),
+        ("gone", "4 * x", "x"),
+        ("broken", "2 *", "2 *)"),
+    ]
+]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """One module, and one test of it."""
+    for name, text in {"anomaly_vae/__init__.py": "", "anomaly_vae/toy.py": CODE, "tests/test_toy.py": TEST}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["."]\n')
-    code = "def twice(x):\n    return 2 * x\n"
-    (tmp_path / "anomaly_vae" / "toy.py").write_text(code)
-    (tmp_path / "tests" / "test_toy.py").write_text(
-        "from anomaly_vae.toy import twice\n\n\ndef test_twice():\n    assert twice(2) == 4\n"
-    )
-    mutants = [
-        Mutant(name, "anomaly_vae/toy.py", old, new, ("tests/test_toy.py",))
-        for name, old, new in [
-            ("wrong", "2 * x", "3 * x"), ("alike", "2 * x", "x ** 2"), ("gone", "4 * x", "x"), ("broken", "2 *", "2 *)"),
-        ]
-    ]  # fmt: skip
-    assert main([], mutants, tmp_path) == 1
-    said = [" ".join(line.split()[:2]) for line in capsys.readouterr().out.splitlines()]
-    assert said == ["wrong killed", "alike survived", "gone not", "broken not", "1 of"]
-    assert main(["wrong"], mutants, tmp_path) == 0
-    assert (tmp_path / "anomaly_vae" / "toy.py").read_text() == code
+    return tmp_path
+
+
+def test_tests_are_those_of_the_folder(checkout: Path) -> None:
+    assert run_tests(checkout, ["tests/test_toy.py"]) == 0
+    (checkout / "anomaly_vae/toy.py").write_text(CODE.replace("2", "3"))
+    assert run_tests(checkout, ["tests/test_toy.py"]) == 1
+
+
+def test_what_becomes_of_a_mutant(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_in_process(folder: Path, tests: Sequence[str]) -> int:
+        assert tests == ["tests/test_toy.py"] or tests == ("tests/test_toy.py",)
+        names: dict[str, Any] = {}
+        try:
+            exec((folder / "anomaly_vae/toy.py").read_text(), names)
+        except SyntaxError:
+            return 2
+        return int(names["twice"](2) != 4)
+
+    monkeypatch.setattr(mutants, "run_tests", run_in_process)
+    fates = {"wrong": "killed", "alike": "survived", "gone": "not found", "broken": "not run"}
+    for toy in TOYS:
+        assert main([toy.name], TOYS, checkout) == int(fates[toy.name] != "killed")
+        assert fates[toy.name] in capsys.readouterr().out
+    assert main([], TOYS, checkout) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 4 killed"
+    assert (checkout / "anomaly_vae/toy.py").read_text() == CODE
+    (checkout / "anomaly_vae/toy.py").write_text(CODE.replace("2", "3"))
+    assert main([], TOYS, checkout) == 1
+    assert capsys.readouterr().out == "the tests fail without any mutant\n"
