@@ -88,8 +88,11 @@ MUTANTS = (
            "np.concatenate([chunk.values, condition], axis=1), chunk.groups)",
            "np.concatenate([chunk.values, condition], axis=1), None)", (MACHINES,)),
     Mutant("differences: from one machine to the next", DATASETS,
-           "return np.split(order, np.flatnonzero(names[1:] != names[:-1]) + 1)", "return [order]",
+           "ends |= names[1:] != names[:-1]", "pass",
            (f"{FORMULAS}::test_no_difference_is_taken_from_one_machine_to_the_next",)),
+    Mutant("differences: from an anomalous step to a training one", DATASETS,
+           "ends = inside[1:] != inside[:-1]", "ends = np.zeros(len(order) - 1, bool)",
+           (f"{LEAKS}::test_anomalous_steps_train_nothing",)),
     # --- what the parts are fitted to
     Mutant("mixture: fitted to held-out rows", f"{PARTS}/mixture_prior.py",
            "normals.batches(normals.train())", "normals.batches(normals.held())", (ONE_GAUSSIAN,)),
