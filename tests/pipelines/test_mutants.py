@@ -54,7 +54,8 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tests_are_those_of_the_folder(checkout: Path) -> None:
+def test_tests_are_those_of_the_folder(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutants, "PRELOADED", ("pytest",))
     assert run_tests(checkout, ["tests/test_toy.py"]) == 0
     (checkout / "anomaly_vae/toy.py").write_text(CODE.replace("2", "3"))
     assert run_tests(checkout, ["tests/test_toy.py"]) == 1
