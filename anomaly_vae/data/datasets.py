@@ -180,12 +180,17 @@ def scaled_rows(
     return scaled
 
 
-def by_group(order: NDArray[np.intp], groups: NDArray[Any] | None) -> list[NDArray[np.intp]]:
-    """The indices of each group's rows; `order` holds the indices of all rows, sorted by group."""
-    if groups is None:
-        return [order]
-    names = groups[order]
-    return np.split(order, np.flatnonzero(names[1:] != names[:-1]) + 1)
+def by_run(order: NDArray[np.intp], groups: NDArray[Any] | None, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """`order`, which is sorted by group, cut where a group ends and where steps among `rows` begin or end: a difference
+    is never taken across groups, nor from a step that is left out, such as the last of an anomaly."""
+    inside = np.zeros(len(order), bool)
+    inside[rows] = True
+    inside = inside[order]
+    ends = inside[1:] != inside[:-1]
+    if groups is not None:
+        names = groups[order]
+        ends |= names[1:] != names[:-1]
+    return np.split(order, np.flatnonzero(ends) + 1)
 
 
 def window_starts(

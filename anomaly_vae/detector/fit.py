@@ -138,7 +138,7 @@ def fit(
     history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
     own = score_model.fit(learned, held, config.seed)
     scorer = Scorer(score_model, scaler, layout, window, source.path)
-    _fit_level(scorer, data, np.r_[parts.train, normals])
+    _fit_level(scorer, data, np.r_[parts.train, normals], _before_test(data, parts, window))
 
     # Scores of what was held out, and the thresholds that validation's choose.
     scores = _scores(scorer, data, parts, normals, own)
@@ -226,39 +226,54 @@ def _require_samples(training: RowDataset, held: RowDataset, source: Source, con
             )
 
 
-def _fit_level(scorer: Scorer, data: LoadedData, normal: NDArray[np.intp]) -> None:
-    """Fits the level part, where there is one, to the residuals of a series, machine after machine with a break between
-    them; the rows in `normal` are known as such."""
+def _before_test(data: LoadedData, parts: Split, window: int | None) -> NDArray[np.intp]:
+    """The rows of train and valid: of a series the steps before those of test, which their scores must not see, for a
+    step's score is made of windows that reach beyond it. Of a machine with less than a window of them, all steps."""
+    before = np.ones(len(data), bool)
+    before[parts.test] = False
+    machines = np.zeros(len(data), np.int32) if data.groups is None else data.groups
+    too_short = np.bincount(machines[before], minlength=int(machines.max()) + 1) < (window or 0)
+    return np.flatnonzero(before | too_short[machines])
+
+
+def _fit_level(scorer: Scorer, data: LoadedData, normal: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+    """Fits the level part, where there is one, to the residuals of some rows of a series, machine after machine with a
+    break between them; the rows in `normal` are known as such."""
     if scorer.score_model.level is None:
         return
-    everything = np.arange(len(data))
-    order = everything if data.groups is None else np.argsort(data.groups, kind="stable")
-    place = np.empty_like(everything)
-    place[order] = everything
-    residuals = data.store.empty((len(data), len(scorer.scaler.column)), np.float64)
+    machines = None if data.groups is None else data.groups[rows]
+    order = np.arange(len(rows)) if machines is None else np.argsort(machines, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(rows))
+    residuals = data.store.empty((len(rows), len(scorer.scaler.column)), np.float64)
     first = 0
-    for piece in scorer.residuals(chunk for _, chunk in data.pieces(everything)):
+    for piece in scorer.residuals(chunk for _, chunk in data.pieces(rows)):
         residuals[place[first : first + len(piece)]] = piece
         first += len(piece)
         release(residuals)
-    usable = np.zeros(len(data), bool)
-    usable[normal] = True
-    usable = usable[order]
-    if data.groups is not None:
-        machines = data.groups[order]
+    usable = np.isin(rows, normal)[order]
+    if machines is not None:
+        machines = machines[order]
         usable &= ~np.r_[True, machines[1:] != machines[:-1]]
     scorer.score_model.level.fit_residuals(residuals, usable)
 
 
 def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
-    """The scores of valid and test, of a series of every step. own: see `ScoreModel.fit`, of the rows in `normals`."""
+    """The scores of valid and test, of a series of every step, those before test without it. own: see `ScoreModel.fit`,
+    of the rows in `normals`."""
     if KINDS[data.layout.kind].ordered:
         rows = np.arange(len(data))
-        return gathered(
-            (scores for _, scores in scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True)),
-            rows,
-            data.store,
-        )
+        scores = gathered(_steps(scorer, data, rows), rows, data.store)
+        before, first = _before_test(data, parts, scorer.window), 0
+        for piece in _steps(scorer, data, before) if len(before) < len(rows) else ():
+            here = before[first : first + len(piece)]
+            first += len(piece)
+            for name, part in piece.parts.items():
+                scores.parts[name][here] = part
+            assert scores.elements is not None
+            scores.elements[here] = piece.elements
+            release(scores.elements)
+        return scores
     rows, mine = np.sort(np.r_[parts.valid, parts.test]), None
     if (own >= 0).any():  # a held-out row that became a reference is not its own neighbour
         mine = torch.full((len(data),), -1)
@@ -269,6 +284,11 @@ def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.
         for here, chunk in data.pieces(rows)
     )
     return gathered(scored, rows, data.store)
+
+
+def _steps(scorer: Scorer, data: LoadedData, rows: NDArray[np.intp]) -> Iterator[Scores]:
+    """The scores of steps of a series, as if there were no others."""
+    return (scores for _, scores in scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True))
 
 
 @torch.no_grad()

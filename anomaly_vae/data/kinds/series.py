@@ -16,7 +16,7 @@ from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import timestamps
 from anomaly_vae.data.columns import BOOLEAN
-from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_group, scaled_rows, window_starts
+from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_run, scaled_rows, window_starts
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.loaded import LoadedData
@@ -171,7 +171,8 @@ def _dataset(
     """Every window whose steps are all among the rows; see `datasets.make_dataset`."""
     assert window is not None
     order, starts = window_starts(rows, data.groups, len(data), window)
-    return WindowDataset(scaled_rows(data, by_group(order, data.groups), scaler, layout, store), device, starts, window)
+    scaled = scaled_rows(data, by_run(order, data.groups, rows), scaler, layout, store)
+    return WindowDataset(scaled, device, starts, window)
 
 
 def _window(train_rows: int) -> int:
