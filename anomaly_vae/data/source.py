@@ -37,6 +37,7 @@ class Layout:
     pixels: pixel tables: the names of the pixel columns in order. Else empty.
     pixel_max: what is white in the file: of pixel tables 1 or 255, of images above 255 where they have 16 bits a pixel.
         Chunks hold 0-255 in either case.
+    per_day: of a series with a time column that is a clock, how many time steps a day has; else None.
     tile, overlap: of images that are seen in tiles, see `data.tiles.Tiling`; None: seen whole.
     left_out: column name -> why it is no input.
     """
@@ -51,6 +52,7 @@ class Layout:
     id: str | None = None
     time: str | None = None
     group: str | None = None
+    per_day: float | None = None
     tile: int | None = None
     overlap: float = 0.0
     left_out: dict[str, str] = field(default_factory=dict)
