@@ -41,8 +41,8 @@ def smallest_rate(independent: float) -> float:
 
 
 def tail_threshold(scores: NDArray[np.float64], rate: float, independent: float) -> float:
-    """The value (nats, finite) that a new normal reaches with probability `rate`, from positive scores (N,) of
-    held-out normals that are worth `independent` ones."""
+    """The value (nats, finite) that a new normal reaches with probability `rate`, on average over calibrations, from
+    positive scores (N,) of held-out normals that are worth `independent` ones."""
     if np.ptp(scores) <= 1e-12 * scores.max():
         return float(np.nextafter(scores.max(), np.inf))
     if rate >= 0.5:
@@ -59,7 +59,7 @@ def _predictive_t(scores: NDArray[np.float64], rate: float, n: float) -> float:
 
     x = np.cbrt(scores)
     deviation = x.std() * math.sqrt(n / (n - 1))
-    root = float(x.mean() + t.isf(rate, n - 1) * deviation * math.sqrt(1 + 1 / n))
+    root = float(x.mean() + t.isf(max(rate, 1e-200), n - 1) * deviation * math.sqrt(1 + 1 / n))
     return float(min(root, LARGEST ** (1 / 3) * 0.99) ** 3)
 
 
@@ -69,6 +69,9 @@ def _predictive_pareto(scores: NDArray[np.float64], rate: float, n: float) -> fl
     share = min(0.5, max(0.1, EXCEEDANCES / n, 2 * rate))
     start = float(np.quantile(scores, 1 - share))
     beyond = np.sort(scores[scores > start] - start)
+    if not len(beyond):
+        return float(np.nextafter(start, np.inf))
+    share = len(beyond) / len(scores)  # less than asked for, where scores tie
     if len(beyond) > 500:
         beyond = np.quantile(beyond, (np.arange(500) + 0.5) / 500)
     mean = float(beyond.mean())
@@ -95,4 +98,4 @@ def _predictive_pareto(scores: NDArray[np.float64], rate: float, n: float) -> fl
     for _ in range(60):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if exceeds(middle) > rate else (low, middle)
-    return start + high * mean
+    return max(start + high * mean, float(np.nextafter(start, np.inf)))
