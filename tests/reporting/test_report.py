@@ -92,7 +92,7 @@ def test_false_alarms_above_the_validation_rate_are_a_worry(
 def test_a_threshold_of_a_series_says_how_often_it_is_wrong(per_day: float | None, often: str) -> None:
     note = "60 held-out normals are worth about 7 independent ones"
     threshold = Threshold(5.0, "tail=0.001", False, 0.001, 60, 0, note, 7.5, per_day)
-    chosen_by = a_summary(threshold=threshold, noun="time steps").chosen_by()
+    chosen_by = a_summary(threshold=threshold, kind="series").chosen_by()
     assert chosen_by == f"tail=0.001, {often}, from 60 held-out normal time steps"
 
 

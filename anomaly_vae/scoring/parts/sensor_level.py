@@ -5,9 +5,9 @@ all training rows and on the held-out normals after them: a sensor that drifts g
 alarms. Held-out steps that choose the threshold are scored for that with variances that have not seen them
 (`detector.fit`).
 
-A step's nats come late: its residual is the mean over the windows of T steps that cover it, the last of which ends T - 1
-steps later, and its nats are averaged with those of `AHEAD` later steps, so an alarm is final T - 1 + AHEAD steps after
-the step it is of (`Detector.delay`).
+A step's nats come late: its residual is the mean over the windows of T steps that cover it, the last of which ends
+T - 1 steps later, and its nats are averaged with those of `AHEAD` later steps. An alarm is final T - 1 + AHEAD steps
+after the step it is of (`Detector.delay`).
 """
 
 from __future__ import annotations
