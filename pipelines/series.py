@@ -7,9 +7,9 @@ SKAB: CSVs with `;`, a datetime, sensors, `anomaly` and `changepoint`; per file 
 scored, in one stream with those the detector has seen before. ASD: a folder a machine with train.csv.gz and
 test.csv.gz, whose `label` says what is anomalous. No label is used in training or for the threshold.
 
-Threshold, one rule for all methods: the last training rows are held out from the fit (`config.NO_TEST` says how many),
-a log-normal is fitted to their scores, and a step is an alarm where it lies in the upper tail of 1e-4, our default
-(`threshold.unlabelled`). In our score the variances of `level` have seen the held-out rows too.
+Threshold, one rule for all methods: the last training rows are held out from the fit (`configuration.NO_TEST` says how
+many), and a step is an alarm where it lies in the upper tail of their scores, by our default (`threshold.unlabelled`)
+and the number of independent steps that they are worth.
 
 far = FP / (FP + TN), mar = FN / (FN + TP), by time step and never point-adjusted. The table `joined` has them over the
 joined predictions of all files, as SKAB's leaderboard does, and the mean over files of auroc, aupr and vus_pr; `paired`
@@ -34,6 +34,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.tails import independent_scores
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.models.likelihoods import LOG_2PI
 from pipelines import baselines
@@ -119,8 +120,8 @@ def fit_baseline(method: baselines.Method, train: Rows, seed: int, rule: str) ->
 
 def tail(scores: NDArray[np.float64], rule: str) -> float:
     """The threshold from the scores of all training rows, of which the last were held out."""
-    held = scores[round(NO_TEST["train"] * len(scores)) :]
-    return choose(rule, np.maximum(held, 1e-12), np.empty(0)).value
+    held = np.maximum(scores[round(NO_TEST["train"] * len(scores)) :], 1e-12)
+    return choose(rule, held, np.empty(0), independent=independent_scores(held)).value
 
 
 def figures(anomalous: NDArray[np.bool_], scores: NDArray[np.float64], threshold: float) -> dict[str, float]:

@@ -104,7 +104,8 @@ def threshold_table(before: Threshold, after: Threshold) -> str:
 
 
 def _threshold_row(name: str, threshold: Threshold) -> tuple[str, str]:
-    rate = f"{'' if threshold.labelled else 'at most '}{threshold.false_alarm_rate:.3g}"
+    how = "" if threshold.labelled else "about " if threshold.policy.startswith("tail") else "at most "
+    rate = f"{how}{threshold.false_alarm_rate:.3g}"
     return f"{name} {threshold.policy}", f"{threshold.value:.6g} nats, false-alarm rate {rate}"
 
 

@@ -254,7 +254,7 @@ class ThresholdConfig(Section):
     )
     unlabelled: str | None = Field(
         None,
-        description="auto without anomalies: fpr=RATE by conformal prediction, or tail=RATE of a log-normal",
+        description="auto without anomalies: fpr=RATE by conformal prediction, or tail=RATE, extrapolated, of a series",
     )
 
     pixels: str = Field(

@@ -39,6 +39,7 @@ class Layout:
     pixel_max: the value of white in the file: 1 or 255 in pixel tables, 255 or, with 16 bits a pixel, more in images.
         Chunks hold 0-255 in every case.
     label, id, time, group: the names of these columns; None: there is none.
+    per_day: the time steps of a day, of a series whose time column is a clock; else None.
     tile, overlap: how images are cut into tiles, see `tiles.Tiling`; tile None: they are not cut.
     left_out: column name -> the reason why it is not an input.
     """
@@ -53,6 +54,7 @@ class Layout:
     id: str | None = None
     time: str | None = None
     group: str | None = None
+    per_day: float | None = None
     tile: int | None = None
     overlap: float = 0.0
     left_out: dict[str, str] = field(default_factory=dict)

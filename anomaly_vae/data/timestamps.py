@@ -73,6 +73,26 @@ def parse_of(column: pa.ChunkedArray) -> Parse | None:
     return None if best is None else best[1]
 
 
+def per_day(column: pa.ChunkedArray) -> float | None:
+    """How many time steps a day has, by the median time from one to the next; None where the column is no clock: it
+    does not parse, stands still, or holds numbers that are no seconds, or fractions of them, since 1970."""
+    parse = parse_of(column)
+    if parse is None:
+        return None
+    clock, unit = parse(column if is_number(column.type) else pc.cast(column, pa.string())), 1e6
+    clock = clock[~np.isnan(clock)]
+    if is_number(column.type):
+        units = [
+            high / EPOCHS[0][1] for low, high in EPOCHS if len(clock) and low <= clock.min() <= clock.max() <= high
+        ]
+        if not units:
+            return None
+        (unit,) = units
+    steps = np.diff(clock)
+    steps = steps[steps > 0]  # machines may share a file
+    return float(86_400 * unit / np.median(steps)) if len(steps) else None
+
+
 def _is_mostly_read(times: NDArray[np.float64]) -> bool:
     n_unread = np.isnan(times).sum()
     return bool(n_unread <= 0.1 * len(times) or (n_unread == 1 and len(times) >= 5))

@@ -21,6 +21,7 @@ from anomaly_vae.detector.configuration import unlabelled
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold, choose, p_values
 from anomaly_vae.detector.trained_rows import TrainedRows
+from anomaly_vae.scoring.parts.sensor_level import AHEAD
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, join
@@ -34,7 +35,8 @@ class Detector:
     """A fitted detector.
 
     normal, anomalous: sorted scores (nats) of validation's normals and anomalies: the reference of p-values, and what
-    another threshold is chosen from without training again. normal_mean: (*shape of a sample; of images (1, H, W)) mean
+    another threshold is chosen from without training again; of a series, normals as a level that has not seen them
+    scores them. normal_mean: (*shape of a sample; of images (1, H, W)) mean
     nats of each element over validation's normals, against which a sample's own nats are explained. pixels: of
     pictures, the nats above the usual from which a pixel of a map is anomalous. references: what `monitor` compares new
     data with. trained_rows: hashes of the training rows; None of more than a million, and of detectors that were saved
@@ -88,6 +90,13 @@ class Detector:
     def window(self) -> int | None:
         """The steps of a series that are read together; None: samples are read alone."""
         return self.config.data.window if KINDS[self.layout.kind].ordered else None
+
+    @property
+    def delay(self) -> int:
+        """How many later steps of a series the score of a step depends on, at most: an alarm comes so much later."""
+        if self.window is None:
+            return 0
+        return self.window - 1 + (0 if self.score_model.level is None else AHEAD)
 
     @property
     def chunk_rows(self) -> int:
@@ -158,7 +167,11 @@ class Detector:
 
     def with_threshold(self, policy: str) -> Detector:
         """The same detector with its threshold chosen again from the validation scores."""
-        threshold = choose(policy, self.normal, self.anomalous, unlabelled(self.config))
+        independent = self.threshold.independent
+        if independent is None and self.window is not None:  # a folder of an older version: a window counts as one
+            independent = max(1.0, len(self.normal) / self.window)
+        policies = (policy, self.normal, self.anomalous, unlabelled(self.config))
+        threshold = choose(*policies, independent, self.layout.per_day)
         tree = self.config.model_dump()
         tree["threshold"]["policy"] = policy
         return replace(self, threshold=threshold, config=Config.model_validate(tree))

@@ -1,4 +1,5 @@
-"""From scores to alarms: ROC analysis where there are labels, conformal prediction where there are none.
+"""From scores to alarms: ROC analysis where there are labels, else conformal prediction, or the tail of a
+series.
 
 Labels say on which side of a cut the validation rows should lie. Where the classes leave a gap, they do not say where
 in it the cut belongs: there the tail of the normals decides, so that anomalies that are milder than the labelled ones
@@ -8,8 +9,7 @@ are found too.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from statistics import NormalDist
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import Policy
 from anomaly_vae.detector.metrics import BITS, Curve, share_interval
+from anomaly_vae.detector.tails import smallest_rate, tail_threshold
 
 TAIL_SHARE, TAIL_FEWEST = 0.1, 10  # normals that the tail is fitted to: the upper tenth (DuMouchel 1983), at least ten
 GAP_RATE = 1e-3  # share of normals at or above the highest cut that a gap between the classes allows
@@ -29,8 +30,9 @@ class Threshold:
     """A sample whose score is at or above `value` (nats, always finite) is an anomaly.
 
     policy: the rule that chose it. labelled: whether anomalies took part, which they never do in fpr and tail.
-    false_alarm_rate: what the rule promises (conformal) or saw on validation (ROC). normals, anomalies: validation rows
-    behind the choice. note: what the user should know of it, else empty.
+    false_alarm_rate: what the rule promises (conformal, tail) or saw on validation (ROC). normals, anomalies: validation
+    rows behind the choice. note: what the user should know of it, else empty. independent: of a series, how many
+    independent steps those normals are worth. per_day: of a series with a time column, its steps a day.
     """
 
     value: float
@@ -40,18 +42,32 @@ class Threshold:
     normals: int
     anomalies: int
     note: str = ""
+    independent: float | None = None
+    per_day: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def frequency(self, noun: str) -> str:
+        """The false-alarm rate as alarms a day, or of 1,000 normals where no clock is known. noun: of the samples."""
+        if self.per_day is not None:
+            return f"{self.false_alarm_rate * self.per_day:.3g} of {self.per_day:.6g} normal {noun} a day"
+        return f"{self.false_alarm_rate * 1000:.3g} of 1,000 normal {noun}"
+
 
 def choose(
-    policy: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64], unlabelled: str = "fpr=0.01"
+    policy: str,
+    normal: NDArray[np.float64],
+    anomalous: NDArray[np.float64],
+    unlabelled: str = "fpr=0.01",
+    independent: float | None = None,
+    per_day: float | None = None,
 ) -> Threshold:
     """The threshold that a policy picks from validation scores (nats): by the ROC curve, conformal or of a tail.
 
     fpr and tail are of the normals alone: with anomalies or without, the threshold is the same. unlabelled: the policy
-    of `auto` where there are no anomalies.
+    of `auto` where there are no anomalies. independent, per_day: of a series, see `Threshold`; None: all normals are
+    independent, no clock is known.
 
     Raises DataError for a policy that needs anomalies where there are none, or where no normal scores are given.
     """
@@ -61,10 +77,17 @@ def choose(
         rule = Policy("youden") if len(anomalous) else Policy.parse(unlabelled)
     else:
         rule = Policy.parse(policy)
+    found = _by_rule(rule, normal, anomalous, independent)
+    return replace(found, independent=independent, per_day=per_day)
+
+
+def _by_rule(
+    rule: Policy, normal: NDArray[np.float64], anomalous: NDArray[np.float64], independent: float | None
+) -> Threshold:
     if rule.name == "tail":
-        return _tail(rule, normal)
+        return _tail(rule, normal, independent or float(len(normal)))
     if rule.name == "fpr":
-        return _conformal(rule, normal)
+        return _conformal(rule, normal, independent)
     if len(anomalous) == 0:
         raise DataError(
             f"threshold policy {rule} needs labelled anomalies in validation and there are none; use fpr=RATE,"
@@ -145,8 +168,9 @@ def tail_bound(normal: NDArray[np.float64], rate: float) -> float:
         return float(start + together * ((rate * n / k) ** (-1 / k) - 1))
 
 
-def _conformal(rule: Policy, normal: NDArray[np.float64]) -> Threshold:
-    """The smallest threshold whose alarms all have p-values of at most the rule's rate."""
+def _conformal(rule: Policy, normal: NDArray[np.float64], independent: float | None) -> Threshold:
+    """The smallest threshold whose alarms all have p-values of at most the rule's rate. independent: None where all
+    are."""
     assert rule.value is not None
     n, rate = len(normal), rule.value
     allowed = math.floor(rate * (n + 1) + 1e-9)  # alarms have rank <= allowed among the n + 1
@@ -158,15 +182,17 @@ def _conformal(rule: Policy, normal: NDArray[np.float64]) -> Threshold:
             f" stands just above their largest score, a rate of {smallest:.2g}"
         )
         allowed, rate = 1, smallest
+    elif independent is not None and rate < smallest_rate(independent):
+        note = f"{_support(n, independent)}; {rate:g} is their share, which consecutive steps may exceed"
     edge = np.sort(normal)[n - allowed]
     return Threshold(float(np.nextafter(edge, np.inf)), str(rule), False, rate, n, 0, note)
 
 
-def _tail(rule: Policy, normal: NDArray[np.float64]) -> Threshold:
-    """The score that a log-normal fitted to held-out normals exceeds with the rule's probability.
+def _tail(rule: Policy, normal: NDArray[np.float64], independent: float) -> Threshold:
+    """The score that normals exceed with the rule's probability, by the tail of held-out ones.
 
     Consecutive steps of a series are so alike that a hundred of them say little about a rate of 1 %: conformal
-    prediction would need independent ones. A parametric tail extrapolates; its promise is as good as its shape.
+    prediction would need independent ones. A tail extrapolates, with the error of its estimate; `detector.tails`.
     """
     assert rule.value is not None
     if len(normal) < 2 or normal.min() <= 0:
@@ -174,9 +200,21 @@ def _tail(rule: Policy, normal: NDArray[np.float64]) -> Threshold:
             "threshold policy tail=RATE needs at least two positive validation scores, as those of a series are; use"
             " fpr=RATE"
         )
-    logs = np.log(normal)
-    value = math.exp(logs.mean() - NormalDist().inv_cdf(rule.value) * logs.std())
-    return Threshold(float(value), str(rule), False, rule.value, len(normal), 0)
+    value, note = tail_threshold(normal, rule.value, independent), ""
+    if rule.value < smallest_rate(independent):
+        note = (
+            f"{_support(len(normal), independent)}; the threshold for {rule.value:g} is extrapolated, right on average"
+            " over fits of such data and not in each"
+        )
+    return Threshold(value, str(rule), False, rule.value, len(normal), 0, note)
+
+
+def _support(n: int, independent: float) -> str:
+    """What n normals, which are worth so many independent ones, cannot promise."""
+    worth = "" if independent >= n else f"are worth about {independent:.0f} independent ones, which "
+    smallest = smallest_rate(independent)
+    below = "" if smallest >= 0.5 else f" below {smallest:.2g}"
+    return f"{n} held-out normals {worth}promise no false-alarm rate{below} within a factor of 2"
 
 
 def _roc(rule: Policy, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.data.datasets import by_group
+from anomaly_vae.data.datasets import by_run
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.source import Chunk, Layout
@@ -92,7 +92,7 @@ class RowHasher:
         groups = np.concatenate(self._groups) if self._groups else None
         order = np.arange(len(hashes)) if groups is None else np.argsort(groups, kind="stable")
         joined = np.empty_like(hashes)
-        for steps in by_group(order, groups):
+        for steps in by_run(order, groups, order):
             own = hashes[steps]
             together = own.copy()
             for back in range(1, min(RUN, len(own))):

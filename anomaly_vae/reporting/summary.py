@@ -88,7 +88,7 @@ class Summary:
         if self.threshold.labelled:
             how = f"{policy} on the ROC curve of {normals} normal and {self.threshold.anomalies} anomalous"
         elif policy.startswith("tail"):
-            how = f"{policy} of a log-normal fitted to {normals} held-out normal"
+            how = f"{policy}, {self.threshold.frequency(self.noun)}, from {normals} held-out normal"
         else:
             rate = f"{self.threshold.false_alarm_rate:.3g}"
             how = f"conformal, at most {rate} false alarms, from {normals} held-out normal"

@@ -234,6 +234,17 @@ def test_false_alarm_rate_without_labels(fits: Fits) -> None:
 
 
 @pytest.mark.usefixtures("beside")
+def test_a_series_without_labels_says_what_its_threshold_promises(fits: Fits) -> None:
+    """400 steps of 10 seconds, of which 30 % choose the threshold."""
+    frame = pd.read_csv("series.csv").drop(columns="anomaly")[:400]
+    frame.to_csv("normal-steps.csv", index=False)
+    result = run("fit", "normal-steps.csv", *UNTRACKED, "--set", "training.steps=8")
+    assert "tail=0.001, 8.64 of 8640 normal time steps a day, from 120 held-out normal time steps" in result.stdout
+    assert "note: 120 held-out normals are worth about " in result.stderr
+    assert "promise no false-alarm rate" in result.stderr
+
+
+@pytest.mark.usefixtures("beside")
 def test_the_latest_run_scores_where_none_is_named(fits: Fits) -> None:
     store = ["--set", "tracking.folder=two"]
     fit = ["table.csv", "--label", "diagnosis", "--set", "training.epochs=1", "--set", "model.members=1", *store]

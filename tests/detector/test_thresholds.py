@@ -219,22 +219,6 @@ def test_the_false_alarm_rate_is_kept(rate: float, n: int) -> None:
     assert realised <= rate + 4 * math.sqrt(rate / draws / 2)
 
 
-def test_a_tail_by_hand() -> None:
-    """Logs 0 and 2: mean 1, standard deviation 1; a normal variable exceeds 1.6449 with probability 0.05."""
-    found = choose("tail=0.05", np.array([1.0, math.exp(2)]), NONE)
-    assert found.value == pytest.approx(math.exp(1 + 1.6448536))
-    assert (found.policy, found.labelled, found.false_alarm_rate, found.normals) == ("tail=0.05", False, 0.05, 2)
-    assert choose("auto", np.array([1.0, math.exp(2)]), NONE, "tail=0.05") == found
-    assert choose("auto", np.array([1.0]), np.array([2.0]), "tail=0.05").policy == "youden"
-
-
-@pytest.mark.parametrize("rate", [1e-3, 1e-17])
-def test_a_tail_keeps_its_promise_for_log_normal_scores(rate: float) -> None:
-    normal = np.exp(np.random.default_rng(0).normal(3, 0.5, 4000))
-    z = (math.log(choose(f"tail={rate}", normal, NONE).value) - 3) / 0.5
-    assert 0.5 * math.erfc(z / math.sqrt(2)) == pytest.approx(rate, rel=0.3 if rate > 1e-9 else 10)
-
-
 @pytest.mark.parametrize("normal", [[1.0], [0.0, 1.0], [-1.0, 2.0]])
 def test_a_tail_needs_positive_scores(normal: list[float]) -> None:
     with pytest.raises(DataError, match="needs at least two positive validation scores"):

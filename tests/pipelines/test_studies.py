@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -25,7 +25,7 @@ from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.training import loop
-from pipelines import baselines, collapse, false_alarms, idx, one_class_images, series, tables
+from pipelines import baselines, collapse, false_alarms, idx, one_class_images, series, series_alarms, tables
 from pipelines.study import Study, chosen, natural, paired, settings
 
 Main = Callable[[list[str]], None]
@@ -252,10 +252,11 @@ def test_windowed_pca_has_the_smoothing_that_our_score_has() -> None:
 
 
 def test_the_tail_rule_holds_the_last_rows_out() -> None:
+    """15 steps of cube roots 1, 2, 3, 1 ...: independent, or a little less than that, so 15 of them count."""
     cut = round(100 * NO_TEST["train"])
-    logs = np.resize([0.0, 1.0, 2.0], 100 - cut)
-    expected = np.exp(logs.mean() + norm.isf(1e-4) * logs.std())
-    assert series.tail(np.r_[np.full(cut, 1e9), np.exp(logs)], "tail=0.0001") == pytest.approx(expected)
+    roots = np.resize([1.0, 2.0, 3.0], 100 - cut)
+    expected = (roots.mean() + student.isf(1e-4, 14) * roots.std(ddof=1) * np.sqrt(16 / 15)) ** 3
+    assert series.tail(np.r_[np.full(cut, 1e9), roots**3], "tail=0.0001") == pytest.approx(expected)
 
 
 def test_the_autoencoder_is_ranked_by_its_squared_error(series_folder: Path) -> None:
@@ -366,6 +367,40 @@ def test_collapse(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- false alarms ----------------------------------------------------------------------------------------------------
+
+
+def test_series_alarms(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--only", "ar0.9-2x120", "--only", "varying-1x120", "--seeds", "1", "--fresh", "200", *QUIET]
+    monkeypatch.setattr(series_alarms, "SENSORS", (1, 2))
+    monkeypatch.setattr(series_alarms, "STEPS", (120,))
+    cells = run_twice(series_alarms.main, argv, "out", monkeypatch)
+    methods = ["log-normal", "default, tail=0.001", "tail=0.05"]
+    assert list(cells.loc["ar0.9-2x120"].index) == methods
+    X = series_alarms.simulated("ar0.9", 320, 2, 0)
+    detector = Detector.fit(X[:120], kind="series", seed=0, **FIT)
+    row = cells.loc[("ar0.9-2x120", methods[1])]
+    assert row["realised"] == (detector.score(X[120:]) >= detector.threshold.value).mean()
+    assert row["ratio"] == pytest.approx(row["realised"] / 0.001)
+    assert (row["promised"], row["noted"], row["kept"]) == (0.001, 1, 1)
+    steps = pd.read_csv("out/by steps.csv").set_index(["method", "steps"])
+    assert steps.loc[("tail=0.05", 120), "cells"] == 2
+    both = cells.xs("log-normal", level="method")["ratio"]
+    assert steps.loc[("log-normal", 120), ["ratio", "max"]].tolist() == pytest.approx([both.mean(), both.max()])
+
+
+@pytest.mark.parametrize("case", series_alarms.CASES)
+def test_simulated_normals_are_what_they_are_called(case: str) -> None:
+    """AR(1) of variance 1 and its coefficient, half of the variance common; a cycle that repeats, or that does not."""
+    X = series_alarms.simulated(case, 100_000, 2, 0)
+    if case.startswith("ar"):
+        c = float(case[2:])
+        slack = 0.03 * (1 + c) / (1 - c) ** 0.5
+        assert X.var(axis=0) == pytest.approx([1, 1], abs=slack)
+        assert np.corrcoef(X.T)[0, 1] == pytest.approx(0.5, abs=slack)
+        assert np.corrcoef(X[1:, 0], X[:-1, 0])[0, 1] == pytest.approx(c, abs=0.02)
+        return
+    days = X[: len(X) // 48 * 48, 0].reshape(-1, 48)
+    assert days.std(axis=0).mean() == pytest.approx(0.2, abs=0.01) if case == "exact" else days.std(axis=0).max() > 0.3
 
 
 def test_false_alarms(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

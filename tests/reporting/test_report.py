@@ -88,6 +88,16 @@ def test_false_alarms_above_the_validation_rate_are_a_worry(
     assert len(worries) == len(words)
 
 
+@pytest.mark.parametrize(
+    ("per_day", "often"), [(None, "1 of 1,000 normal time steps"), (8640.0, "8.64 of 8640 normal time steps a day")]
+)
+def test_a_threshold_of_a_series_says_how_often_it_is_wrong(per_day: float | None, often: str) -> None:
+    note = "60 held-out normals are worth about 7 independent ones"
+    threshold = Threshold(5.0, "tail=0.001", False, 0.001, 60, 0, note, 7.5, per_day)
+    chosen_by = a_summary(threshold=threshold, kind="series").chosen_by()
+    assert chosen_by == f"tail=0.001, {often}, from 60 held-out normal time steps"
+
+
 # --- the note and the report ---------------------------------------------------------------------------------------
 
 

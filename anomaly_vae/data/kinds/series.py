@@ -92,6 +92,7 @@ class SeriesSource(TabularSource):
             time=self.time,
             group=self.config.group,
             left_out=left_out,
+            per_day=None if self.time is None else timestamps.per_day(self.reader.peek[self.time]),
         )
 
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
@@ -232,7 +233,7 @@ SERIES = Kind(
         },
         "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0, "jitter": 0.0},
         "scoring": {"recon": "level", "prior": "normal", "neighbours": 0},
-        "threshold": {"unlabelled": "tail=0.0001"},
+        "threshold": {"unlabelled": "tail=0.001"},
     },
     recognises=_recognises,
     open=_open,

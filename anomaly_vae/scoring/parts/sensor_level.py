@@ -2,7 +2,12 @@
 
 The decoder's sigma is its error on the rows that it was trained on. The variances here are measured after training, on
 all training rows and on the held-out normals after them: a sensor that drifts gets a large variance and stops raising
-alarms.
+alarms. Held-out steps that choose the threshold are scored for that with variances that have not seen them
+(`detector.fit`).
+
+A step's nats come late: its residual is the mean over the windows of T steps that cover it, the last of which ends
+T - 1 steps later, and its nats are averaged with those of `AHEAD` later steps. An alarm is final T - 1 + AHEAD steps
+after the step it is of (`Detector.delay`).
 """
 
 from __future__ import annotations
