@@ -181,7 +181,7 @@ def info_table() -> str:
 
     import torch
 
-    from anomaly_vae import __version__
+    from anomaly_vae.core.version import __version__
 
     rows = [("anomaly-vae", __version__), ("python", platform.python_version()), ("platform", platform.platform())]
     for package in ("torch", "torchvision", "scikit-learn", "pandas", "pyarrow", "numpy", "mlflow", "click"):

@@ -28,6 +28,9 @@ class Registry(Mapping[str, T]):
             raise ConfigError(f"setting '{self.setting}' = {name!r}: {expected(self.places)}")
         return cast(T, resolve_name(self.places[name]))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
 

@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from anomaly_vae import __version__
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DetectorError
 from anomaly_vae.core.files import new_folder
 from anomaly_vae.core.settings import ModelConfig
+from anomaly_vae.core.version import __version__
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout
@@ -105,7 +105,7 @@ def check_seal(folder: Path) -> int:
     if manifest.get("format") not in READABLE:
         raise DetectorError(
             f"{folder}: detector format {manifest.get('format')} (anomaly-vae {manifest.get('anomaly_vae')}), this"
-            f" version reads format {FORMAT}; score with that version of anomaly-vae or fit again"
+            f" version reads formats {READABLE[0]} and {FORMAT}; score with that version of anomaly-vae or fit again"
         )
     hashes = manifest.get("sha256")
     if not isinstance(hashes, dict) or not hashes:

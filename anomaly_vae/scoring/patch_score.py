@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,12 +179,8 @@ def suppression(nats: Tensor) -> Tensor:
 def to_pixels(size: int, cells: int, stride: int, centre: float) -> Tensor:
     """(size, cells): from cells, cell i at pixel stride * i + centre, to pixels, by linear interpolation and a Gaussian
     blur that reflects at the border."""
+    from scipy.ndimage import gaussian_filter1d
+
+    linear = interpolation(size, 1, 0.0, cells, stride, centre).double().numpy()
     reach = min(int(4 * BLUR), size - 1)
-    offsets = np.arange(-reach, reach + 1)
-    kernel = np.exp(-0.5 * (offsets / BLUR) ** 2)
-    blur = np.zeros((size, size))
-    for offset, weight in zip(offsets, kernel / kernel.sum(), strict=True):
-        at = np.abs(np.arange(size) + offset)
-        np.add.at(blur, (np.arange(size), np.where(at >= size, 2 * size - 2 - at, at)), weight)
-    linear = interpolation(size, 1, 0.0, cells, stride, centre).double()
-    return (torch.from_numpy(blur) @ linear).float()
+    return torch.from_numpy(gaussian_filter1d(linear, BLUR, axis=0, mode="mirror", radius=reach)).float()

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 
-from anomaly_vae import __version__
 from anomaly_vae.core.errors import DetectorError, UsageError
 from anomaly_vae.core.files import graph_format, replacing
+from anomaly_vae.core.version import __version__
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.graph import RowGraph, SeriesGraph

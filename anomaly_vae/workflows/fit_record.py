@@ -83,6 +83,6 @@ def _kl_csv(fit: Fit) -> str:
 
 def _foot(run: Run) -> str:
     """The last line of the report."""
-    from anomaly_vae import __version__
+    from anomaly_vae.core.version import __version__
 
     return f"anomaly-vae {__version__}" + (f", run {run.run_id}" if run.run_id else "")

@@ -127,7 +127,7 @@ CASES = [
     Case("detector incomplete", "score data.csv -m <table>", ("scaler.json is missing",), {"data.csv": TABLE, "<table>/scaler.json": ""}),
     Case("detector altered", "score data.csv -m <table>", ("threshold.json was altered",), {"data.csv": TABLE, "<table>/threshold.json": "{}"}),
     Case("detector weights altered", "score data.csv -m <table>", ("weights.safetensors was altered",), {"data.csv": TABLE, "<table>/weights.safetensors": b"\0" * 9}),
-    Case("detector of another format", "score data.csv -m <table>", ("detector format 99 (anomaly-vae 7.0)", "reads format 5"), {"data.csv": TABLE, "<table>/detector.json": '{"format": 99, "anomaly_vae": "7.0"}'}),
+    Case("detector of another format", "score data.csv -m <table>", ("detector format 99 (anomaly-vae 7.0)", "reads formats 4 and 5"), {"data.csv": TABLE, "<table>/detector.json": '{"format": 99, "anomaly_vae": "7.0"}'}),
     Case("detector manifest is no JSON", "score data.csv -m <table>", ("detector.json: cannot be read as JSON",), {"data.csv": TABLE, "<table>/detector.json": "{"}),
     Case("no runs yet", "score data.csv", ("no runs in", "anomaly-vae fit"), {"data.csv": TABLE}),
     Case("unknown run", "score data.csv -m 0123456789ab", ("no runs in",), {"data.csv": TABLE}),

@@ -119,7 +119,7 @@ class ImageSource:
             if channels is None:
                 channels = 1 if all(is_grey(file) for file in first) else 3
             return Layout(
-                kind="images",
+                kind=self.kind,
                 shape=(channels, size, size),
                 conditions=conditions.learn(self, self.config.condition, rows, self.config.max_categories),
                 pixel_max=white_of(first),

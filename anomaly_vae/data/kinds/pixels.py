@@ -74,7 +74,7 @@ class PixelSource(TabularSource):
         reasons = self.special
         left_out = {n: reasons.get(n, "not a pixel") for n in self.reader.columns if n not in set(names)}
         return Layout(
-            kind="pixels",
+            kind=self.kind,
             shape=shape,
             conditions=self.conditions(rows),
             pixels=tuple(names),

@@ -83,7 +83,7 @@ class SeriesSource(TabularSource):
                 left_out[column.name] = "text; a series is made of numbers"
         self.need_columns(sensors, left_out)
         return Layout(
-            kind="series",
+            kind=self.kind,
             shape=(len(sensors),),
             columns=tuple(sensors),
             conditions=self.conditions(rows),

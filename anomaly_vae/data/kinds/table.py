@@ -49,7 +49,7 @@ class TableSource(TabularSource):
         columns, left_out = self.inputs(rows, self.special)
         self.need_columns(columns, left_out)
         return Layout(
-            kind="table",
+            kind=self.kind,
             shape=(len(columns),),
             columns=tuple(columns),
             conditions=self.conditions(rows),
