@@ -30,8 +30,8 @@ class Threshold:
     """A sample whose score is at or above `value` (nats, always finite) is an anomaly.
 
     policy: the rule that chose it. labelled: whether anomalies took part, which they never do in fpr and tail.
-    false_alarm_rate: what the rule promises (conformal, tail) or saw on validation (ROC). normals, anomalies: validation
-    rows behind the choice. note: what the user should know of it, else empty. independent: of a series, how many
+    false_alarm_rate: what the rule promises (conformal, tail) or saw on validation (ROC). normals, anomalies: rows of
+    validation behind the choice. note: what the user should know of it, else empty. independent: of a series, how many
     independent steps those normals are worth. per_day: of a series with a time column, its steps a day.
     """
 
