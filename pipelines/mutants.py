@@ -64,17 +64,23 @@ MUTANTS = (
     Mutant("early stopping: by anomalies too", FIT,
            "held = make_dataset(data, normals,", "held = make_dataset(data, parts.valid,", (f"{NO_ANOMALY}[pixels]",)),
     Mutant("level: fitted to test steps", FIT,
-           "np.r_[parts.train, normals], _before_test(data, parts, window))",
-           "np.arange(len(data)), np.arange(len(data)))", (f"{NO_LEAK}[series]",)),
+           """_before_test(data, parts, window))
+    if score_model.level is not None and residuals is not None:
+        residuals.fit(score_model.level, np.r_[parts.train, normals])""",
+           """np.arange(len(data)))
+    if score_model.level is not None and residuals is not None:
+        residuals.fit(score_model.level, np.arange(len(data)))""", (f"{NO_LEAK}[series]",)),
     Mutant("level: of residuals that reach into test", FIT,
-           "normals], _before_test(data, parts, window))", "normals], np.arange(len(data)))", (f"{NO_LEAK}[series]",)),
+           "_residuals(scorer, data, _before_test(data, parts, window))",
+           "_residuals(scorer, data, np.arange(len(data)))", (f"{NO_LEAK}[series]",)),
     Mutant("series: validation reads the test steps after it", FIT,
            "before, first = _before_test(data, parts, scorer.window), 0", "before, first = np.arange(len(data)), 0",
            (f"{NO_LEAK}[series]",)),
     Mutant("usual nats: of anomalies too", FIT,
            "seen.normal_mean(normals)", "seen.normal_mean(parts.valid)", (f"{NO_ANOMALY}[pixels]",)),
     Mutant("monitor's reference: scores of anomalies too", FIT,
-           "valid.take(np.flatnonzero(~wrong))", "valid", (f"{NO_ANOMALY}[table]",)),
+           "parts.train, valid.take(np.flatnonzero(~wrong)), scaler)", "parts.train, valid, scaler)",
+           (f"{NO_ANOMALY}[table]",)),
     Mutant("pixel peaks: of anomalies too", "anomaly_vae/detector/anomaly_maps.py",
            "np.array(highest, np.float64)[~anomalous]", "np.array(highest, np.float64)",
            (f"{PROMISES}::test_a_pixel_threshold_is_of_excesses_over_the_other_normal_pictures",)),
@@ -83,7 +89,7 @@ MUTANTS = (
            (f"{PROMISES}::test_a_pixel_threshold_is_of_excesses_over_the_other_normal_pictures",)),
     # --- machines
     Mutant("windows: training ones across two machines", DATASETS,
-           "new[1:] = groups[order][1:] != groups[order][:-1]", "new[1:] = False",
+           "is_first[1:] = groups[order][1:] != groups[order][:-1]", "is_first[1:] = False",
            (f"{FORMULAS}::test_training_windows_lie_within_the_rows_and_within_a_machine",)),
     Mutant("windows: scored ones across two machines", "anomaly_vae/scoring/scorer.py",
            "np.concatenate([chunk.values, condition], axis=1), chunk.groups)",
@@ -133,7 +139,7 @@ MUTANTS = (
            "(rows - steps // 2).clamp(min=0), (rows + (steps + 1) // 2)",
            "(rows + 1 - steps // 2).clamp(min=0), (rows + 1 + (steps + 1) // 2)", (STEP_NATS,)),
     Mutant("features: the memory's share", "anomaly_vae/scoring/patch_score.py",
-           "memory.unit = (SHARE * elbo", "memory.unit = (elbo",
+           "memory.unit = (SHARE * usual", "memory.unit = (usual",
            (f"{FORMULAS}::test_memory_is_worth_twice_the_elbo_on_held_out_normals",)),
     Mutant("sigma: of the scored batch", "anomaly_vae/models/base.py",
            'self.sigma == "optimal" and self.training', 'self.sigma == "optimal"',
@@ -176,7 +182,7 @@ MUTANTS = (
            "(detector.normal >= detector", "(detector.normal > detector",
            (f"{PROMISES}::test_monitor_promises_what_the_held_out_normals_above_the_threshold_say",)),
     Mutant("monitor: k off by one", "anomaly_vae/workflows/monitor.py",
-           "1 + above // together", "max(1, above // together)",
+           "1 + n_above // window", "max(1, n_above // window)",
            (f"{PROMISES}::test_monitor_promises_what_the_held_out_normals_above_the_threshold_say",)),
 )  # fmt: skip
 
