@@ -12,7 +12,8 @@ PyOD's VAE has its KL clamped to 0 by its own default; a second row has the KL i
 and are left out, with a line that says so, where it cannot be imported.
 
 About 30 minutes with one thread on the 22 tables that ADBench calls classical and this was measured on: AUROC 0.896
-and AUPR 0.726, kNN's nearest neighbour 0.886 and 0.710, PyOD's VAE 0.811 and 0.571.
+and AUPR 0.726, kNN's nearest neighbour 0.886 and 0.710, PyOD's VAE 0.811 and 0.571. Over tables the lead over kNN is
+none: see BENCHMARKS.
 """
 
 from __future__ import annotations
