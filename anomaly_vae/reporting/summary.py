@@ -162,7 +162,8 @@ def pixel_facts(threshold: Threshold | None) -> Facts:
     if threshold.labelled:
         how = f"{threshold.policy} on the pixels' ROC curve, {threshold.false_alarm_rate:.2g} of the normal ones above"
     else:
-        how = f"{threshold.policy}, from the peaks of {threshold.normals} held-out normal pictures"
+        rate = f"at most {threshold.false_alarm_rate:.3g} of normal pictures reach it"
+        how = f"{threshold.policy}, {rate}, from the peaks of {threshold.normals} held-out ones"
     return [("pixel threshold", f"{threshold.value:.4g} nats above the usual ({how})")]
 
 

@@ -104,7 +104,7 @@ def test_with_another_posterior_many_draws_approach_the_likelihood_and_the_elbo_
 
 def test_the_plug_in_of_the_score_is_below_the_likelihood_of_every_row_by_what_the_spread_costs() -> None:
     model = Linear(shift=0.0)
-    x = rows().held
+    x = rows().values
     recon, kl = terms(x, model(x))  # as a score: the posterior mean is decoded
     # E_q[(W (z - mu))^2] / (2 s^2), with the posterior's own variances
     spread = 0.5 * (model.gram / NOISE**2 / (1 + model.gram / NOISE**2)).sum().item()
@@ -114,7 +114,7 @@ def test_the_plug_in_of_the_score_is_below_the_likelihood_of_every_row_by_what_t
 
 def test_in_the_units_of_the_data_the_bound_is_on_the_density_there() -> None:
     model, scale = Linear(shift=0.0), torch.tensor([1000.0, 0.01, 3.0, 1.0])
-    x = rows().held  # scaled; in the data's units it is x * scale
+    x = rows().values  # scaled; in the data's units it is x * scale
     covariance = model.weight @ model.weight.T + NOISE**2 * torch.eye(F)
     of_data = torch.distributions.MultivariateNormal(torch.zeros(F), covariance * scale * scale[:, None])
     (found,) = weigh(model, rows(), torch.arange(7), "given", 1, 0, scale.double().log().numpy())
@@ -124,7 +124,7 @@ def test_in_the_units_of_the_data_the_bound_is_on_the_density_there() -> None:
 def test_an_element_that_repeats_another_is_read_but_not_counted() -> None:
     model, half = Linear(shift=0.0), Half(shift=0.0)
     covariance = (model.weight @ model.weight.T + NOISE**2 * torch.eye(F))[:2, :2]
-    exact = -torch.distributions.MultivariateNormal(torch.zeros(2), covariance).log_prob(rows().held[:, :2]).double()
+    exact = -torch.distributions.MultivariateNormal(torch.zeros(2), covariance).log_prob(rows().values[:, :2]).double()
     units = np.array([0.0, math.log(10), math.nan, math.nan])
     (found,) = weigh(half, rows(), torch.arange(7), "given", 1, 0, units)
     torch.testing.assert_close(found[0], exact + math.log(10), rtol=1e-4, atol=1e-4)
@@ -135,7 +135,7 @@ def test_an_element_that_repeats_another_is_read_but_not_counted() -> None:
 
 
 def test_a_missing_cell_has_no_unit() -> None:
-    x = rows().held.clone()
+    x = rows().values.clone()
     x[0, 1], x[1] = math.nan, math.nan
     model = model_of_rows()
     units = np.array([0.5, 2.0, math.nan, -1.0])

@@ -172,10 +172,10 @@ def test_the_logged_loss_is_the_objective_at_every_epoch_of_every_schedule(
 
     monkeypatch.setattr(loop, "loss", recording)
     config = settings(**changes)
-    x = part(0, 46).held
+    x = part(0, 46).values
     data = RowDataset((x if kind == "dense" else x.repeat(1, 2)[:, None]).numpy(), CPU)
     torch.manual_seed(0)
-    history = train(build(config.model, tuple(data.held.shape[1:])), data, data, config, lambda *_: None)
+    history = train(build(config.model, tuple(data.values.shape[1:])), data, data, config, lambda *_: None)
     assert len(history.epochs) == 5
     assert (max(step[3] for step in steps) > 0) == (kind == "vq")
     for epoch, figures in enumerate(history.epochs):
