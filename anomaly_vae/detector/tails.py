@@ -1,7 +1,8 @@
 """How high normals will score beyond what was seen: from held-out scores that depend on each other to a threshold.
 
-The promise is about the mean: over repeated calibrations, a normal is at or above the threshold with the stated
-probability. A threshold therefore stands the higher, the less is known.
+What is aimed at is the mean: over repeated calibrations on a stationary series, a normal is at or above the threshold
+with the stated probability. A threshold therefore stands the higher, the less is known. Only rates from `smallest_rate`
+on are promised of a single calibration.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def independent_scores(scores: NDArray[np.float64], span: int = 1) -> float:
 
 
 def smallest_rate(independent: float) -> float:
-    """The smallest false-alarm rate that so many independent normals keep within a factor of 2 in nine of ten fits."""
+    """The smallest false-alarm rate that so many independent normals keep within a factor of 2 in nine of ten
+    calibrations: one that SUPPORT of them exceed on average (by simulation, `tests/detector/test_tails.py`)."""
     return min(1.0, SUPPORT / independent)
 
 

@@ -203,8 +203,8 @@ def _tail(rule: Policy, normal: NDArray[np.float64], independent: float) -> Thre
     value, note = tail_threshold(normal, rule.value, independent), ""
     if rule.value < smallest_rate(independent):
         note = (
-            f"{_support(len(normal), independent)}; the threshold for {rule.value:g} is extrapolated, right on average"
-            " over fits of such data and not in each"
+            f"{_support(len(normal), independent)}; the threshold for {rule.value:g} is extrapolated, and normals may"
+            " exceed it several times more often"
         )
     return Threshold(value, str(rule), False, rule.value, len(normal), 0, note)
 

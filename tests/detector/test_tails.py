@@ -122,8 +122,8 @@ def test_notes_say_what_cannot_be_promised() -> None:
     assert choose("tail=0.05", scores, NONE, independent=100).note == ""
     assert choose("tail=0.01", scores, NONE, independent=100).note == (
         "1000 held-out normals are worth about 100 independent ones, which promise no false-alarm rate below 0.05"
-        " within a factor of 2; the threshold for 0.01 is extrapolated, right on average over fits of such data and not"
-        " in each"
+        " within a factor of 2; the threshold for 0.01 is extrapolated, and normals may exceed it several times more"
+        " often"
     )
     assert "worth about 6 independent ones, which promise no false-alarm rate within" in choose(
         "tail=0.01", scores, NONE, independent=6
