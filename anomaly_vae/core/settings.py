@@ -213,6 +213,11 @@ class TrainingConfig(Section):
 class ScoringConfig(Section):
     """What the score is the sum of. recon and kl always; each further part has a column of its own."""
 
+    combine: Literal["surprise", "sum"] | None = Field(
+        None,
+        description="what is added up: of each part its surprise, -log of the share of held-out normals with as many"
+        " nats, which is one unit for all; or raw nats",
+    )
     recon: Annotated[str | None, one_of("recon")] = Field(
         None,
         description="reconstruction nats of the training likelihood, or of one calibrated after training: of blurred"

@@ -35,6 +35,7 @@ from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.compose import build_score_model
+from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
@@ -121,11 +122,11 @@ def fit(
     learned, judged = score_model.prepare(training, held, feature_cache(config), config.seed)
     history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
     own = score_model.fit(learned, held, config.seed)
-    scorer = Scorer(score_model, scaler, layout, window, source.path)
+    scorer = Scorer(score_model, scaler, layout, window, source.path, raw=True)
     _fit_level(scorer, data, np.r_[parts.train, normals])
 
     # Scores of what was held out, and the thresholds that validation's choose.
-    scores = _scores(scorer, data, parts, normals, own)
+    scores = _surprised(score_model, _scores(scorer, data, parts, normals, own), normals)
     kl, active = _latent_use(score_model.model, judged)
     notes = (*source.notes, *_notes(config, history, active, layout))
     seen = Fit(data, parts, history, scores, kl, active, notes)
@@ -219,7 +220,7 @@ def _fit_level(scorer: Scorer, data: LoadedData, normal: NDArray[np.intp]) -> No
 
 
 def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
-    """The scores of valid and test, of a series of every step. own: see `ScoreModel.fit`, of the rows in `normals`."""
+    """The raw parts of valid and test, of a series of every step. own: see `ScoreModel.fit`, of `normals`."""
     if KINDS[data.layout.kind].ordered:
         rows = np.arange(len(data))
         return gathered(
@@ -237,6 +238,18 @@ def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.
         for here, chunk in data.pieces(rows)
     )
     return gathered(scored, rows, data.store)
+
+
+def _surprised(score_model: ScoreModule, raw: Scores, normals: NDArray[np.intp]) -> Scores:
+    """Fits the surprises, where the score is their sum, to the rows in `normals`; the scores of raw parts."""
+    if score_model.surprise is None:
+        return raw
+    rows = np.searchsorted(raw.ids, normals)
+    of_normals = score_model.surprise.fit({name: nats[rows] for name, nats in raw.parts.items()})
+    parts = score_model.surprise.parts(raw.parts)
+    for name, nats in of_normals.items():
+        parts[name][rows] = nats
+    return replace(raw, parts=parts, raw=raw.parts)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from anomaly_vae.scoring.parts import part_class
 from anomaly_vae.scoring.parts.base import Part
 from anomaly_vae.scoring.patch_score import PatchScore
 from anomaly_vae.scoring.score_model import ScoreModel, ScoreModule
+from anomaly_vae.scoring.surprise import Surprise
 from anomaly_vae.scoring.tiled_score import TiledScore
 
 
@@ -26,9 +27,13 @@ def build_score_model(config: Config, layout: Layout, scaler: Scaler) -> ScoreMo
 
     Raises ConfigError for settings that do not go together.
     """
+    score: ScoreModule
     score = _of_patches(config, layout) if config.model.kind == "features" else _of_samples(config, layout, scaler)
     tiling = tiling_of(layout)
-    return score if tiling is None else TiledScore(score, tiling)
+    score = score if tiling is None else TiledScore(score, tiling)
+    if config.scoring.combine == "surprise":
+        score.surprise = Surprise(len(score.part_names))
+    return score
 
 
 def parts_of(model: VAE, config: ScoringConfig, shape: tuple[int, ...], neighbours: str | None) -> list[Part]:

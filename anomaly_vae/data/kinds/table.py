@@ -96,7 +96,7 @@ TABLE = Kind(
                   "sigma_min": 0.3, "sigma_value": 1.0, "members": 4},
         "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2,
                      "jitter": 0.0},
-        "scoring": {"recon": "likelihood", "prior": "normal", "neighbours": 2048},
+        "scoring": {"combine": "surprise", "recon": "likelihood", "prior": "normal", "neighbours": 2048},
         "threshold": {"unlabelled": "fpr=0.01"},
     },
     recognises=lambda given, config: isinstance(given, Reader),
