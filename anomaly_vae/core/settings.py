@@ -232,10 +232,10 @@ class ScoringConfig(Section):
     neighbours: int | None = Field(
         None,
         ge=0,
-        description="training rows (dense) or positions (features) that the neighbours part measures distances to; 0:"
-        " no such part",
+        description="training rows (dense) or positions (features) that distances are measured to; 0: no part"
+        " that measures any",
     )
-    parts: tuple[str, ...] = Field((), description="further parts of the score, by name")
+    parts: tuple[str, ...] | None = Field(None, description="further parts of the score, by name")
     border: bool = Field(
         True,
         description="positions near the border count less where normal pictures score more (features)",

@@ -22,7 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "model": {"kind": "conv2d", "latent": 64, "hidden": (256,), "blocks": 0, "likelihood": "gaussian",
               "sigma": "shared", "sigma_min": 0.02, "sigma_value": 0.37, "members": 1},
     "training": {"steps": 1200, "batch_size": 128, "lr": 2e-3, "bf16": True, "noise": 0.5, "jitter": 1.0},
-    "scoring": {"combine": "sum", "recon": "energy", "prior": "mixture", "neighbours": 0},
+    "scoring": {"combine": "sum", "recon": "energy", "prior": "mixture", "neighbours": 0, "parts": ()},
     "threshold": {"unlabelled": "fpr=0.01"},
 }  # fmt: skip
 LIGHT = ("brightness", "contrast", "sharpness")  # of a picture, each 0-1

@@ -200,7 +200,7 @@ SERIES = Kind(
                   "likelihood": "gaussian", "sigma": "element", "sigma_min": 0.08, "sigma_value": 1.0, "members": 1},
         "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0,
                      "jitter": 0.0},
-        "scoring": {"combine": "sum", "recon": "level", "prior": "normal", "neighbours": 0},
+        "scoring": {"combine": "sum", "recon": "level", "prior": "normal", "neighbours": 0, "parts": ()},
         "threshold": {"unlabelled": "tail=0.0001"},
     },
     recognises=_recognises,

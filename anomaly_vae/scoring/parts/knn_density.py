@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly_vae.core.config import ScoringConfig
 from anomaly_vae.core.errors import ConfigError
@@ -92,17 +92,16 @@ class KNNDensity(Part):
         joined = self._join(self._batch(model, references))  # (R, J)
         self.centre = joined.mean(0)
         if self.axes.shape[1]:
-            found = torch.linalg.svd(joined - self.centre, full_matrices=False)[2][:AXES].T
-            self.axes = nn.functional.pad(found, (0, AXES - found.shape[1])).contiguous()  # fewer rows than axes
+            self.axes = distances.principal_axes(joined - self.centre, AXES)
         place = self._project(joined)
-        distances = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
-        nearest = distances.topk(min(NEAR, len(place) - 1), largest=False).values
+        apart = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
+        nearest = apart.topk(min(NEAR, len(place) - 1), largest=False).values
         near = nearest.mean(1)
         median = near.median().clamp(min=1e-6)
         power = ADAPT * n / (n + ADAPT_ROWS)
         weight = (near / median).clamp(0.5, 5.0) ** (-2 * power)
         smallest = (0.02 * median) ** 2
-        by_bag = (distances.square() + smallest).unflatten(1, (bags, -1))  # (R, bags, R / bags)
+        by_bag = (apart.square() + smallest).unflatten(1, (bags, -1))  # (R, bags, R / bags)
         self.unit = nats_of_log_distance(
             nearest.clamp(min=0.02 * float(median)),
             by_bag.amin(2).log() / 2,
@@ -110,16 +109,12 @@ class KNNDensity(Part):
             len(place) / bags,
         )
         self.floor = torch.stack([smallest, smallest * weight.min()])
-        # w |v - r|^2 = w (|v|^2 + smallest) - 2 w v.r + w |r|^2
-        parts = [-2 * place * weight[:, None], weight[:, None], (place.square().sum(1) * weight)[:, None]]
-        self.weights = torch.cat(parts, dim=1).unflatten(0, (bags, -1)).transpose(1, 2).contiguous()
+        self.weights = distances.scaled_references(place, weight, bags)
         return rows
 
     def nats(self, batch: Batch) -> Tensor:
         """(B,) -log density of scaled rows (B, E) in the joined space, up to a constant."""
-        place = self._project(self._join(batch))
-        ones = torch.ones_like(place[:, :1])
-        left = torch.cat([place, place.square().sum(1, keepdim=True) + self.floor[0], ones], dim=1)
+        left = distances.read_against(self._project(self._join(batch)), self.floor[0])
         size = self.weights.shape[2]
         nearest = torch.cat(
             [self._nearest(left[rows], batch.own, rows, scratch) for rows, scratch in distances.tiles(left, size)]
@@ -165,26 +160,24 @@ class KNNDensity(Part):
 def nats_of_log_distance(nearest: Tensor, plain: Tensor, scaled: Tensor, references: float) -> Tensor:
     """() nats of -log density that a unit of the log of scaled distance is worth.
 
-    nearest: (R, k) distances of points to their k nearest, rising; plain, scaled: (R, bags) log distances to the nearest
-    of each bag, without the local scale and with it; references: points of a bag.
+    nearest: (R, k) distances of points to their k nearest, rising. plain, scaled: (R, bags) log distances to the
+    nearest of each bag, without the local scale and with it. references: points of a bag.
 
-    The maximum likelihood of the dimension at that distance is D, 1 / mean log(r_k / r_j) (Levina & Bickel 2004). Where
-    dimensions are many and references few, the nearest is so far away that D is below the data's dimension d, and that
-    a ball around x is filled from the side of the mode, so that its probability changes by less than the density at x.
+    Where dimensions are many and references few, the nearest is so far away that the dimension D at its distance is
+    below the data's dimension d, and that a ball around x is filled from the side of the mode, so that its probability
+    changes by less than the density at x.
     For a Gaussian both follow from the tilt t of the saddle point of the probability of a ball that holds one reference
     (Bahadur & Rao 1960): D = d t (2 + t) / (1 + t)^2, that of the probability is below, and D log r has t / (1 + t) of
     the slope of -log p. What dividing by the local scale takes of the slope is given back.
     """
-    logs = nearest.double().log()
-    apart = (logs[:, -1:] - logs[:, :-1]).mean() if logs.shape[1] > 1 else logs.new_tensor(1.0)
-    local = 1 / apart.clamp(min=1e-2)  # D
-    t = torch.logspace(-2, 6, 4001, dtype=torch.float64, device=logs.device)
+    local = distances.intrinsic_dimension(nearest)  # D
+    t = torch.logspace(-2, 6, 4001, dtype=torch.float64, device=local.device)
     d = local * (1 + t).square() / (t * (2 + t))
     chernoff = d / 2 * (torch.log1p(t) - t / (1 + t).square())
     deviation = (d / 2 + d / (1 + t)).sqrt() / (1 + t)  # of half the squared distance, under the tilt
     rare = chernoff + torch.log1p(math.sqrt(2 * math.pi) * t * deviation)  # -log probability of the ball
     tilt = t[(rare - math.log(max(references, 2.0))).abs().argmin()]
-    kept = logs.new_tensor(1.0)
+    kept = local.new_tensor(1.0)
     if plain.shape[1] > 1:  # by one bag of what another says, whose noise is independent
         known = plain[:, 0].double() - plain[:, 0].double().mean()
         kept = (scaled[:, 1:].double().mean(1) * known).mean() / (plain[:, 1:].double().mean(1) * known).mean()
