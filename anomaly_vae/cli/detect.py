@@ -102,6 +102,7 @@ def fit_command(
 @click.option("--engine", type=click.Choice(ENGINES), help="Score many files here or over a Ray cluster (RAY_ADDRESS).")
 @click.option("--threshold", type=float, metavar="NATS", help="Threshold instead of the detector's.")
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
+@click.option("--raw", is_flag=True, help="Add each part's raw nats, before it was turned into its surprise.")
 @click.option("--maps", metavar="DIR", help="Draw maps over the flagged pictures into this new folder.")
 @click.option("--all-maps", is_flag=True, help="With --maps: over all pictures, not only the flagged ones.")
 @click.option("--map-values", is_flag=True, help="With --maps: also write each map as .npy, float32 nats.")
@@ -116,6 +117,7 @@ def score_command(
     model: str | None,
     threshold: float | None,
     explain: int | None,
+    raw: bool,
     output: str | None,
     ending: str | None,
     engine: Engine | None,
@@ -148,7 +150,7 @@ def score_command(
     from anomaly_vae.workflows.score import Maps, Options, score
 
     scoring = Options(
-        threshold=threshold, explain=explain or 0, id_column=id_column, skip_broken=config.data.skip_broken
+        threshold=threshold, explain=explain or 0, raw=raw, id_column=id_column, skip_broken=config.data.skip_broken
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:

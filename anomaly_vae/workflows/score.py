@@ -28,11 +28,13 @@ class Options:
     """How data is scored.
 
     threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, with their
-    shares. id_column: reported as id. skip_broken: leave out, and name, pictures that cannot be decoded.
+    shares. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
+    that cannot be decoded.
     """
 
     threshold: float | None = None
     explain: int = 0
+    raw: bool = False
     id_column: str | None = None
     skip_broken: bool = False
 
@@ -86,7 +88,7 @@ def score(
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
                 progress("scoring", rows, None)
                 columns = {} if file is None else {"file": [file] * len(scores)}
-                yield batch(columns | score_columns(scores, detector, is_anomaly, names, options.explain))
+                yield batch(columns | score_columns(scores, detector, is_anomaly, names, options.explain, options.raw))
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing
