@@ -69,9 +69,14 @@ def fit_ours(train: Rows, test: Rows, config: Config, seed: int) -> tuple[Scores
 
 
 def measure_ours(train: Rows, test: Rows, anomalous: NDArray[np.bool_], config: Config, seed: int) -> Figures:
-    """The figures of our score, and of each of its parts used as a score, all from one fit."""
+    """The figures of our score, of recon + kl where it has further parts, and of each part, by raw nats, all from one
+    fit."""
     scores, times = fit_ours(train, test, config, seed)
-    parts = {OURS: scores.total, **{f"{OURS} {name} alone": part for name, part in scores.parts.items()}}
+    raw = scores.raw or scores.parts
+    parts = {OURS: scores.total}
+    if len(raw) > 2:
+        parts[f"{OURS} recon + kl"] = raw["recon"] + raw["kl"]
+    parts |= {f"{OURS} {name} alone": part for name, part in raw.items()}
     return {name: ranking(anomalous, part) | times for name, part in parts.items()}
 
 

@@ -108,6 +108,7 @@ def fit_command(
     metavar="K",
     help="Add the negative ELBO (nats) of K posterior draws; the score itself decodes the posterior mean.",
 )
+@click.option("--raw", is_flag=True, help="Add each part's raw nats, before it was turned into its surprise.")
 @click.option("--maps", metavar="DIR", help="Draw maps over the flagged pictures into this new folder.")
 @click.option("--all-maps", is_flag=True, help="With --maps: over all pictures, not only the flagged ones.")
 @click.option("--map-values", is_flag=True, help="With --maps: also write each map as .npy, float32 nats.")
@@ -123,6 +124,7 @@ def score_command(
     threshold: float | None,
     explain: int | None,
     elbo: int | None,
+    raw: bool,
     output: str | None,
     ending: str | None,
     engine: Engine | None,
@@ -160,6 +162,7 @@ def score_command(
         id_column=id_column,
         skip_broken=config.data.skip_broken,
         elbo=elbo or 0,
+        raw=raw,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:

@@ -220,6 +220,11 @@ class TrainingConfig(Section):
 class ScoringConfig(Section):
     """What the score is the sum of. recon and kl always; each further part has a column of its own."""
 
+    combine: Literal["surprise", "sum"] | None = Field(
+        None,
+        description="what is added up: of each part its surprise, -log of the share of held-out normals with as many"
+        " nats, which is one unit for all; or raw nats",
+    )
     recon: Annotated[str | None, one_of("recon")] = Field(
         None,
         description="reconstruction nats of the training likelihood, or of one calibrated after training: of blurred"
@@ -234,10 +239,10 @@ class ScoringConfig(Section):
     neighbours: int | None = Field(
         None,
         ge=0,
-        description="training rows (dense) or positions (features) that the neighbours part measures distances to; 0:"
-        " no such part",
+        description="training rows (dense) or positions (features) that distances are measured to; 0: no part"
+        " that measures any",
     )
-    parts: tuple[str, ...] = Field((), description="further parts of the score, by name")
+    parts: tuple[str, ...] | None = Field(None, description="further parts of the score, by name")
     border: bool = Field(
         True,
         description="positions near the border count less where normal pictures score more (features)",

@@ -50,10 +50,13 @@ def score_frame(
 
 
 def score_columns(
-    scores: Scores, detector: Detector, alarm: NDArray[np.bool_], names: list[str], explain: int
+    scores: Scores, detector: Detector, alarm: NDArray[np.bool_], names: list[str], explain: int, raw: bool = False
 ) -> dict[str, Any]:
-    """The columns of a table of scores, in order; `names` and `explain`: see `explained_names`."""
+    """The columns of a table of scores, in order; `names` and `explain`: see `explained_names`. raw: with the raw nats
+    of each part, behind all parts."""
     columns: dict[str, Any] = {"id": scores.ids, "score": scores.total, **scores.parts}
+    if raw:
+        columns |= {f"{name}_raw": nats for name, nats in (scores.raw or scores.parts).items()}
     columns |= {"p_value": detector.p_values(scores.total), "is_anomaly": alarm}
     if explain:
         order, shares = detector.contributions(scores, explain)

@@ -39,6 +39,7 @@ from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.compose import build_score_model
 from anomaly_vae.scoring.parts.sensor_level import PIECE, SMOOTH, LevelStream, SensorLevel
+from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import DECIMALS, Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
@@ -139,13 +140,13 @@ def fit(
     learned, judged = score_model.prepare(training, held, feature_cache(config), config.seed)
     history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
     own = score_model.fit(learned, held, config.seed)
-    scorer = Scorer(score_model, scaler, layout, window, source.path)
+    scorer = Scorer(score_model, scaler, layout, window, source.path, raw=True)
     residuals = None if score_model.level is None else _residuals(scorer, data, _before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:
         residuals.fit(score_model.level, np.r_[parts.train, normals])
 
     # Scores of what was held out, and the thresholds that validation's choose.
-    scores = _scores(scorer, data, parts, normals, own)
+    scores = _surprised(score_model, _scores(scorer, data, parts, normals, own), normals)
     kl, active = _latent_use(score_model.model, judged)
     seen = Fit(data, parts, history, scores, kl, active, score_model.model.members, ())
     notes = (*source.notes, *((parts.note,) if parts.note else ()), *_notes(config, seen, layout))
@@ -154,7 +155,7 @@ def fit(
     unseen, anomalous, independent = valid.total[~wrong], np.sort(valid.total[wrong]), None
     if kind.ordered:
         # A level that was calibrated on these very steps would make their scores, and the threshold, too small.
-        if score_model.level is not None and residuals is not None:
+        if score_model.level is not None and residuals is not None and score_model.surprise is None:
             unseen = residuals.cross_scores(score_model.level, parts.train, normals, valid.take(np.flatnonzero(~wrong)))
         in_order = unseen if data.groups is None else unseen[np.argsort(data.groups[normals], kind="stable")]
         independent = independent_scores(in_order, 1 if residuals is None else SMOOTH)
@@ -320,8 +321,8 @@ def _residuals(scorer: Scorer, data: LoadedData, rows: NDArray[np.intp]) -> _Res
 
 
 def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
-    """The scores of valid and test, of a series of every step, those before test without it. own: see `ScoreModel.fit`,
-    of the rows in `normals`."""
+    """The raw parts of valid and test, of a series of every step, those before test without it. own: of the rows in
+    `normals`, see `ScoreModel.fit`."""
     if KINDS[data.layout.kind].ordered:
         rows = np.arange(len(data))
         scores = gathered(_steps(scorer, data, rows), rows, data.store)
@@ -350,6 +351,18 @@ def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.
 def _steps(scorer: Scorer, data: LoadedData, rows: NDArray[np.intp]) -> Iterator[Scores]:
     """The scores of steps of a series, as if there were no others."""
     return (scores for _, scores in scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True))
+
+
+def _surprised(score_model: ScoreModule, raw: Scores, normals: NDArray[np.intp]) -> Scores:
+    """Fits the surprises, where the score is their sum, to the rows in `normals`; the scores of raw parts."""
+    if score_model.surprise is None:
+        return raw
+    rows = np.searchsorted(raw.ids, normals)
+    of_normals = score_model.surprise.fit({name: nats[rows] for name, nats in raw.parts.items()})
+    parts = score_model.surprise.parts(raw.parts)
+    for name, nats in of_normals.items():
+        parts[name][rows] = nats
+    return replace(raw, parts=parts, raw=raw.parts)
 
 
 @torch.no_grad()

@@ -14,10 +14,11 @@ from anomaly_vae.models import registry
 from anomaly_vae.models.backbone import Backbone
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.feature_maps import FeatureMaps
-from anomaly_vae.scoring.parts import part_class
+from anomaly_vae.scoring.parts import DISTANCES, part_class
 from anomaly_vae.scoring.parts.base import Part
 from anomaly_vae.scoring.patch_score import PatchScore
 from anomaly_vae.scoring.score_model import ScoreModel, ScoreModule
+from anomaly_vae.scoring.surprise import Surprise
 from anomaly_vae.scoring.tiled_score import TiledScore
 
 
@@ -26,19 +27,25 @@ def build_score_model(config: Config, layout: Layout, scaler: Scaler) -> ScoreMo
 
     Raises ConfigError for settings that do not go together.
     """
+    score: ScoreModule
     score = _of_patches(config, layout) if config.model.kind == "features" else _of_samples(config, layout, scaler)
     tiling = tiling_of(layout)
-    return score if tiling is None else TiledScore(score, tiling)
+    score = score if tiling is None else TiledScore(score, tiling)
+    if config.scoring.combine == "surprise":
+        score.surprise = Surprise(len(score.part_names))
+    return score
 
 
 def parts_of(model: VAE, config: ScoringConfig, shape: tuple[int, ...], neighbours: str | None) -> list[Part]:
     """The parts of a score, in their order. shape: of a sample's data. neighbours: the part of PARTS that
     scoring.neighbours is about; None: this data has none."""
     assert config.recon and config.prior
-    distances = (neighbours,) if neighbours is not None and config.neighbours else ()
-    return [
-        part_class(name).of(model, config, shape) for name in (config.recon, config.prior, *distances, *config.parts)
-    ]
+    further = config.parts or ()
+    if neighbours is not None and config.neighbours:
+        further = (neighbours, *further)
+    else:
+        further = tuple(name for name in further if name not in DISTANCES)
+    return [part_class(name).of(model, config, shape) for name in (config.recon, config.prior, *further)]
 
 
 def _of_samples(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.scoring.parts.sensor_level import step_nats
 from anomaly_vae.scoring.score_model import ScoreModule
+from anomaly_vae.scoring.surprise import Surprise
 
 BIG = float(torch.finfo(torch.float32).max)  # of a part beyond float32's range
 
@@ -70,7 +71,7 @@ class RowGraph(nn.Module):
     def forward(self, values: Tensor) -> tuple[Tensor, ...]:
         x = self.scaled(values) if self.scaled is not None else values.float() / 255
         parts = self.net(x)[1]
-        return _scored([parts[name].double() for name in self.names])
+        return _scored([parts[name].double() for name in self.names], self.net.surprise)
 
 
 class SeriesGraph(nn.Module):
@@ -104,15 +105,16 @@ class SeriesGraph(nn.Module):
                 shared.append((_gathered(rows, share, n) / count)[:, 0])
         level = self.net.level
         if level is None:
-            return _scored([mean.sum(1), *shared])
+            return _scored([mean.sum(1), *shared], self.net.surprise)
         recon, stood = step_nats(mean, level.step.double(), level.level.double())
-        return _scored([recon.sum(1), *shared, stood.sum(1)])
+        return _scored([recon.sum(1), *shared, stood.sum(1)], self.net.surprise)
 
 
-def _scored(parts: list[Tensor]) -> tuple[Tensor, ...]:
+def _scored(parts: list[Tensor], surprise: Surprise | None) -> tuple[Tensor, ...]:
     """The score and its parts; beyond float32's range as large as can be said, never a NaN."""
-    finite = [torch.where(torch.isnan(part), BIG, part).clamp(max=BIG) for part in parts]
-    return (torch.stack(finite).sum(0), *finite)
+    finite = torch.stack([torch.where(torch.isnan(part), BIG, part).clamp(max=BIG) for part in parts])
+    nats = finite if surprise is None else surprise(finite)
+    return (nats.sum(0), *nats.unbind())
 
 
 def _gathered(rows: Tensor, values: Tensor, n: int) -> Tensor:

@@ -102,10 +102,11 @@ class PatchScore(ScoreModule):
         chosen = torch.randperm(len(train), generator=generator)[:FITTED]
         x = train.take(chosen if train.pinned else chosen.to(train.device))
         maps = FeatureCache(held, self.features, self.cache)
+        no_samples = torch.empty(0, dtype=torch.long)  # positions are no samples
         self.patches.fit_parts(
             Normals(
                 self.model, seed, generator, len(train), len(held) * self.features.cells, lambda: x,
-                lambda: self._standardised(maps.sample(HELD, generator)), SIZE,
+                lambda: (self._standardised(maps.sample(HELD, generator)), no_samples), SIZE,
                 lambda x: x * self.deviation + self.mean_feature,
             )
         )  # fmt: skip

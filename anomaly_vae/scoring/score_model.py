@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -18,6 +17,7 @@ from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.parts.base import Batch, ElementPart, Normals, Part
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 from anomaly_vae.scoring.parts.sensor_level import SensorLevel
+from anomaly_vae.scoring.surprise import Surprise
 
 FITTED_ON = 20_000  # training samples at most that the parts are fitted to, and as many held-out ones
 P = TypeVar("P", bound=Part)
@@ -31,13 +31,19 @@ class ScoreModule(nn.Module, ABC):
     has_density: whether the model's likelihood is one of the data itself. backbone: the frozen network in front of the
     model, whose weights begin with `frozen_prefix` in the state; None and "" without one. level, prior: the parts that
     are more than nats of samples, None where the score has none: the level of sensors is fitted and computed where
-    windows are folded, and a mixture prior can be sampled.
+    windows are folded, and a mixture prior can be sampled. surprise: what turns the parts of `forward`, once windows
+    are folded, into those of the score; None: the score is the sum of raw nats.
     """
 
+    surprise: Surprise | None
     reconstructs: bool = True
     maps_are_scores: bool = False
     has_density: bool = True
     frozen_prefix: str = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_module("surprise", None)
 
     @property
     @abstractmethod
@@ -136,8 +142,12 @@ class ScoreModel(ScoreModule):
 
     def fit(self, train: RowDataset, held: RowDataset, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        draw_train, draw_held = (partial(_some, samples, generator) for samples in (train, held))
-        return self.fit_parts(Normals(self.model, seed, generator, len(train), len(held), draw_train, draw_held))
+        return self.fit_parts(
+            Normals(
+                self.model, seed, generator, len(train), len(held),
+                lambda: _some(train, generator)[0], lambda: _some(held, generator),
+            )
+        )  # fmt: skip
 
     def fit_parts(self, normals: Normals) -> Tensor:
         """Fits every part; see `fit`."""
@@ -197,7 +207,7 @@ def renamed_format_4(state: Mapping[str, Tensor], expected: Collection[str]) -> 
     return {name: tensor for name, tensor in renamed.items() if name in expected}
 
 
-def _some(samples: RowDataset, generator: torch.Generator) -> Tensor:
-    """All samples, or so many drawn at random, in order."""
+def _some(samples: RowDataset, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """All samples, or so many drawn at random, in order, and which they are (N,)."""
     rows = torch.randperm(len(samples), generator=generator)[:FITTED_ON].sort().values
-    return samples.take(rows if samples.pinned else rows.to(samples.device))
+    return samples.take(rows if samples.pinned else rows.to(samples.device)), rows

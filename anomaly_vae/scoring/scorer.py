@@ -27,12 +27,19 @@ class Scorer:
     """A score model with what it needs to read raw values."""
 
     def __init__(
-        self, score_model: ScoreModule, scaler: Scaler, layout: Layout, window: int | None, path: str = "memory"
+        self,
+        score_model: ScoreModule,
+        scaler: Scaler,
+        layout: Layout,
+        window: int | None,
+        path: str = "memory",
+        raw: bool = False,
     ) -> None:
-        """path: of what is scored, for messages."""
+        """path: of what is scored, for messages. raw: the parts stay raw nats, before surprises are fitted to them."""
         self.kind = KINDS[layout.kind]
         self.score_model, self.scaler, self.layout = score_model.eval(), scaler, layout
         self.window, self.path = window, path
+        self.surprise = None if raw else score_model.surprise
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -64,7 +71,7 @@ class Scorer:
             return self.scaler.read(chunk.values[rows], None if chunk.condition is None else chunk.condition[rows])
 
         parts, nats = self._forward(read, len(chunk), explain, first, own)
-        return Scores(chunk.ids, _rounded(parts), None if nats is None else self.scaler.by_column(nats))
+        return self._combined(chunk.ids, parts, None if nats is None else self.scaler.by_column(nats))
 
     def _forward(
         self, read: Callable[[slice], NDArray[np.float32]], n: int, keep: bool, first: int, own: Tensor | None = None
@@ -96,6 +103,15 @@ class Scorer:
         kept = [d[1] for d in done if d[1] is not None]
         return joined, torch.cat(kept).cpu().numpy() if kept else None
 
+    def _combined(
+        self, ids: NDArray[np.generic], parts: Mapping[str, NDArray[Any]], elements: NDArray[np.float32] | None
+    ) -> Scores:
+        """Scores of raw parts."""
+        raw = _rounded(parts)
+        if self.surprise is None:
+            return Scores(ids, raw, elements)
+        return Scores(ids, self.surprise.parts(raw), elements, raw)
+
     # --- series ----------------------------------------------------------------------------------------------------
 
     def residuals(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.float64]]:
@@ -121,7 +137,7 @@ class Scorer:
                 columns = (recon, *shares.T, *further)
                 parts = dict(zip(self.score_model.part_names, columns, strict=True))
                 by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
-                yield _first(waiting, len(ids)), Scores(ids, _rounded(parts), by_sensor)
+                yield _first(waiting, len(ids)), self._combined(ids, parts, by_sensor)
 
     def _fold(
         self, chunks: Iterable[Chunk], stage: Callable[[], Stage]

@@ -21,12 +21,14 @@ class Scores:
 
     parts: name -> (N,) float64 nats, `recon` and `kl` first; the score is their sum. elements: (N, *shape) float32
     nats of reconstruction, the share of each column, sensor or pixel in recon, of images summed over channels
-    (N, 1, H, W); None where it was not asked for.
+    (N, 1, H, W); None where it was not asked for. raw: the parts before they were turned into surprises; None where the
+    score is the sum of raw nats.
     """
 
     ids: NDArray[np.generic]
     parts: dict[str, NDArray[np.float64]]
     elements: NDArray[np.float32] | None = None
+    raw: dict[str, NDArray[np.float64]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,8 +40,12 @@ class Scores:
         return total
 
     def take(self, rows: NDArray[np.intp]) -> Scores:
-        parts = {name: part[rows] for name, part in self.parts.items()}
-        return Scores(self.ids[rows], parts, None if self.elements is None else self.elements[rows])
+        parts, raw = (
+            None if nats is None else {name: part[rows] for name, part in nats.items()}
+            for nats in (self.parts, self.raw)
+        )
+        assert parts is not None
+        return Scores(self.ids[rows], parts, None if self.elements is None else self.elements[rows], raw)
 
 
 def numbered(stream: Iterable[tuple[Chunk, Scores]]) -> Iterator[tuple[Scores, NDArray[np.intp]]]:
@@ -57,7 +63,13 @@ def join(stream: Iterable[tuple[Chunk, Scores]]) -> Scores:
         raise DataError("there are no rows to score; give at least one")
     parts = {name: np.concatenate([p.parts[name] for p in pieces]) for name in pieces[0].parts}
     found = [p.elements for p in pieces if p.elements is not None]
-    return Scores(np.concatenate([p.ids for p in pieces]), parts, np.concatenate(found) if found else None)
+    raw = [p.raw for p in pieces if p.raw is not None]
+    return Scores(
+        np.concatenate([p.ids for p in pieces]),
+        parts,
+        np.concatenate(found) if found else None,
+        {name: np.concatenate([nats[name] for nats in raw]) for name in parts} if raw else None,
+    )
 
 
 def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], store: ArrayStore) -> Scores:

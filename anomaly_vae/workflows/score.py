@@ -30,12 +30,13 @@ class Options:
     """How data is scored.
 
     threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, with their
-    shares. id_column: reported as id. skip_broken: leave out, and name, pictures that cannot be decoded. elbo: draws of
-    the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
+    shares. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
+    that cannot be decoded. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
     """
 
     threshold: float | None = None
     explain: int = 0
+    raw: bool = False
     id_column: str | None = None
     skip_broken: bool = False
     elbo: int = 0
@@ -90,7 +91,7 @@ def score(
                     heat_maps.draw(chunk, scores, is_anomaly)
                 unseen.update(unseen_classes(chunk, detector.layout))
                 columns: dict[str, Any] = {} if file is None else {"file": [file] * len(scores)}
-                columns |= score_columns(scores, detector, is_anomaly, names, options.explain)
+                columns |= score_columns(scores, detector, is_anomaly, names, options.explain, options.raw)
                 if options.elbo:
                     columns["elbo"] = elbo_of(detector, chunk, options.elbo, rows)
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())

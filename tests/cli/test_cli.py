@@ -27,7 +27,11 @@ from tests.commands import ok, run
 
 UNTRACKED = ["--set", "training.epochs=1", "--set", "tracking.enabled=false"]
 ROWS = {"digits": 1797, "table": 569, "series": 3000}
-PARTS = {"digits": ["recon", "kl"], "table": ["recon", "kl", "neighbours"], "series": ["recon", "kl", "level"]}
+PARTS = {
+    "digits": ["recon", "kl"],
+    "table": ["recon", "kl", "neighbours", "lof", "marginals"],
+    "series": ["recon", "kl", "level"],
+}
 
 Fits = dict[str, dict[str, Any]]
 

@@ -111,12 +111,15 @@ def run_twice(main: Main, argv: list[str], out: str, monkeypatch: pytest.MonkeyP
 
 def test_tables(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = run_twice(tables.main, [str(table_folder), "--seeds", "1", *QUIET], "out", monkeypatch)
-    parts = [f"anomaly-vae {part} alone" for part in ("recon", "kl", "neighbours")]
-    assert list(cells.loc["1_small"].index) == ["anomaly-vae", *parts, *baselines.TABLES]
+    parts = [f"anomaly-vae {part} alone" for part in ("recon", "kl", "neighbours", "lof", "marginals")]
+    assert list(cells.loc["1_small"].index) == ["anomaly-vae", "anomaly-vae recon + kl", *parts, *baselines.TABLES]
 
     train, test, anomalous = tables.draw(table_folder / "1_small.npz", 0)
     scores = Detector.fit(train, seed=0, **FIT).parts(test)
-    direct = {"anomaly-vae": scores.total, parts[0]: scores.parts["recon"]}
+    raw = scores.raw
+    assert raw is not None
+    direct = {"anomaly-vae": scores.total, parts[0]: raw["recon"]}
+    direct["anomaly-vae recon + kl"] = raw["recon"] + raw["kl"]
     mean, sd = train.mean(0), train.std(0)
     distances = np.linalg.norm(((test - mean) / sd)[:, None] - ((train - mean) / sd)[None], axis=2)
     direct["kNN mean of 5"] = np.sort(distances, axis=1)[:, :5].mean(1)

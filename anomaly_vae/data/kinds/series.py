@@ -232,7 +232,7 @@ SERIES = Kind(
             "members": 1,
         },
         "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0, "jitter": 0.0},
-        "scoring": {"recon": "level", "prior": "normal", "neighbours": 0},
+        "scoring": {"combine": "sum", "recon": "level", "prior": "normal", "neighbours": 0, "parts": ()},
         "threshold": {"unlabelled": "tail=0.001"},
     },
     recognises=_recognises,

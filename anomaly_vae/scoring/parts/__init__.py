@@ -21,8 +21,13 @@ PARTS: dict[str, tuple[str, str]] = {
     "normal": ("kl", "anomaly_vae.scoring.parts.model_prior:ModelPrior"),
     "mixture": ("kl", "anomaly_vae.scoring.parts.mixture_prior:MixturePrior"),
     "neighbours": ("neighbours", "anomaly_vae.scoring.parts.knn_density:KNNDensity"),
+    "lof": ("lof", "anomaly_vae.scoring.parts.local_outlier:LocalOutlierFactor"),
+    "marginals": ("marginals", "anomaly_vae.scoring.parts.marginals:Marginals"),
     "memory": ("neighbours", "anomaly_vae.scoring.parts.memory_bank:MemoryBank"),
 }
+
+
+DISTANCES = ("neighbours", "lof", "memory")  # those that scoring.neighbours is about
 
 
 def names_of(column: str) -> tuple[str, ...]:

@@ -33,7 +33,8 @@ class Batch(NamedTuple):
 class Normals:
     """Normal samples that the parts are fitted to, and the trained model.
 
-    n_train, n_held: numbers of training and of held-out samples, of which `train()` and `held()` draw some.
+    n_train, n_held: numbers of training and of held-out samples, of which `train()` and `held()` draw some; `held()`
+    says too which they are, (N,).
     generator: of these draws and of those that a part makes, one after the other. size: samples that the model reads at
     once. raw: turns x into `Batch.raw`.
     """
@@ -44,7 +45,7 @@ class Normals:
     n_train: int
     n_held: int
     train: Callable[[], Tensor]
-    held: Callable[[], Tensor]
+    held: Callable[[], tuple[Tensor, Tensor]]
     size: int = 512
     raw: Callable[[Tensor], Tensor] = lambda x: x
 

@@ -1,4 +1,5 @@
-"""Projection of points to fewer axes, keeping the length of the rest, and tiles in which distances are computed."""
+"""Projection of points to fewer axes, keeping the length of the rest; scaled distances as one matrix product, and the
+tiles in which they are computed."""
 
 from __future__ import annotations
 
@@ -16,6 +17,35 @@ def place(offset: Tensor, axes: Tensor) -> Tensor:
     whole, kept = (torch.linalg.vector_norm(part, dim=1, keepdim=True).square() for part in (offset, along))
     rest = (whole - kept).clamp(min=0).sqrt()
     return torch.cat([along, rest], dim=1)
+
+
+def principal_axes(offset: Tensor, count: int) -> Tensor:
+    """(C, count) orthonormal axes of offsets (N, C) from their mean; those beyond N are 0."""
+    found = torch.linalg.svd(offset, full_matrices=False)[2][:count].T
+    return torch.nn.functional.pad(found, (0, count - found.shape[1])).contiguous()
+
+
+def scaled_references(points: Tensor, weight: Tensor, bags: int) -> Tensor:
+    """(bags, A + 2, R / bags) what `read_against` is multiplied with to give weight (R,) times squared distances to
+    points (R, A), the first of which are in the first bag."""
+    # w (|x - r|^2 + s) = w (|x|^2 + s) - 2 w x.r + w |r|^2
+    columns = [-2 * points * weight[:, None], weight[:, None], (points.square().sum(1) * weight)[:, None]]
+    joined = torch.cat(columns, dim=1)  # (R, A + 2)
+    return joined.view(bags, -1, joined.shape[1]).transpose(1, 2).contiguous()
+
+
+def read_against(points: Tensor, smallest: Tensor) -> Tensor:
+    """(B, A + 2) of points (B, A); `smallest` () is added to every squared distance."""
+    return torch.cat([points, points.square().sum(1, keepdim=True) + smallest, torch.ones_like(points[:, :1])], dim=1)
+
+
+def intrinsic_dimension(nearest: Tensor) -> Tensor:
+    """() the maximum likelihood of the dimension at the distance of points' neighbours, 1 / mean log(r_k / r_j) (Levina
+    & Bickel 2004). nearest: (R, k) distances to the k nearest, rising."""
+    logs = nearest.double().log()
+    if logs.shape[1] < 2:
+        return logs.new_tensor(1.0)
+    return 1 / (logs[:, -1:] - logs[:, :-1]).mean().clamp(min=1e-2)
 
 
 def tiles(points: Tensor, others: int) -> Iterator[tuple[slice, Tensor | None]]:

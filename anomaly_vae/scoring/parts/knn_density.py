@@ -3,7 +3,8 @@
 The ELBO of a small VAE is loose where the data is clustered: two rows may be reconstructed equally well, one amid its
 kind, the other alone. This part measures that. Rows are placed in the joined space of what the network reads, the
 latent means of all members, and their residuals; the nearest reference row gives the k-nearest-neighbour estimate of
-the density there, -log p = D log r + constant (Loftsgaarden & Quesenberry 1965).
+the density there, -log p = d log r + constant (Loftsgaarden & Quesenberry 1965). d is not the number of axes, of which
+each column of the table has several, but the intrinsic dimension of the data.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly_vae.core.config import ScoringConfig
 from anomaly_vae.core.errors import ConfigError
@@ -41,6 +42,7 @@ class KNNDensity(Part):
     axes: Tensor  # (J, A), empty where all J axes are kept
     weights: Tensor  # (bags, A + 2, R / bags): scaled squared distances to a bag's rows are one matrix product
     floor: Tensor  # (2,) smallest squared distance, and smallest scaled one
+    unit: Tensor  # () nats of a unit of log distance
 
     def __init__(self, model: VAE, references: int) -> None:
         """references: how many rows are wanted. Raises ConfigError where the model reads no rows with numbers."""
@@ -58,7 +60,7 @@ class KNNDensity(Part):
         self.register_buffer("axes", torch.zeros(joined, AXES if joined > AXES + 1 else 0))
         self.register_buffer("weights", torch.zeros(bags, kept + 2, references // bags))
         self.register_buffer("floor", torch.zeros(2))
-        self.dimensions = joined
+        self.register_buffer("unit", torch.tensor(float(joined)))
 
     @classmethod
     def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> KNNDensity:
@@ -72,12 +74,11 @@ class KNNDensity(Part):
 
         Returns (n_held,) which reference each held-out row is, -1 for none.
         """
-        train, held = normals.train(), normals.held()
+        train, (held, numbers) = normals.train(), normals.held()
         rows = self._fit(normals.model, torch.cat([train, held]), normals.generator) - len(train)  # (R,)
         own = torch.full((normals.n_held,), -1)
         mine = (rows >= 0).nonzero()[:, 0]
-        if len(held) == normals.n_held:  # else which rows were drawn is not kept, and one in so many hardly matters
-            own[rows[mine]] = mine
+        own[numbers[rows[mine]]] = mine
         return own
 
     def _fit(self, model: VAE, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -91,31 +92,34 @@ class KNNDensity(Part):
         joined = self._join(self._batch(model, references))  # (R, J)
         self.centre = joined.mean(0)
         if self.axes.shape[1]:
-            found = torch.linalg.svd(joined - self.centre, full_matrices=False)[2][:AXES].T
-            self.axes = nn.functional.pad(found, (0, AXES - found.shape[1])).contiguous()  # fewer rows than axes
+            self.axes = distances.principal_axes(joined - self.centre, AXES)
         place = self._project(joined)
-        distances = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
-        near = distances.topk(min(NEAR, len(place) - 1), largest=False).values.mean(1)
+        apart = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
+        nearest = apart.topk(min(NEAR, len(place) - 1), largest=False).values
+        near = nearest.mean(1)
         median = near.median().clamp(min=1e-6)
         power = ADAPT * n / (n + ADAPT_ROWS)
         weight = (near / median).clamp(0.5, 5.0) ** (-2 * power)
         smallest = (0.02 * median) ** 2
+        by_bag = (apart.square() + smallest).unflatten(1, (bags, -1))  # (R, bags, R / bags)
+        self.unit = nats_of_log_distance(
+            nearest.clamp(min=0.02 * float(median)),
+            by_bag.amin(2).log() / 2,
+            (by_bag * weight.view(bags, -1)).amin(2).log() / 2,
+            len(place) / bags,
+        )
         self.floor = torch.stack([smallest, smallest * weight.min()])
-        # w |v - r|^2 = w (|v|^2 + smallest) - 2 w v.r + w |r|^2
-        parts = [-2 * place * weight[:, None], weight[:, None], (place.square().sum(1) * weight)[:, None]]
-        self.weights = torch.cat(parts, dim=1).unflatten(0, (bags, -1)).transpose(1, 2).contiguous()
+        self.weights = distances.scaled_references(place, weight, bags)
         return rows
 
     def nats(self, batch: Batch) -> Tensor:
         """(B,) -log density of scaled rows (B, E) in the joined space, up to a constant."""
-        place = self._project(self._join(batch))
-        ones = torch.ones_like(place[:, :1])
-        left = torch.cat([place, place.square().sum(1, keepdim=True) + self.floor[0], ones], dim=1)
+        left = distances.read_against(self._project(self._join(batch)), self.floor[0])
         size = self.weights.shape[2]
         nearest = torch.cat(
             [self._nearest(left[rows], batch.own, rows, scratch) for rows, scratch in distances.tiles(left, size)]
         )
-        return self.dimensions * 0.5 * nearest.clamp(min=self.floor[1]).log().mean(1)
+        return self.unit * 0.5 * nearest.clamp(min=self.floor[1]).log().mean(1)
 
     def _nearest(self, left: Tensor, own: Tensor | None, some: slice, scratch: Tensor | None) -> Tensor:
         """(B, bags) the smallest scaled squared distance to each bag, of `some` of the rows."""
@@ -128,6 +132,10 @@ class KNNDensity(Part):
                 squared[rows, mine[rows] % size] = math.inf
             nearest.append(squared.amin(1))
         return torch.stack(nearest, dim=1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        state_dict.setdefault(f"{prefix}unit", self.unit)  # folders that were saved before it was fitted
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _batch(self, model: VAE, x: Tensor) -> Batch:
         return Batch(x, model(x), x)
@@ -147,6 +155,33 @@ class KNNDensity(Part):
     def _project(self, joined: Tensor) -> Tensor:
         offset = joined - self.centre
         return distances.place(offset, self.axes) if self.axes.shape[1] else offset
+
+
+def nats_of_log_distance(nearest: Tensor, plain: Tensor, scaled: Tensor, references: float) -> Tensor:
+    """() nats of -log density that a unit of the log of scaled distance is worth.
+
+    nearest: (R, k) distances of points to their k nearest, rising. plain, scaled: (R, bags) log distances to the
+    nearest of each bag, without the local scale and with it. references: points of a bag.
+
+    Where dimensions are many and references few, the nearest is so far away that the dimension D at its distance is
+    below the data's dimension d, and that a ball around x is filled from the side of the mode, so that its probability
+    changes by less than the density at x.
+    For a Gaussian both follow from the tilt t of the saddle point of the probability of a ball that holds one reference
+    (Bahadur & Rao 1960): D = d t (2 + t) / (1 + t)^2, that of the probability is below, and D log r has t / (1 + t) of
+    the slope of -log p. What dividing by the local scale takes of the slope is given back.
+    """
+    local = distances.intrinsic_dimension(nearest)  # D
+    t = torch.logspace(-2, 6, 4001, dtype=torch.float64, device=local.device)
+    d = local * (1 + t).square() / (t * (2 + t))
+    chernoff = d / 2 * (torch.log1p(t) - t / (1 + t).square())
+    deviation = (d / 2 + d / (1 + t)).sqrt() / (1 + t)  # of half the squared distance, under the tilt
+    rare = chernoff + torch.log1p(math.sqrt(2 * math.pi) * t * deviation)  # -log probability of the ball
+    tilt = t[(rare - math.log(max(references, 2.0))).abs().argmin()]
+    kept = local.new_tensor(1.0)
+    if plain.shape[1] > 1:  # by one bag of what another says, whose noise is independent
+        known = plain[:, 0].double() - plain[:, 0].double().mean()
+        kept = (scaled[:, 1:].double().mean(1) * known).mean() / (plain[:, 1:].double().mean(1) * known).mean()
+    return (local * (1 + tilt) / tilt / kept.nan_to_num(1.0).clamp(0.25, 1.0)).float()
 
 
 def _bags(references: int) -> int:

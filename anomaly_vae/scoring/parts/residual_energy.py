@@ -51,7 +51,7 @@ class ResidualEnergy(ElementPart):
 
     @torch.no_grad()
     def fit(self, normals: Normals) -> None:
-        self.fit_energies(torch.cat([self._energy(b).flatten(1).sum(1) for b in normals.batches(normals.held())]))
+        self.fit_energies(torch.cat([self._energy(b).flatten(1).sum(1) for b in normals.batches(normals.held()[0])]))
 
     def fit_energies(self, energies: Tensor) -> None:
         """To the energies (N,) of held-out normals."""

@@ -77,7 +77,7 @@ def test_names_are_those_of_the_settings() -> None:
 def test_one_file_and_one_line_add_a_part_that_is_fitted_scored_saved_and_loaded(
     data: pd.DataFrame, kind: str, tmp_path: Path
 ) -> None:
-    plain = Detector.fit(data, kind=kind, **TINY)
+    plain = Detector.fit(data, kind=kind, scoring__parts=[], **TINY)
     detector, seen = fit_memory(data, kind=kind, scoring__parts=["largest"], **TINY)
     scores, before = detector.parts(data), plain.parts(data)
     assert list(scores.parts) == list(detector.score_model.part_names)
@@ -89,7 +89,8 @@ def test_one_file_and_one_line_add_a_part_that_is_fitted_scored_saved_and_loaded
         scaled = detector.scaler.transform(data.to_numpy())
         largest = np.abs(scaled).max(1)
         expected = largest / largest[seen.split.train].mean()
-        np.testing.assert_allclose(scores.parts["largest"], expected, rtol=1e-5)
+        assert scores.raw is not None
+        np.testing.assert_allclose(scores.raw["largest"], expected, rtol=1e-5)
     detector.save(tmp_path / "detector")
     again = Detector.load(tmp_path / "detector", "cpu").parts(data)
     for name, nats in scores.parts.items():
@@ -138,6 +139,6 @@ def test_parts_take_their_size_from_the_data_and_from_the_tensors(tmp_path: Path
 def test_a_table_without_numbers_has_no_distances(tmp_path: Path) -> None:
     words = pd.DataFrame({"u": RNG.choice(["x", "y"], 90), "v": RNG.choice(["p", "q", "r"], 90)})
     detector = Detector.fit(words, **TINY)
-    assert detector.score_model.part_names == ("recon", "kl")
+    assert detector.score_model.part_names == ("recon", "kl", "marginals")
     detector.save(tmp_path / "detector")
     np.testing.assert_array_equal(Detector.load(tmp_path / "detector", "cpu").score(words), detector.score(words))

@@ -1,0 +1,142 @@
+"""Nats of every part in one unit: its surprise, -log of the probability that a normal sample has at least as many.
+
+Raw nats of different parts have different scales, and the part with the largest would decide the sum alone. The
+surprise of a fresh normal sample is Exp(1) distributed, whatever the part: one nat is a factor of e in how rare it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from anomaly_vae.scoring.scores import DECIMALS
+
+KNOTS = 256  # order statistics of held-out normals at most, evenly spaced in surprise
+ROWS = 20_000  # held-out normals at most that are looked at
+FOLDS = 50  # parts of the held-out normals, each judged by the others
+SHARE, SPREAD = 0.2, 3.0  # the tail: that share of n held-out normals, and SPREAD * sqrt(n) of them, at most
+SHAPE, WEIGHT = 0.5, 10  # what the tail's shape is shrunk to, and how many held-out normals that counts as
+LEAST_SHAPE = 1e-3  # of a tail: one that seems to end counts as exponential
+TIES = 5  # decimals of raw nats, below which they tie
+
+Nats = NDArray[np.float64]
+
+
+class Surprise(nn.Module):
+    """From raw nats of P parts to their surprises, which rise with them.
+
+    Up to the `tail`'s beginning, the surprise of the r-th largest of n held-out normals is -log(r / (n + 1)), the mean
+    of its conformal p-values, and linear in between; beyond, it is that of a generalised Pareto distribution (Pickands
+    1975), so that order is kept however far away a sample is. Below the smallest held-out normal it is constant.
+    """
+
+    knots: Tensor  # (P, K) raw nats of held-out normals, rising; the first is repeated where there are fewer
+    surprises: Tensor  # (P, K) at the knots
+    tail: Tensor  # (P, 2) scale (nats) and shape of the excess over the last knot
+
+    def __init__(self, n_parts: int) -> None:
+        """Of so many parts, to be fitted or loaded."""
+        super().__init__()
+        self.register_buffer("knots", torch.zeros(n_parts, KNOTS, dtype=torch.float64))
+        self.register_buffer("surprises", torch.zeros(n_parts, KNOTS, dtype=torch.float64))
+        self.register_buffer("tail", torch.ones(n_parts, 2, dtype=torch.float64))
+
+    def fit(self, raw: Mapping[str, Nats]) -> dict[str, Nats]:
+        """To raw parts (n,) of held-out normals. Returns their surprises (n,) by fits to others than themselves.
+
+        A held-out normal that is ranked among themselves is never beyond the largest, where a fresh one may be. Judged
+        by the others it is as surprising as a fresh one, and a threshold chosen by these scores keeps its promise.
+        """
+        stacked = np.stack(list(raw.values()))
+        self.fit_nats(stacked)
+        return _by_name(raw, cross_fitted(stacked))
+
+    def parts(self, raw: Mapping[str, Nats]) -> dict[str, Nats]:
+        """The surprises (N,) of raw parts (N,)."""
+        return _by_name(raw, self.of(np.stack(list(raw.values()))))
+
+    def fit_nats(self, raw: Nats) -> None:
+        """To raw nats (P, n) of held-out normals."""
+        fitted = [_fitted(part) for part in raw[:, _spaced(raw.shape[1], ROWS)]]
+        self.knots, self.surprises, self.tail = (
+            torch.from_numpy(np.stack(arrays)) for arrays in zip(*fitted, strict=True)
+        )
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """(P, N) surprises of raw nats (P, N), float64."""
+        if torch.compiler.is_exporting():  # ONNX has no search
+            place = (raw[:, :, None] >= self.knots[:, None]).sum(2)
+        else:
+            place = torch.searchsorted(self.knots, raw, right=True)
+        left = (place - 1).clamp(0, KNOTS - 2)
+        low, high = self.knots.gather(1, left), self.knots.gather(1, left + 1)
+        least, most = self.surprises.gather(1, left), self.surprises.gather(1, left + 1)
+        share = ((raw - low) / (high - low).clamp(min=1e-300)).clamp(0, 1)
+        scale, shape = self.tail[:, :1], self.tail[:, 1:]
+        excess = (raw - self.knots[:, -1:]).clamp(min=0)
+        return least + share * (most - least) + torch.log1p(shape * excess / scale) / shape
+
+    def of(self, raw: Nats) -> Nats:
+        """The same of arrays."""
+        surprises: Nats = self(torch.from_numpy(np.ascontiguousarray(raw)).to(self.knots.device)).cpu().numpy()
+        return surprises
+
+
+def cross_fitted(raw: Nats) -> Nats:
+    """(P, n) surprises of raw nats (P, n) of held-out normals, each by a fit to others than itself."""
+    n = raw.shape[1]
+    fitted = _spaced(n, ROWS)
+    found, other = np.empty_like(raw), Surprise(len(raw))
+    folds = np.full(n, -1)  # of those that no fit would be to
+    folds[fitted] = np.arange(len(fitted)) % min(FOLDS, len(fitted))
+    for fold in np.unique(folds):
+        other.fit_nats(raw[:, fitted[folds[fitted] != fold]])
+        found[:, folds == fold] = other.of(raw[:, folds == fold])
+    return found
+
+
+def _by_name(raw: Mapping[str, Nats], surprises: Nats) -> dict[str, Nats]:
+    return {name: nats.round(DECIMALS) for name, nats in zip(raw, surprises, strict=True)}
+
+
+def _spaced(n: int, most: int) -> NDArray[np.intp]:
+    """Numbers of at most so many of n samples, evenly spaced."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(np.intp)
+
+
+def _fitted(raw: Nats) -> tuple[Nats, Nats, Nats]:
+    """(knots (K,), surprises (K,), tail (2,)) of raw nats (n,) of held-out normals."""
+    values, n = np.sort(raw.round(TIES)), len(raw)
+    in_tail = max(1, min(math.ceil(SHARE * n), math.ceil(SPREAD * math.sqrt(n))))
+    rank = np.arange(n, in_tail - 1, -1)
+    if len(rank) > KNOTS:
+        rank = np.unique(np.geomspace(n, in_tail, KNOTS).round().astype(int))[::-1]
+    knots, first = np.unique(values[n - rank], return_index=True)  # of ties the last rank, the largest probability
+    surprises = -np.log(rank[first] / (n + 1))
+    missing = KNOTS - len(knots)
+    tail = generalised_pareto(values[n - in_tail :] - knots[-1], float(knots[-1] - knots[0]))
+    return np.pad(knots, (missing, 0), "edge"), np.pad(surprises, (missing, 0), "edge"), np.array(tail)
+
+
+def generalised_pareto(excess: Nats, spread: float) -> tuple[float, float]:
+    """(scale, shape) of excesses (m,), by Zhang & Stephens (2009) with the shape shrunk to SHAPE as by Vehtari et al.
+    (2024). spread: nats over which the rest varies, for a tail of which nothing is known."""
+    x = np.sort(excess[excess > 0])
+    m = len(x)
+    if m < 2:
+        return max(float(excess.mean()), 0.1 * spread, 10.0**-TIES), SHAPE
+    quarter, size = x[int(m / 4 + 0.5) - 1], 30 + int(math.sqrt(m))
+    theta = 1 / x[-1] + (1 - np.sqrt(size / (np.arange(1, size + 1) - 0.5))) / (3 * quarter)
+    theta = theta[theta != 0]  # (size,)
+    shapes = np.log1p(-theta[:, None] * x).mean(1)
+    likelihood = m * (np.log(-theta / shapes) - shapes - 1)
+    weights = 1 / np.exp(np.clip(likelihood - likelihood[:, None], None, 700)).sum(1)
+    mean = float((theta * weights).sum() / weights.sum())
+    shape = float(np.log1p(-mean * x).mean())
+    scale = -shape / mean
+    return scale, max((m * shape + WEIGHT * SHAPE) / (m + WEIGHT), LEAST_SHAPE)
