@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from anomaly_vae.core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from anomaly_vae.core.config import Config as Config
     from anomaly_vae.detector.detector import Detector as Detector
 
-__version__ = "0.1.0"
 __all__ = ["Config", "Detector", "__version__"]
 
 

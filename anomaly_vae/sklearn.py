@@ -78,7 +78,7 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         return self
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
-        """(N,) ELBO of X (N, F) in nats: the lower, the more anomalous."""
+        """(N,) minus the score of X (N, F), in nats: the lower, the more anomalous."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         scores: NDArray[np.float64] = -self.detector_.score(X)

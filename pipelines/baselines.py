@@ -1,15 +1,17 @@
-"""The methods that the studies compare: ours by way of `Detector`, and what others reach for first.
+"""The methods that the studies compare: ours, through `Detector`, and common baselines.
 
-Every baseline has its library's default settings unless its line below says otherwise.
+A baseline has the default settings of its library unless its code says otherwise.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -19,6 +21,7 @@ from sklearn.svm import OneClassSVM
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.scoring.parts.sensor_level import SMOOTH, centred_mean
 from anomaly_vae.scoring.scores import Scores
 from pipelines.study import Figures
 
@@ -31,7 +34,7 @@ OURS = "anomaly-vae"
 
 
 def ranking(anomalous: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[str, float]:
-    """auroc and aupr (average precision); NaN, which the means over files leave out, where a class is missing."""
+    """The auroc and aupr (average precision); NaN if a class is missing, which means over files ignore."""
     if anomalous.all() or not anomalous.any():
         return {"auroc": float("nan"), "aupr": float("nan")}
     return {
@@ -41,10 +44,10 @@ def ranking(anomalous: NDArray[np.bool_], scores: NDArray[np.float64]) -> dict[s
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What `work` returns, and its wall-clock seconds."""
-    began = time.perf_counter()
+    """The result of `work`, and its wall-clock time in seconds."""
+    start = time.perf_counter()
     result = work()
-    return result, time.perf_counter() - began
+    return result, time.perf_counter() - start
 
 
 def seconds(fit: float, score: float) -> dict[str, float]:
@@ -53,30 +56,30 @@ def seconds(fit: float, score: float) -> dict[str, float]:
 
 def measure(method: Method, train: Rows, test: Rows, anomalous: NDArray[np.bool_], seed: int) -> dict[str, float]:
     """The figures of a baseline."""
-    score, fit = timed(lambda: method(train, seed))
-    found, spent = timed(lambda: score(test))
-    return ranking(anomalous, found) | seconds(fit, spent)
+    score, fit_seconds = timed(lambda: method(train, seed))
+    scores, score_seconds = timed(lambda: score(test))
+    return ranking(anomalous, scores) | seconds(fit_seconds, score_seconds)
 
 
 def fit_ours(train: Rows, test: Rows, config: Config, seed: int) -> tuple[Scores, dict[str, float]]:
-    """The scores of our detector, and its seconds."""
-    detector, fit = timed(lambda: Detector.fit(train, config=config, seed=seed))
-    scores, spent = timed(lambda: detector.parts(test))
-    return scores, seconds(fit, spent)
+    """The scores of our detector, and its times in seconds."""
+    detector, fit_seconds = timed(lambda: Detector.fit(train, config=config, seed=seed))
+    scores, score_seconds = timed(lambda: detector.parts(test))
+    return scores, seconds(fit_seconds, score_seconds)
 
 
 def measure_ours(train: Rows, test: Rows, anomalous: NDArray[np.bool_], config: Config, seed: int) -> Figures:
-    """The figures of our score, and of each of its parts as if it were the score; all from one fit."""
-    scores, spent = fit_ours(train, test, config, seed)
+    """The figures of our score, and of each of its parts used as a score, all from one fit."""
+    scores, times = fit_ours(train, test, config, seed)
     parts = {OURS: scores.total, **{f"{OURS} {name} alone": part for name, part in scores.parts.items()}}
-    return {name: ranking(anomalous, part) | spent for name, part in parts.items()}
+    return {name: ranking(anomalous, part) | times for name, part in parts.items()}
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
 def standardised(method: Method) -> Method:
-    """The method on columns of mean 0 and standard deviation 1 in training."""
+    """The method on standardised columns: mean 0 and standard deviation 1 in training."""
 
     def fit(train: Rows, seed: int) -> Score:
         scaler = StandardScaler().fit(train)
@@ -87,7 +90,7 @@ def standardised(method: Method) -> Method:
 
 
 def knn(k: int) -> Method:
-    """Mean Euclidean distance to the k nearest training rows."""
+    """The mean Euclidean distance to the k nearest training rows."""
 
     def fit(train: Rows, seed: int) -> Score:
         index = NearestNeighbors(n_neighbors=min(k, len(train))).fit(train)
@@ -112,15 +115,29 @@ def ocsvm(train: Rows, seed: int) -> Score:
 
 
 def pyod_vae(train: Rows, seed: int) -> Score:
-    """PyOD's VAE; it standardises the columns itself."""
+    """PyOD's VAE; it standardises the columns itself. By default (`capacity=0`) its KL is clamped to 0: the loss is the
+    reconstruction error alone."""
+    return _pyod_vae(train, seed)
+
+
+def pyod_vae_charged(train: Rows, seed: int) -> Score:
+    """The same with its KL in the loss, and linear outputs (the default of PyOD 3.6, and said here for others).
+
+    PyOD clamps its KL to at most `capacity`, which is therefore infinite here. Its reconstruction error is a mean over
+    F columns, and its KL a sum: beta = 2 / F makes the loss 2 / F times the negative ELBO under a Gaussian of sigma 1.
+    """
+    return _pyod_vae(train, seed, capacity=math.inf, beta=2 / train.shape[1], output_activation_name="identity")
+
+
+def _pyod_vae(train: Rows, seed: int, **settings: Any) -> Score:
     from pyod.models.vae import VAE
 
-    model = VAE(random_state=seed, verbose=0).fit(train)
+    model = VAE(random_state=seed, verbose=0, **settings).fit(train)
     return lambda rows: np.asarray(model.decision_function(rows), np.float64)
 
 
 def has_pyod() -> bool:
-    """Whether PyOD's VAE can be imported; says so if not."""
+    """Whether PyOD's VAE can be imported; prints a message if not."""
     try:
         import pyod.models.vae  # noqa: F401
     except ImportError as error:
@@ -136,18 +153,21 @@ TABLES: dict[str, Method] = {
     "LOF": standardised(lof),
     "OCSVM": standardised(ocsvm),
 }
-PYOD: dict[str, Method] = {"PyOD VAE": pyod_vae}
+PYOD: dict[str, Method] = {"PyOD VAE": pyod_vae, "PyOD VAE, KL charged": pyod_vae_charged}
 PIXELS: dict[str, Method] = {"kNN nearest": knn(1), "IForest": iforest}
 
 # --- series ------------------------------------------------------------------------------------------------------
 
-LEAST_SCALE = 1e-3  # of a sensor, relative to its mean; and a tenth of it absolutely
-VARIANCE_KEPT = 0.9
+LEAST_SCALE = 1e-3  # smallest scale of a sensor relative to its mean, which counts as 0.01 at least
+VARIANCE_KEPT = 0.9  # share of the variance that the kept components explain
 
 
 def pca(window: int = 1) -> Method:
-    """Hotelling's T2 of the components that keep 90 % of the variance, plus the Q of the rest, for the last `window`
-    rows side by side; Q is in units of the mean variance of a component left out, so that the two add up."""
+    """Hotelling's T2 of the components that keep 90 % of the variance, plus the Q of the other components.
+
+    A sample is the last `window` rows side by side. Q is divided by the mean variance of the other components, so that
+    both have the same unit.
+    """
 
     def fit(train: Rows, seed: int) -> Score:
         mean, spread = train.mean(axis=0), train.std(axis=0)
@@ -170,9 +190,24 @@ def pca(window: int = 1) -> Method:
 
 
 def embedded(steps: Rows, window: int) -> Rows:
-    """(N, F * window) of each step and those before it; before the first step it stood still."""
+    """Each step with the steps before it, (N, F * window); the first step is repeated before the start."""
     padded = np.concatenate([np.repeat(steps[:1], window - 1, axis=0), steps])
     return np.lib.stride_tricks.sliding_window_view(padded, window, axis=0).reshape(len(steps), -1)
 
 
-SERIES: dict[str, Method] = {"PCA rows": pca(), "PCA 16-row windows": pca(16), "IForest": iforest}
+def smoothed(method: Method) -> Method:
+    """The method with its score averaged as our reconstruction nats of a step are: over steps t - 4 .. t + 3."""
+
+    def fit(train: Rows, seed: int) -> Score:
+        score = method(train, seed)
+        return lambda steps: centred_mean(torch.from_numpy(score(steps))[:, None], SMOOTH)[:, 0].numpy()
+
+    return fit
+
+
+SERIES: dict[str, Method] = {
+    "PCA rows": pca(),
+    "PCA 16-row windows": pca(16),
+    "PCA 16-row windows, mean of 8": smoothed(pca(16)),
+    "IForest": iforest,
+}

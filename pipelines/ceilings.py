@@ -1,4 +1,4 @@
-"""What a computation needs, counted, and what this machine gives, measured: the bounds that speed is compared with."""
+"""Lower bounds of computation time: operations and bytes, counted, over the measured rates of this machine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ import torch
 
 from anomaly_vae.training.flops import OperationCounter
 
-SIDE = 2048  # of the matrices that are multiplied
-COPIED = 1 << 26  # float32 numbers that are copied, far more than caches hold
+SIDE = 2048  # rows and columns of the matrices that are multiplied
+COPIED = 1 << 26  # number of float32 values that are copied, far more than caches hold
 ROUNDS = 5
-OPTIMISER_BYTES = 7 * 4  # a parameter: its gradient, both moments and itself read, all but the gradient written
+OPTIMISER_BYTES = (
+    7 * 4
+)  # bytes for each parameter: reads of it, its gradient and two moments; writes of all but the gradient
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Floating-point operations a second of a large matrix product, and bytes a second read and written by a copy."""
+    """Measured rates of a device.
+
+    flops: floating-point operations per second of a large matrix product. copied: bytes per second that a copy reads
+    and writes.
+    """
 
     flops: dict[torch.dtype, float]
     copied: float
@@ -27,41 +33,41 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Needs:
-    """Floating-point operations, and bytes that matrix operations read and write if each tensor moves once."""
+    """What a computation needs: floating-point operations, and bytes read and written if each tensor moves once."""
 
     flops: float
     bytes: float
 
     def bound(self, ceilings: Ceilings, dtype: torch.dtype) -> float:
-        """Seconds that it takes at least: the larger of both."""
+        """The least time in seconds: the larger of the times of the operations and of the bytes."""
         return max(self.flops / ceilings.flops[dtype], self.bytes / ceilings.copied)
 
 
 def measure(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Ceilings:
-    """The ceilings of a device, with as many threads as torch uses."""
+    """The rates of a device, with the number of threads that torch uses."""
     x = torch.ones(COPIED, device=device)
     y = torch.empty_like(x)
-    found = {}
+    flops = {}
     for dtype in dtypes:
         a = torch.randn(SIDE, SIDE, device=device).to(dtype)
-        found[dtype] = 2 * SIDE**3 / seconds(lambda a=a: a @ a, device)  # type: ignore[misc]
-    return Ceilings(found, 2 * x.nbytes / seconds(lambda: y.copy_(x), device))
+        flops[dtype] = 2 * SIDE**3 / seconds(lambda a=a: a @ a, device)  # type: ignore[misc]
+    return Ceilings(flops=flops, copied=2 * x.nbytes / seconds(lambda: y.copy_(x), device))
 
 
 def needs(work: Callable[[], object], parameters: int = 0) -> Needs:
-    """What `work` needs; parameters: those of an optimiser's step after it."""
-    with OperationCounter() as counted:
+    """What `work` needs. parameters: the number of parameters of an optimiser step that follows."""
+    with OperationCounter() as counter:
         work()
-    return Needs(float(counted.flops), float(counted.bytes + parameters * OPTIMISER_BYTES))
+    return Needs(flops=float(counter.flops), bytes=float(counter.bytes + parameters * OPTIMISER_BYTES))
 
 
 def seconds(work: Callable[[], object], device: torch.device, rounds: int = ROUNDS) -> float:
-    """The median time of some work, after one that is not counted."""
-    found = []
+    """The median time of `work` in seconds, after one run that is not counted."""
+    times = []
     for _ in range(rounds + 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - began)
-    return statistics.median(found[1:])
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])

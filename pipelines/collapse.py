@@ -1,4 +1,4 @@
-"""Posterior collapse, and what prevents it: one network on MNIST at beta 1, 4 and 10 under each protection.
+"""Measures posterior collapse and its remedies: one network on MNIST at beta 1, 4 and 10 with each remedy.
 
     python -m pipelines.collapse FOLDER                MNIST or another set in torchvision's raw layout
     python -m pipelines.collapse FOLDER --only "beta 10"
@@ -63,20 +63,21 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     images = read_set(options.folder)
     last = int(images.train_labels.max())
-    known = np.flatnonzero(images.train_labels != last)
+    normal_rows = np.flatnonzero(images.train_labels != last)
     anomalous = images.test_labels == last
     cells = {f"beta {beta:g}": beta for beta in BETAS}
 
     def compute(file: str, seed: int) -> Figures:
-        train, found = images.drawn(TRAIN, seed, known), {}
+        train = images.drawn(TRAIN, seed, normal_rows)
+        figures = {}
         variants = {name: TEXTBOOK | {"objective": protection} for name, protection in PROTECTIONS.items()}
         variants["our defaults"] = {"training": {"steps": TEXTBOOK["training"]["steps"]}}
         for name, variant in variants.items():
             objective = variant.get("objective", {}) | {"beta": cells[file]}
             config = settings(options, split=NO_TEST, **(variant | {"objective": objective}))
             detector, seconds = baselines.timed(partial(Detector.fit, train, config=config, seed=seed))
-            found[name] = measure(detector, images.test, anomalous) | {"fit_seconds": seconds}
-        return found
+            figures[name] = measure(detector, images.test, anomalous) | {"fit_seconds": seconds}
+        return figures
 
     with Study("collapse", options.out, settings(options), str(options.folder.resolve())) as study:
         study.grid(chosen(cells, options.only), options.seeds, compute, options.engine)
@@ -85,18 +86,18 @@ def main(argv: list[str] | None = None) -> None:
 
 @torch.no_grad()
 def measure(detector: Detector, images: NDArray[np.uint8], anomalous: NDArray[np.bool_]) -> dict[str, float]:
-    """What the latent variables carry of normal images, and how well the score finds the anomalies."""
+    """The figures of the latent variables on normal images, and how well the score ranks the anomalies."""
     model = detector.score_model.model.eval()
     x = torch.from_numpy(detector.scaler.transform(images[~anomalous, None])).to(next(model.parameters()).device)
-    found: dict[str, list[Tensor]] = {"mu": [], "kl": [], "recon": [], "squared_error": []}
+    values: dict[str, list[Tensor]] = {"mu": [], "kl": [], "recon": [], "squared_error": []}
     for batch in x.split(BATCH):
         out = model(batch)
         recon, kl = terms(batch, out)
         error = (batch - out.px.mean).square().flatten(1).sum(1)
-        for name, value in zip(found, (out.mu, kl, recon, error), strict=True):
-            found[name].append(value)
-    active = active_units(torch.cat(found.pop("mu")))
-    means = {name: float(torch.cat(values).mean()) for name, values in found.items()}
+        for name, batch_values in zip(values, (out.mu, kl, recon, error), strict=True):
+            values[name].append(batch_values)
+    active = active_units(torch.cat(values.pop("mu")))
+    means = {name: float(torch.cat(pieces).mean()) for name, pieces in values.items()}
     return {"active_units": float(active.sum()), **means, **baselines.ranking(anomalous, detector.score(images))}
 
 

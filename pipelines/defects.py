@@ -1,17 +1,17 @@
-"""Every category of a folder in MVTec's layout, each through the whole workflow.
+"""Fits and scores every category of a folder in MVTec's layout, through the workflows.
 
     python -m pipelines.defects FOLDER                 FOLDER/CATEGORY/{train/good, test/KIND, ground_truth/KIND}
     python -m pipelines.defects FOLDER --only bottle --set training.steps=300
 
-The protocol of published comparisons: train/good trains, a part of it is held out and chooses both thresholds, and the
-whole of test/ is measured (`split.test_share=0`). auroc and f1 are of pictures; pixel_auroc, aupro (at 30 %) and
+The protocol is that of published comparisons: train/good trains, a part of it is held out and chooses both thresholds,
+and all of test/ is measured (`split.test_share=0`). auroc and f1 are of pictures; pixel_auroc, aupro (at 30 %) and
 pixel_f1 of pixels at the pictures' own size. score_seconds: of one picture, from the file on, with one thread a core.
 Each category is a run of its own below the study's, with its curves, figures and detector.
 
-With model.kind=features, the default, and pictures seen whole, PatchCore and PaDiM on the very same feature maps stand
-beside it, and our own score on what follows the features, so that times compare: see `patches`. On MVTec's bottle and
-grid, four minutes on two busy cores (AUROC, pixel AUROC, AUPRO): ours 1.000, 0.984, 0.954 and 0.990, 0.986, 0.954;
-PatchCore 1.000, 0.984, 0.958 and 0.910, 0.980, 0.935; PaDiM 0.999, 0.982, 0.931 and 0.983, 0.981, 0.936.
+With model.kind=features, the default, and without tiles, PatchCore and PaDiM on the same feature maps are measured too,
+and our own score from the feature maps on, so that times can be compared; see `patches`. On MVTec's bottle and grid,
+four minutes on two busy cores (AUROC, pixel AUROC, AUPRO): ours 1.000, 0.984, 0.954 and 0.990, 0.986, 0.954; PatchCore
+1.000, 0.984, 0.958 and 0.910, 0.980, 0.935; PaDiM 0.999, 0.982, 0.931 and 0.983, 0.981, 0.936.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def categories(folder: Path) -> list[str]:
-    """The names of the categories below a folder. Exits with a message where there is none."""
-    found = sorted(
+    """The names of the categories below a folder. Exits with a message if there is none."""
+    names = sorted(
         (path.parent.name for path in folder.glob("*/train") if (path.parent / "test").is_dir()), key=natural
     )
-    if not found:
+    if not names:
         raise SystemExit(f"{folder}: no category in it; expected CATEGORY/train/good and CATEGORY/test/KIND")
-    return found
+    return names
 
 
 def measure(category: Path, config: Config, seed: int, parent: str) -> Figures:
-    """The figures of our detector on one category; parent: the run of the study, empty without one."""
+    """The figures of our detector on one category. parent: the id of the study's run; empty without tracking."""
     seeded = config.model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory() as place:
         detector, scores = Path(place) / "detector", Path(place) / "scores.csv"
-        result, spent_fitting = baselines.timed(
+        result, fit_seconds = baselines.timed(
             lambda: fit(str(category), seeded, output=str(detector), parent=parent or None)
         )
         fitted = Detector.load(detector, seeded.device)
-        (rows, _), spent = baselines.timed(lambda: score(str(category / "test"), fitted, output=str(scores)))
-    found = {name: result.metrics[name] for name in METRICS if name in result.metrics}
-    ours = {baselines.OURS: found | baselines.seconds(spent_fitting, spent / rows)}
+        (rows, _), score_seconds = baselines.timed(lambda: score(str(category / "test"), fitted, output=str(scores)))
+    figures = {name: result.metrics[name] for name in METRICS if name in result.metrics}
+    ours = {baselines.OURS: figures | baselines.seconds(fit_seconds, score_seconds / rows)}
     if not isinstance(fitted.score_model, PatchScore):
         return ours
     return ours | patches.measure(fitted, category, seed, feature_cache(config))

@@ -1,10 +1,11 @@
-"""Does the threshold without labels keep its promise? The realised false-alarm rate on normals never seen.
+"""Compares the promised false-alarm rate of a threshold chosen without labels with the realised one on unseen normals.
 
     python -m pipelines.false_alarms FOLDER            FOLDER holds npz tables; scikit-learn's digits come on top
     python -m pipelines.false_alarms FOLDER --only digit-3 --seeds 1
 
-Per table, and per digit as pictures of one class, half of the normals fit a detector with our defaults, the other half
-counts false alarms at `fpr=RATE` for 1 %, 5 % and 10 %, chosen again from the same fit (`Detector.with_threshold`).
+For each table, and each digit as pictures of one class, a detector with default settings is fitted on half of the
+normals. The other half gives the false alarms at `fpr=RATE` for 1 %, 5 % and 10 %, chosen from the same fit
+(`Detector.with_threshold`).
 
 n held-out normals support the rates k / (n + 1) only: the threshold keeps the largest k with k / (n + 1) <= RATE, or
 k = 1 with a note where even that is too much; `promised` is that rate. A cell is inside where its count of m lies in
@@ -61,13 +62,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def normals(path: Path, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The halves of a table's normal rows, as the study of tables draws them."""
+    """The two halves of a table's normal rows, drawn as in the study of tables."""
     train, test, anomalous = tables.draw(path, seed)
     return train, test[~anomalous]
 
 
 def digit(label: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The halves of the pictures (N, 8, 8) of one of scikit-learn's digits."""
+    """The two halves of the pictures (N, 8, 8) of one of scikit-learn's digits."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -78,24 +79,27 @@ def digit(label: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def count(detector: Detector, scores: NDArray[np.float64], rate: float) -> dict[str, float]:
-    """The false alarms among scores of unseen normals at the threshold for a rate, beside what was promised."""
+    """The figures of the threshold for `rate`: promised and realised rates, intervals, and numbers of normals.
+
+    scores: (m,) of unseen normals.
+    """
     threshold = detector.with_threshold(f"fpr={rate:g}").threshold
     n, m = threshold.normals, len(scores)
     k = max(1, math.floor(rate * (n + 1) + 1e-9))
     alarms = int((scores >= threshold.value).sum())
-    found = {"promised": k / (n + 1), "realised": alarms / m, "calibrated_on": float(n), "unseen": float(m)}
+    figures = {"promised": k / (n + 1), "realised": alarms / m, "calibrated_on": float(n), "unseen": float(m)}
     plain = binom(m, k / (n + 1)).ppf([0.025, 0.975]) / m
     for name, (low, high) in (("binomial", plain), ("beta_binomial", alarm_interval(k, n, m))):
-        found |= {f"{name}_low": low, f"{name}_high": high, f"inside_{name}": float(low <= alarms / m <= high)}
-    return found | {"false_alarms": float(alarms), "supported": float(not threshold.note)}
+        figures |= {f"{name}_low": low, f"{name}_high": high, f"inside_{name}": float(low <= alarms / m <= high)}
+    return figures | {"false_alarms": float(alarms), "supported": float(not threshold.note)}
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of the cells of each asked rate, and of all: how many, the mean rates, and the shares inside the intervals."""
+    """For each requested rate, and for all: the number of cells, mean rates, and the shares inside the intervals."""
     kinds = {1.0: "supported", 0.0: "too few held-out normals"}
     pieces = [
-        (f"{asked}, {kinds[known]}", part)
-        for (asked, known), part in frame.groupby(["method", "supported"], sort=False)
+        (f"{rate}, {kinds[supported]}", part)
+        for (rate, supported), part in frame.groupby(["method", "supported"], sort=False)
     ]
     pieces = [*pieces, ("all", frame)]
     columns = ["promised", "realised", *INSIDE]

@@ -1,4 +1,4 @@
-"""Every member of the family as a detector, on one set of each kind of data: which to choose when.
+"""Compares all models as detectors on sets of each kind of data.
 
     python -m pipelines.family FOLDER                       FOLDER holds mnist/, adbench/ and skab/
     python -m pipelines.family FOLDER --only "digit 8" --set training.steps=300
@@ -58,17 +58,17 @@ def main(argv: list[str] | None = None) -> None:
 
     def compute(name: str, seed: int) -> Figures:
         kind, draw = sets[name]
-        train, test, judged, anomalous = draw(seed)
-        found = {}
+        train, test, select, anomalous = draw(seed)
+        figures = {}
         for member, model in MEMBERS[kind].items():
             config = settings(options, data={"kind": kind}, split=NO_TEST, model=model)
             fit = baselines.timed(lambda config=config: Detector.fit(train, config=config, seed=seed))  # type: ignore[misc]
             detector, seconds = fit
             parameters = sum(p.numel() for p in detector.score_model.model.parameters())
-            ranked = baselines.ranking(anomalous, judged(detector.score(test)))
-            found[member] = ranked | {"parameters": float(parameters), "fit_seconds": seconds}
+            ranked = baselines.ranking(anomalous, select(detector.score(test)))
+            figures[member] = ranked | {"parameters": float(parameters), "fit_seconds": seconds}
             print(f"  {member}: {ranked['auroc']:.4f}, {seconds:.0f} s", flush=True)
-        return found
+        return figures
 
     with Study(NAME, options.out, settings(options, split=NO_TEST), str(options.folder.resolve())) as study:
         study.grid(chosen(sets, options.only), options.seeds, compute)
@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def find(folder: Path) -> dict[str, tuple[str, Callable[[int], Drawn]]]:
-    """Name -> kind of data and what draws (training samples, scored samples, judged scores, anomalies) with a seed."""
+    """Name -> the kind of data, and a function of a seed that draws (training samples, scored samples, a selection of
+    the scores that count, their labels)."""
     sets: dict[str, tuple[str, Callable[[int], Drawn]]] = {}
     for digit in DIGITS:
         sets[f"digit {digit}"] = ("pixels", lambda seed, digit=digit: of_digit(folder / "mnist", digit))  # type: ignore[misc]
@@ -98,8 +99,8 @@ def of_table(path: Path, seed: int) -> Drawn:
 
 
 def of_series(path: Path) -> Drawn:
-    found = series.read_skab(path)
-    return found.train, found.stream, lambda scores: scores[found.first :], found.anomalous
+    file = series.read_skab(path)
+    return file.train, file.stream, lambda scores: scores[file.first :], file.anomalous
 
 
 if __name__ == "__main__":

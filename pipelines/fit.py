@@ -1,4 +1,4 @@
-"""Configs x seeds, each one fit through the workflow, all runs under one parent; ends in a mean ± sd table.
+"""Fits every config with several seeds through the workflow, all as runs under one parent; ends in a mean ± sd table.
 
     python -m pipelines.fit configs/digits.yaml --seeds 3
     python -m pipelines.fit configs/mnist.yaml --data mnist.csv --seeds 3 --set objective.beta=4

@@ -15,7 +15,7 @@ UNSIGNED_BYTES = 8  # the code of the only type that these sets use
 
 @dataclass(frozen=True)
 class ImageSet:
-    """images (N, H, W) uint8 and labels (N,) of the training and the test part."""
+    """Images (N, H, W) uint8 and labels (N,) of the training and the test part."""
 
     train: NDArray[np.uint8]
     train_labels: NDArray[np.uint8]
@@ -23,13 +23,13 @@ class ImageSet:
     test_labels: NDArray[np.uint8]
 
     def drawn(self, most: int, seed: int, rows: NDArray[np.intp] | None = None) -> NDArray[np.uint8]:
-        """At most so many training images (of `rows`), drawn with the seed."""
+        """At most `most` training images, drawn with the seed from those with the indices `rows`; None: from all."""
         rows = np.arange(len(self.train)) if rows is None else rows
         return np.asarray(self.train[np.random.default_rng(seed).permutation(rows)[:most]])
 
 
 def read_set(folder: Path) -> ImageSet:
-    """The four files of a folder, gzipped or not. Exits with a message where one is missing."""
+    """Reads the four files of a folder, gzipped or not. Exits with a message if one is missing."""
     parts = [
         read(folder, f"{part}-{what}")
         for part in ("train", "t10k")
@@ -39,7 +39,10 @@ def read_set(folder: Path) -> ImageSet:
 
 
 def read(folder: Path, name: str) -> NDArray[Any]:
-    """An IDX file: two zero bytes, the type, the number of axes, each axis as a big-endian int32, the bytes."""
+    """Reads an IDX file: two zero bytes, the type, the number of axes, each length as a big-endian int32, the values.
+
+    Exits with a message if the file is missing or is not an IDX file of unsigned bytes.
+    """
     plain, packed = folder / name, folder / f"{name}.gz"
     if packed.is_file():
         content = gzip.decompress(packed.read_bytes())
@@ -47,8 +50,8 @@ def read(folder: Path, name: str) -> NDArray[Any]:
         content = plain.read_bytes()
     else:
         raise SystemExit(f"{folder}: no {name} or {name}.gz; expected a folder in torchvision's raw layout")
-    axes = content[3] if content[:3] == bytes([0, 0, UNSIGNED_BYTES]) else 0
-    shape = tuple(np.frombuffer(content, ">i4", axes, 4).tolist())
-    if not axes or len(content) != 4 + 4 * axes + int(np.prod(shape)):
+    n_axes = content[3] if content[:3] == bytes([0, 0, UNSIGNED_BYTES]) else 0
+    shape = tuple(np.frombuffer(content, ">i4", n_axes, 4).tolist())
+    if not n_axes or len(content) != 4 + 4 * n_axes + int(np.prod(shape)):
         raise SystemExit(f"{folder / name}: not a whole IDX file of unsigned bytes")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * n_axes).reshape(shape)

@@ -1,4 +1,4 @@
-"""How probable each member of the family finds test images: the importance-weighted bound on MNIST, binarised anew.
+"""Measures the likelihood of test images under each model: the importance-weighted bound on MNIST, binarised anew.
 
     python -m pipelines.likelihood FOLDER                              torchvision's raw layout; 400 epochs, for a GPU
     python -m pipelines.likelihood FOLDER --epochs 6 --only conv --draws 100 --set training.batch_size=64
@@ -31,7 +31,7 @@ from pipelines.study import Figures, Study, arguments, chosen, settings
 NAME, EPOCHS = "likelihood", 400
 SHOWN = ("epoch", "loss", "recon", "kl", "valid_loss", "perplexity", "active_units")
 
-# What they share: the textbook objective, and no help that a likelihood is not made of.
+# Settings of all models: the textbook objective, without the additions that serve anomaly detection.
 COMMON: dict[str, Any] = {
     "data": {"kind": "pixels"},
     "split": {"train": 55_000, "valid": 5_000},
@@ -65,28 +65,30 @@ def main(argv: list[str] | None = None) -> None:
     def compute(member: str, seed: int) -> Figures:
         config = of_member(options, member, seed)
         source = open_memory(images.train, config.data)
-        began = time.perf_counter()
+        start = time.perf_counter()
 
-        def watch(epoch: int, of: int, figures: dict[str, float]) -> None:
+        def on_epoch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
             shown = {"epoch": float(epoch + 1), **figures}
-            spent = time.perf_counter() - began
-            print(f"{member} {spent:7.0f} s", *(f"{k} {shown[k]:.6g}" for k in SHOWN if k in shown), flush=True)
+            seconds_so_far = time.perf_counter() - start
+            values = (f"{name} {shown[name]:.6g}" for name in SHOWN if name in shown)
+            print(f"{member} {seconds_so_far:7.0f} s", *values, flush=True)
             study.run.epoch(epoch, {f"{member}.{name}": value for name, value in figures.items()})
 
-        detector, seen = fit(source, config, watch, study.folder / f"{member}-{seed}")
-        seconds = time.perf_counter() - began
+        detector, fit_result = fit(source, config, on_epoch, study.folder / f"{member}-{seed}")
+        seconds = time.perf_counter() - start
         detector.save(study.folder / f"detector-{member}-{seed}")  # for `anomaly-vae evaluate --nll` and `latent`
-        found = bound(open_memory(images.test, config.data), detector, config, draws=options.draws, rows=options.rows)
-        model, last = detector.score_model.model, seen.history.epochs[-1]
+        test = open_memory(images.test, config.data)
+        estimate = bound(test, detector, config, draws=options.draws, rows=options.rows)
+        model, last = detector.score_model.model, fit_result.history.epochs[-1]
         perplexity = {"perplexity": last["perplexity"]} if "perplexity" in last else {}
         return {
             member: {
-                "nll": found.nll,
-                "nll_error": found.error,
-                "elbo": found.elbo,
-                "valid_elbo": seen.history.best,
+                "nll": estimate.nll,
+                "nll_error": estimate.error,
+                "elbo": estimate.elbo,
+                "valid_elbo": fit_result.history.best,
                 "parameters": float(sum(p.numel() for p in model.parameters())),
-                "epochs": float(len(seen.history.epochs)),
+                "epochs": float(len(fit_result.history.epochs)),
                 "seconds": seconds,
                 **perplexity,
             }
@@ -99,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def of_member(options: argparse.Namespace, member: str, seed: int) -> Config:
-    """The settings of one member, under what --set asks for."""
+    """The settings of one model, overridden by --set."""
     own = {**MEMBERS[member], "training": {"epochs": options.epochs}}
     base = {section: {**COMMON.get(section, {}), **own.get(section, {})} for section in COMMON | own}
     return settings(options, seed=seed, **base)

@@ -1,7 +1,7 @@
-"""What others compute of the same feature maps: PatchCore and PaDiM, beside our own score of them.
+"""PatchCore and PaDiM on the feature maps that our score uses.
 
-All read the same maps of the same pictures, are drawn to pixels and blurred by the same matrices, and a picture scores
-as its largest pixel; what differs is the method. PatchCore and PaDiM train on the pictures that we hold out too.
+All methods read the same feature maps of the same pictures. Their maps are resized to pixels and blurred in the same
+way, and a picture scores as its largest pixel. PatchCore and PaDiM also train on the pictures that we hold out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from anomaly_vae.scoring.patch_score import PatchScore
 from pipelines import baselines
 from pipelines.study import Figures
 
-Cells = Callable[[Tensor], Tensor]  # feature maps (C, h, w) -> anomaly of each cell (h, w)
+Cells = Callable[[Tensor], Tensor]  # feature maps (C, h, w) -> score of each cell (h, w)
 CORESET = 0.01  # share of the training positions that PatchCore keeps
 CHANNELS = 100  # channels, drawn at random, whose covariance PaDiM estimates (Defard 2021, for ResNet-18)
 RIDGE = 0.01  # PaDiM's, on the diagonal of every covariance
@@ -49,8 +49,8 @@ def padim(train: FeatureCache, seed: int) -> Cells:
     rows = torch.stack([maps[kept].flatten(1).T for maps in train], 1)  # (h * w, N, C)
     mean = rows.mean(1)
     whiten = torch.empty(len(rows), len(kept), len(kept), device=first.device)
-    for cell, found in enumerate(rows):
-        covariance = torch.cov(found.T) + RIDGE * torch.eye(len(kept), device=first.device)
+    for cell, features in enumerate(rows):
+        covariance = torch.cov(features.T) + RIDGE * torch.eye(len(kept), device=first.device)
         whiten[cell] = torch.linalg.inv(torch.linalg.cholesky(covariance))
 
     def cells(maps: Tensor) -> Tensor:
@@ -66,9 +66,9 @@ RIVALS: dict[str, Callable[[FeatureCache, int], Cells]] = {"PatchCore 1 %": patc
 
 @torch.inference_mode()
 def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -> Figures:
-    """The figures of every method on a category in MVTec's layout, of the maps that the detector reads.
+    """The figures of every method on a category in MVTec's layout, from the feature maps that the detector reads.
 
-    features_seconds: processor time of one picture's feature maps; cells_seconds: from there to its map and score.
+    features_seconds: processor time of the feature maps of one picture. cells_seconds: that of its map and score.
     """
     ours = detector.score_model
     assert isinstance(ours, PatchScore)
@@ -81,37 +81,42 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     train, test = (
         make_dataset(data, rows[part], detector.scaler, detector.layout, device, None) for part in ("train", "test")
     )
-    began = time.process_time()
+    start = time.process_time()
     for number in range(len(test)):
         ours.features(test.take(torch.tensor([number], device=device)))
-    features = (time.process_time() - began) / len(test)
+    feature_seconds = (time.process_time() - start) / len(test)
 
-    known, seen = FeatureCache(train, ours.features, cache), list(FeatureCache(test, ours.features, cache))
-    found: Figures = {}
+    train_maps = FeatureCache(train, ours.features, cache)
+    test_maps = list(FeatureCache(test, ours.features, cache))
+    results: Figures = {}
     methods: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         f"{baselines.OURS}, after features": lambda: lambda maps: ours.score(maps[None])[0][0],
-        **{name: _drawn(ours, rival, known, seed) for name, rival in RIVALS.items()},
+        **{name: _drawn(ours, rival, train_maps, seed) for name, rival in RIVALS.items()},
     }
     image_files = source.image_files()
     assert image_files is not None
     for name, fit in methods.items():
-        pixels, fitting = baselines.timed(fit)
-        began = time.process_time()
-        maps = [pixels(one).cpu().numpy() for one in seen]
-        spent = time.process_time() - began
-        counts = count_pixels(PixelCounts(), maps, rows["test"].tolist(), image_files)
-        tops = np.array([one.max() for one in maps], np.float64)
+        pixels, fit_seconds = baselines.timed(fit)
+        start = time.process_time()
+        pixel_maps = [pixels(feature_maps).cpu().numpy() for feature_maps in test_maps]
+        cell_seconds = time.process_time() - start
+        counts = count_pixels(PixelCounts(), pixel_maps, rows["test"].tolist(), image_files)
+        tops = np.array([pixel_map.max() for pixel_map in pixel_maps], np.float64)
         figures = {"auroc": baselines.ranking(anomalous[rows["test"]], tops)["auroc"]}
         figures |= {key: value for key, value in counts.metrics().items() if key in ("pixel_auroc", "aupro")}
-        figures |= {"features_seconds": features, "cells_seconds": spent / len(test), "fit_seconds": fitting}
-        found[name] = figures
-    return found
+        figures |= {
+            "features_seconds": feature_seconds,
+            "cells_seconds": cell_seconds / len(test),
+            "fit_seconds": fit_seconds,
+        }
+        results[name] = figures
+    return results
 
 
 def _drawn(
     ours: PatchScore, rival: Callable[[FeatureCache, int], Cells], train: FeatureCache, seed: int
 ) -> Callable[[], Callable[[Tensor], Tensor]]:
-    """What fits a rival and gives its maps in pixels."""
+    """A function that fits a rival and returns the function of its maps in pixels."""
 
     def fit() -> Callable[[Tensor], Tensor]:
         cells = rival(train, seed)

@@ -1,4 +1,4 @@
-"""The same training done by others: a plain PyTorch loop, pythae, and PyOD's VAE where there are rows."""
+"""The same training with other code: a plain PyTorch loop, pythae and, for rows, PyOD's VAE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Train = Callable[[], object]
 
 
 class Plain(nn.Module):
-    """A network as a tutorial writes it: nn.Sequential there and back, float32, the layers of one of our models."""
+    """A VAE as in a tutorial: an nn.Sequential each for encoder and decoder, float32, with the layers of our model."""
 
     def __init__(self, down: nn.Module, up: nn.Module, latent: int) -> None:
         super().__init__()
@@ -34,14 +34,15 @@ class Plain(nn.Module):
 
 
 def plain(model: VAE) -> nn.ModuleList:
-    """The members of one of our models as plain networks of the same layers."""
+    """The members of one of our models as plain networks with the same layers."""
     if isinstance(model, ConvVAE):
         down = nn.Sequential(*model.down, nn.Flatten(), *model.squeeze, model.posterior)
         return nn.ModuleList([Plain(down, nn.Sequential(*model.expand, *model.up), model.latent)])
     if isinstance(model, DenseVAE):
-        each = model.latent // model.members
+        latent = model.latent // model.members
         return nn.ModuleList(
-            Plain(_mlp(list(model.down), m), _mlp(list(model.up), m), each) for m in range(model.members)
+            Plain(_mlp(list(model.down), member), _mlp(list(model.up), member), latent)
+            for member in range(model.members)
         )
     parts: Any = model  # the VAE of features
     return nn.ModuleList(
@@ -50,19 +51,19 @@ def plain(model: VAE) -> nn.ModuleList:
 
 
 def _mlp(weights: list[nn.Parameter], member: int) -> nn.Sequential:
-    """One member of batched layers (M, in, out) as linear layers with SiLU between."""
+    """One member of batched layers (M, in, out) as linear layers with SiLU between them."""
     layers: list[nn.Module] = []
     for index in range(0, len(weights), 2):
-        wide = nn.Linear(*weights[index].shape[1:])
+        linear = nn.Linear(*weights[index].shape[1:])
         with torch.no_grad():
-            wide.weight.copy_(weights[index][member].T)
-            wide.bias.copy_(weights[index + 1][member, 0])
-        layers += [wide, nn.SiLU()]
+            linear.weight.copy_(weights[index][member].T)
+            linear.bias.copy_(weights[index + 1][member, 0])
+        layers += [linear, nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 
 
 def plain_loop(data: Tensor, model: VAE, batch: int, device: torch.device) -> Train:
-    """One epoch of it: DataLoader, Adam, one batch at a time, and the loss read after each."""
+    """A function that trains one epoch with a DataLoader and Adam, and reads the loss after each batch."""
     members = plain(model).to(device)
     optimizer = torch.optim.Adam(members.parameters(), 1e-3)
     dataset = TensorDataset(_scaled(data))
@@ -82,16 +83,19 @@ def plain_loop(data: Tensor, model: VAE, batch: int, device: torch.device) -> Tr
 
 
 def _loss(x: Tensor, decoded: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """Squared error, or the Gaussian NLL where the scale is decoded too, plus the KL; the mean over a batch."""
-    raw = decoded.chunk(2, dim=1) if decoded.shape[1] == 2 * x.shape[1] else (decoded,)
-    error = (x - raw[0]).square()
-    nats = error if len(raw) == 1 else 0.5 * error * torch.exp(-2 * raw[1]) + raw[1]
+    """The mean over a batch of the squared error, or of the Gaussian NLL if the scale is decoded, plus the KL."""
+    parameters = decoded.chunk(2, dim=1) if decoded.shape[1] == 2 * x.shape[1] else (decoded,)
+    error = (x - parameters[0]).square()
+    nats = error if len(parameters) == 1 else 0.5 * error * torch.exp(-2 * parameters[1]) + parameters[1]
     kl = 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
     return (nats.flatten(1).sum(1) + kl.sum(1)).mean()
 
 
 def pythae_loop(data: Tensor, model: VAE, batch: int) -> Train:
-    """One epoch of pythae's trainer with the same network. Raises ImportError without the extra `bench`."""
+    """A function that trains one epoch with pythae's trainer and the same network.
+
+    Raises ImportError without the extra `bench`.
+    """
     from pythae.models import VAE as PythaeVAE
     from pythae.models import VAEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -143,9 +147,14 @@ def pyod_vae(batch: int, epochs: int) -> Any:
     from pyod.models.vae import VAE as PyodVAE
 
     return PyodVAE(
-        epoch_num=epochs, batch_size=batch, encoder_neuron_list=[64, 64], decoder_neuron_list=[64, 64], latent_dim=16,
-        dropout_rate=0.0, verbose=0,
-    )  # fmt: skip
+        epoch_num=epochs,
+        batch_size=batch,
+        encoder_neuron_list=[64, 64],
+        decoder_neuron_list=[64, 64],
+        latent_dim=16,
+        dropout_rate=0.0,
+        verbose=0,
+    )
 
 
 def _scaled(data: Tensor) -> Tensor:

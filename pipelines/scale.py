@@ -1,11 +1,11 @@
-"""What a core does in a second, from which plans past one machine are made: rows and pictures scored, samples trained.
+"""Measures what one core does in a second, for plans beyond one machine: rows and pictures scored, samples trained.
 
     python -m pipelines.scale                          about 2 minutes on a quiet core
     python -m pipelines.scale --pictures FOLDER        also a folder of 40 pictures or more
 
-Every figure is per second of CPU time (user and system) of a process with one thread, so that what else the machine
-does hardly counts, and scoring is the difference between much and little data, so that starting up does not count.
-`training in 2` is the same global batch over two processes (gloo), per CPU second of each.
+Every figure is per second of CPU time (user and system) of a process with one thread, so that other processes hardly
+matter. Figures of scoring are differences between much and little data, so that starting up does not count. `training
+in 2` is the same global batch in two processes (gloo), per CPU second of each.
 
 Measured on a shared core of an Intel Xeon: SCALE.md, with what follows from it.
 """
@@ -33,9 +33,12 @@ from anomaly_vae.models.registry import build
 from anomaly_vae.training import loop
 
 SMALL, LARGE, COLUMNS = 50_000, 550_000, 30
-FEW, TIMES = 20, 10  # pictures of the small folder, and how often the large one holds all
-NETWORKS = (("table, batch 128", "table", (60,), 128, 100), ("table, batch 4096", "table", (60,), 4096, 20),
-            ("64x64 RGB, batch 128", "pixels", (3, 64, 64), 128, 8))  # fmt: skip  # name, kind, shape, batch, steps
+FEW, TIMES = 20, 10  # number of pictures in the small folder, and how often the large one holds every picture
+NETWORKS = (  # name, kind, shape, batch size, steps
+    ("table, batch 128", "table", (60,), 128, 100),
+    ("table, batch 4096", "table", (60,), 4096, 20),
+    ("64x64 RGB, batch 128", "pixels", (3, 64, 64), 128, 8),
+)
 ALONE = [sys.executable, "-m", "anomaly_vae", "-q"]
 UNTRACKED = ["--set", "tracking.enabled=false", "--set", "training.steps=40"]
 
@@ -64,7 +67,7 @@ def main() -> None:
 
 
 def scored_tables(folder: Path) -> dict[str, float]:
-    """Rows a CPU second of `score` with the default detector of a table, from CSV and from Parquet."""
+    """Rows that `score` scores per CPU second with the default detector of a table, from CSV and from Parquet."""
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(COLUMNS, COLUMNS))
     for rows in (SMALL, LARGE):
@@ -74,17 +77,17 @@ def scored_tables(folder: Path) -> dict[str, float]:
         frame.to_parquet(folder / f"{rows}.parquet")
     model = str(folder / "detector")
     cpu_seconds([*ALONE, "fit", str(folder / f"{SMALL}.parquet"), "--kind", "table", *UNTRACKED, "-o", model])
-    found = {}
+    rates = {}
     for ending in ("csv", "parquet"):
-        score = [[*ALONE, "score", str(folder / f"{n}.{ending}"), "-m", model, "-o", str(folder / "s.parquet")]
-                 for n in (SMALL, LARGE)]  # fmt: skip
-        less, more = (cpu_seconds(command) for command in score)
-        found[f"scoring {ending}"] = (LARGE - SMALL) / (more - less)
-    return found
+        paths = (str(folder / f"{rows}.{ending}") for rows in (SMALL, LARGE))
+        commands = [[*ALONE, "score", path, "-m", model, "-o", str(folder / "s.parquet")] for path in paths]
+        small, large = (cpu_seconds(command) for command in commands)
+        rates[f"scoring {ending}"] = (LARGE - SMALL) / (large - small)
+    return rates
 
 
 def scored_pictures(pictures: Path, folder: Path) -> tuple[float, float]:
-    """(pictures a CPU second of `score`, mean bytes of a file) with the default detector of pictures."""
+    """Pictures that `score` scores per CPU second with the default detector of pictures, and mean bytes of a file."""
     files = sorted(path for path in pictures.iterdir() if path.is_file())
     if len(files) < 2 * FEW:
         raise SystemExit(f"{pictures}: holds {len(files)} files, {2 * FEW} are needed")
@@ -95,46 +98,46 @@ def scored_pictures(pictures: Path, folder: Path) -> tuple[float, float]:
     model = str(folder / "detector of pictures")
     cpu_seconds([*ALONE, "fit", str(folder / "many"), *UNTRACKED, "-o", model])
     score = [[*ALONE, "score", str(folder / n), "-m", model, "-o", str(folder / "s.csv")] for n in ("few", "many")]
-    less, more = (cpu_seconds(command) for command in score)
-    return (len(files) * TIMES - FEW) / (more - less), float(np.mean([file.stat().st_size for file in files]))
+    few, many = (cpu_seconds(command) for command in score)
+    return (len(files) * TIMES - FEW) / (many - few), float(np.mean([file.stat().st_size for file in files]))
 
 
 def trained() -> dict[str, float]:
-    """Rows a CPU second of this process, in each network's training."""
-    found = {}
+    """Rows per CPU second of this process in the training of each network."""
+    rates = {}
     for name, kind, shape, batch, steps in NETWORKS:
         sizes = [f"training.batch_size={batch}", "training.epochs=1", "training.bf16=false", "training.jitter=0"]
         config = resolve(load(overrides=sizes), kind)  # type: ignore[arg-type]
         x = np.random.default_rng(0).normal(size=(batch * steps, *shape)).astype(np.float32)
-        rows, held = RowDataset(x, torch.device("cpu")), RowDataset(x[:batch], torch.device("cpu"))
+        rows, valid = RowDataset(x, torch.device("cpu")), RowDataset(x[:batch], torch.device("cpu"))
         loop.STEPS, seconds = steps, []
         for _ in range(2):  # the first one warms up
-            model, began = build(config.model, shape), time.process_time()
-            loop.train(model, rows, held, config, lambda *_: None)
-            seconds.append(time.process_time() - began)
-        found[name] = len(rows) / seconds[-1] / int(os.environ.get("WORLD_SIZE", "1"))
-    return found
+            model, start = build(config.model, shape), time.process_time()
+            loop.train(model, rows, valid, config, lambda *_: None)
+            seconds.append(time.process_time() - start)
+        rates[name] = len(rows) / seconds[-1] / int(os.environ.get("WORLD_SIZE", "1"))
+    return rates
 
 
 def of_processes(processes: int) -> dict[str, float]:
-    """`trained` in so many processes of one job, as the lead measures it."""
+    """The rates of `trained` in a job of several processes, as the lead measures them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         job = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1]}
     command = [sys.executable, "-m", "pipelines.scale", "--train"]
-    started = []
+    running = []
     for rank in range(processes):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in job.items()}, "RANK": str(rank)}
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-    said = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    outputs = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
         raise SystemExit("a process of the measured training failed; what it printed is above")
-    found: dict[str, float] = json.loads(said[0])
-    return found
+    rates: dict[str, float] = json.loads(outputs[0])
+    return rates
 
 
 def cpu_seconds(command: list[str]) -> float:
-    """User and system seconds of a process with one thread."""
+    """Runs a command with one thread; returns its user and system time in seconds."""
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,15 +1,15 @@
-"""How fast, as ratios measured in one run: training beside a plain PyTorch loop, pythae and PyOD, scoring a file beside
-bare reading, and each beside what this machine could do at most.
+"""Measures speed as ratios within one run: training relative to a plain PyTorch loop, pythae and PyOD, scoring a file
+relative to only reading it, and each relative to a lower bound of its time on this machine.
 
     python -m pipelines.speed                              about 15 minutes on two cores
     python -m pipelines.speed --rows 10000000              larger files: 4 GB of disk, 12 minutes more
     python -m pipelines.speed --only training --only files one or more of: training, files, pictures, starting, latency
 
-The bound of a computation is the larger of its floating-point operations at the rate of a large matrix product in the
-same dtype and of its bytes at the rate of a large copy; of a file also the bare reading of it. All in this run, on the
-same threads. Every ratio is of medians of several rounds in which the contenders alternate; a contender of the extra
-`bench` that is not installed is left out. Prints, saves (`--out`) and logs the figures. On a machine that is busy with
-something else two threads wait for each other most of the time, and the ratios mean nothing.
+The bound of a computation is the larger of two times: that of its floating-point operations at the rate of a large
+matrix product in the same dtype, and that of its bytes at the rate of a large copy; for a file also the time of reading
+it. All are measured in this run, with the same threads. Every ratio is one of medians over several rounds in which the
+contenders alternate; a contender of the extra `bench` that is not installed is left out. Prints, saves (`--out`) and
+logs the figures. On a busy machine two threads mostly wait for each other, and the ratios mean nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from pipelines.workloads import WORKLOADS, Workload, write_csv, write_parquet, w
 
 PARTS = ("training", "files", "pictures", "starting", "latency")
 ROUNDS, COLUMNS, PICTURES, SIDE = 5, 30, 512, 256
-SEEN = 4_000  # rows that the detector of the files is fitted to
+SEEN = 4_000  # number of rows that the detector of the files is fitted on
 Figures = dict[str, float]
 
 
@@ -71,31 +71,31 @@ def main() -> None:
     parser.add_argument("--folder", help="with rows.csv and rows.parquet to score, made where they are not")
     parser.add_argument("--out", default="mlruns/studies/speed.json")
     options = parser.parse_args()
-    keep_memory()  # as the commands do; the rivals gain by it too
+    keep_memory()  # as the commands do; the rivals profit too
     device = pick_device(options.device)
     ceilings = measure(device, (torch.float32, torch.bfloat16))
-    found: dict[str, Figures] = {"ceilings": _shown(ceilings)}
-    print(_line("ceilings", found["ceilings"]), flush=True)
+    results: dict[str, Figures] = {"ceilings": _shown(ceilings)}
+    print(_line("ceilings", results["ceilings"]), flush=True)
     parts = options.only or PARTS
     with tempfile.TemporaryDirectory() as folder:
         if "training" in parts:
             for name in options.workload or WORKLOADS:
                 for batch, steps in WORKLOADS[name].steps.items():
                     figures = training(WORKLOADS[name], batch, steps, options, device, ceilings)
-                    found[f"{name}, batch {batch}"] = figures
+                    results[f"{name}, batch {batch}"] = figures
                     print(_line(f"{name}, batch {batch}", figures), flush=True)
         for part, measured in (("files", files), ("pictures", pictures), ("starting", starting), ("latency", one_row)):
             if part in parts:
                 for name, figures in measured(Path(folder), options, ceilings).items():
-                    found[name] = figures
+                    results[name] = figures
                     print(_line(name, figures), flush=True)
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    Path(options.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     with tracking.start(load_config(), data_name="speed", run_name="speed") as logged:
         logged.metrics(
-            {_key(f"{name}.{figure}"): v for name, figures in found.items() for figure, v in figures.items()}
+            {_key(f"{name}.{figure}"): v for name, figures in results.items() for figure, v in figures.items()}
         )
-        logged.text(json.dumps(found, indent=1), "speed.json")
+        logged.text(json.dumps(results, indent=1), "speed.json")
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def main() -> None:
 def training(
     work: Workload, batch: int, steps: int, options: argparse.Namespace, device: torch.device, ceilings: Ceilings
 ) -> Figures:
-    """Milliseconds of a step of each contender, the ratios of the others to ours, and the bounds of ours."""
+    """The milliseconds of a training step of each contender, their ratios to ours, and the bounds of ours."""
     config = work.config(device.type, batch, options.overrides)
     data = work.data(batch * steps)
     contenders: dict[str, Callable[[], object]] = {
@@ -112,25 +112,23 @@ def training(
         "plain": rivals.plain_loop(data, work.model(config), batch, device),
     }
     contenders |= _installed(work, data, config, batch, steps)
-    spent = alternate(contenders, options.rounds)
+    seconds = alternate(contenders, options.rounds)
     model = work.model(config).to(device)
-    x, noise = (
-        RowDataset(data[:batch].numpy(), device).take(torch.arange(batch, device=device)),
-        torch.Generator(device),
-    )
+    x = RowDataset(data[:batch].numpy(), device).take(torch.arange(batch, device=device))
+    noise = torch.Generator(device)
 
     def step() -> None:
         loss(x, model(x, noise), config.objective, 1.0)[0].backward()
 
-    step()  # gradients are there
-    need = needs(step, sum(p.numel() for p in model.parameters()))
+    step()  # allocates the gradients
+    needed = needs(step, sum(p.numel() for p in model.parameters()))
     dtype = torch.bfloat16 if config.training.bf16 and has_bf16(device) else torch.float32
-    ours = spent["ours"] / steps
-    found = {f"{name}_ms": 1000 * s / steps for name, s in spent.items()}
-    found |= {f"ratio_to_{name}": s / spent["ours"] for name, s in spent.items() if name != "ours"}
-    found |= {"gflop": need.flops / 1e9, "mb": need.bytes / 1e6, "bound_ms": 1000 * need.bound(ceilings, dtype)}
-    found |= {"share_of_bound": need.bound(ceilings, dtype) / ours}
-    return found | {"share_of_float32_bound": need.bound(ceilings, torch.float32) / ours}
+    ours = seconds["ours"] / steps
+    figures = {f"{name}_ms": 1000 * s / steps for name, s in seconds.items()}
+    figures |= {f"ratio_to_{name}": s / seconds["ours"] for name, s in seconds.items() if name != "ours"}
+    figures |= {"gflop": needed.flops / 1e9, "mb": needed.bytes / 1e6, "bound_ms": 1000 * needed.bound(ceilings, dtype)}
+    figures |= {"share_of_bound": needed.bound(ceilings, dtype) / ours}
+    return figures | {"share_of_float32_bound": needed.bound(ceilings, torch.float32) / ours}
 
 
 def _ours(work: Workload, data: torch.Tensor, config: Config, batch: int, device: torch.device) -> Callable[[], object]:
@@ -147,36 +145,36 @@ def _ours(work: Workload, data: torch.Tensor, config: Config, batch: int, device
 def _installed(
     work: Workload, data: torch.Tensor, config: Config, batch: int, steps: int
 ) -> dict[str, Callable[[], object]]:
-    """The contenders of the extra `bench` that do this job: pythae one network, PyOD rows."""
-    found: dict[str, Callable[[], object]] = {}
+    """The contenders of the extra `bench` that can train this workload: pythae a single network, PyOD rows."""
+    contenders: dict[str, Callable[[], object]] = {}
     try:
         if config.model.members == 1:
-            found["pythae"] = rivals.pythae_loop(data, work.model(config), batch)
+            contenders["pythae"] = rivals.pythae_loop(data, work.model(config), batch)
         if work.kind == "table":
             rows = data.numpy().astype(np.float64)
-            found["pyod"] = lambda: rivals.pyod_vae(batch, 1).fit(rows)
+            contenders["pyod"] = lambda: rivals.pyod_vae(batch, 1).fit(rows)
     except ImportError as error:
         print(f"left out: {error}; pip install 'anomaly-vae[bench]'", flush=True)
-    return found
+    return contenders
 
 
 def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Figures:
-    """Median seconds of each contender, run in turn after one warm-up each."""
-    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    """The median seconds of each contender; they run in turn, after one warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(rounds + 1):
         for name, work in contenders.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             work()
             if round_:
-                spent[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found) for name, found in spent.items()}
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
 def files(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
-    """`score` of a CSV and of the same rows as Parquet, beside bare reading, the network's bound and PyOD's VAE."""
+    """The figures of `score` on a CSV and on the same rows as Parquet: reading, the network's bound, PyOD's VAE."""
     data, model = Path(options.folder or folder), folder / "detector"
     csv, parquet = data / "rows.csv", data / "rows.parquet"
     if not parquet.exists():
@@ -188,23 +186,28 @@ def files(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict
     detector.save(model)
     x = torch.randn(SIZES[-1], 2 * COLUMNS)
     with torch.inference_mode():
-        need = needs(partial(detector.score_model.cpu(), x))
-    network = rows / len(x) * need.bound(ceilings, torch.float32)
+        needed = needs(partial(detector.score_model.cpu(), x))
+    network_seconds = rows / len(x) * needed.bound(ceilings, torch.float32)
     tenth = folder / "tenth.csv"
     write_csv(str(tenth), rows // 10, COLUMNS)
-    found = {}
+    figures = {}
     for path, read in ((csv, _read_csv), (parquet, _read_parquet)):
         rounds = 3 if rows > 2_000_000 else options.rounds
         runs = [(_score(model, path), timed(partial(read, path))) for _ in range(rounds)]
-        ours, bare = (statistics.median(each) for each in ([e.seconds for e, _ in runs], [s for _, s in runs]))
-        found[f"score {path.suffix[1:]}"] = {
-            "seconds": ours, "rows_per_second": rows / ours, "bare_reading_seconds": bare,
-            "network_bound_seconds": network, "ratio_to_larger_bound": ours / max(bare, network),
-            "ratio_to_reading": ours / bare, "peak_gb": max(ended.resident_gb for ended, _ in runs),
-        }  # fmt: skip
-    found["score csv"]["peak_gb_of_a_tenth"] = _score(model, tenth).resident_gb
-    found["scoring in memory"] = _rates(detector, sample)
-    return found
+        ours = statistics.median(ended.seconds for ended, _ in runs)
+        reading = statistics.median(seconds for _, seconds in runs)
+        figures[f"score {path.suffix[1:]}"] = {
+            "seconds": ours,
+            "rows_per_second": rows / ours,
+            "bare_reading_seconds": reading,
+            "network_bound_seconds": network_seconds,
+            "ratio_to_larger_bound": ours / max(reading, network_seconds),
+            "ratio_to_reading": ours / reading,
+            "peak_gb": max(ended.resident_gb for ended, _ in runs),
+        }
+    figures["score csv"]["peak_gb_of_a_tenth"] = _score(model, tenth).resident_gb
+    figures["scoring in memory"] = _rates(detector, sample)
+    return figures
 
 
 def _read_csv(path: Path) -> None:
@@ -224,7 +227,7 @@ def _score(model: Path, path: Path) -> Ended:
 
 
 def _rates(detector: Detector, sample: pd.DataFrame) -> Figures:
-    """Rows a second of ours and of PyOD's VAE with the layers of one member, on rows in memory."""
+    """The rows per second of ours and of PyOD's VAE with the layers of one member, on rows in memory."""
     rows = np.tile(sample.to_numpy(np.float64), (25, 1))
     frame = pd.DataFrame(rows, columns=sample.columns)
     contenders: dict[str, Callable[[], object]] = {"ours": lambda: detector.score(frame)}
@@ -233,17 +236,17 @@ def _rates(detector: Detector, sample: pd.DataFrame) -> Figures:
         contenders["pyod"] = lambda: theirs.decision_function(rows)
     except ImportError as error:
         print(f"left out: {error}; pip install 'anomaly-vae[bench]'", flush=True)
-    spent = alternate(contenders, ROUNDS)
-    found = {f"{name}_rows_per_second": len(rows) / s for name, s in spent.items()}
-    return found | {f"ratio_to_{name}": s / spent["ours"] for name, s in spent.items() if name != "ours"}
+    seconds = alternate(contenders, ROUNDS)
+    figures = {f"{name}_rows_per_second": len(rows) / value for name, value in seconds.items()}
+    return figures | {f"ratio_to_{name}": value / seconds["ours"] for name, value in seconds.items() if name != "ours"}
 
 
 def pictures(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
-    """`score` of a folder of JPEGs, by the network of pixels and by features, beside decoding them in as many threads
-    and the network's bound."""
+    """The figures of scoring a folder of JPEGs with conv2d and with features: decoding in as many threads, and the
+    network's bound."""
     place = folder / "pictures"
     write_pictures(place, PICTURES, SIDE)
-    found = {}
+    figures = {}
     for kind, size in (("conv2d", 64), ("features", SIDE)):
         settings = [f"model.kind={kind}", f"data.size={size}", "training.steps=8", f"device={options.device}"]
         config = load_config(overrides=[*settings, "tracking.enabled=false"])
@@ -251,19 +254,22 @@ def pictures(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> d
         detector, _ = fit(source, config)
         x = torch.rand(1, *detector.layout.shape)
         with torch.inference_mode():
-            need = needs(partial(detector.score_model.cpu(), x))
-        bound = PICTURES * need.flops / ceilings.flops[torch.float32]  # many go through at once: weights move once
+            needed = needs(partial(detector.score_model.cpu(), x))
+        # a batch holds many pictures, so the bytes of the weights hardly count
+        bound = PICTURES * needed.flops / ceilings.flops[torch.float32]
         detector.score_model.to(pick_device(options.device))
-        spent = alternate(
+        seconds = alternate(
             {"ours": partial(_drained, detector, source), "decoding": partial(_decode, place)}, options.rounds
         )
-        found[f"pictures, {kind}"] = {
-            "pictures_per_second": PICTURES / spent["ours"], "seconds": spent["ours"],
-            "decoding_seconds": spent["decoding"], "network_bound_seconds": bound,
-            "ratio_to_decoding": spent["ours"] / spent["decoding"],
-            "ratio_to_larger_bound": spent["ours"] / max(spent["decoding"], bound),
-        }  # fmt: skip
-    return found
+        figures[f"pictures, {kind}"] = {
+            "pictures_per_second": PICTURES / seconds["ours"],
+            "seconds": seconds["ours"],
+            "decoding_seconds": seconds["decoding"],
+            "network_bound_seconds": bound,
+            "ratio_to_decoding": seconds["ours"] / seconds["decoding"],
+            "ratio_to_larger_bound": seconds["ours"] / max(seconds["decoding"], bound),
+        }
+    return figures
 
 
 def _drained(detector: Detector, source: Source) -> None:
@@ -281,7 +287,7 @@ def _decode(place: Path) -> None:
 
 
 def starting(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
-    """Seconds of commands that have little to compute, beside importing torch alone."""
+    """The seconds of commands that compute little, and of importing torch."""
     few, model = folder / "few.csv", folder / "quick"
     write_csv(str(few), 10, COLUMNS)
     rows = pd.DataFrame(np.random.default_rng(0).normal(size=(400, COLUMNS)), columns=pd.read_csv(few).columns)
@@ -297,17 +303,17 @@ def starting(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> d
 
 
 def one_row(folder: Path, options: argparse.Namespace, ceilings: Ceilings) -> dict[str, Figures]:
-    """Milliseconds of one row through each door; see pipelines.latency."""
+    """The milliseconds of one row through each interface; see pipelines.latency."""
     data = np.random.default_rng(0).normal(size=(800, COLUMNS))
     frame = pd.DataFrame(data, columns=[f"x{i}" for i in range(COLUMNS)])
-    found = latency.latencies(Detector.fit(frame[:400], training__epochs=1), frame[400:])
-    return {f"one row, {door}": asdict(figures) for door, figures in found.items()}
+    latencies = latency.latencies(Detector.fit(frame[:400], training__epochs=1), frame[400:])
+    return {f"one row, {interface}": asdict(figures) for interface, figures in latencies.items()}
 
 
 def timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _middle(command: list[str]) -> float:
@@ -318,8 +324,8 @@ def _middle(command: list[str]) -> float:
 
 
 def _shown(ceilings: Ceilings) -> Figures:
-    found = {f"{str(dtype).removeprefix('torch.')}_gflops": rate / 1e9 for dtype, rate in ceilings.flops.items()}
-    return found | {"copy_gb_per_second": ceilings.copied / 1e9}
+    figures = {f"{str(dtype).removeprefix('torch.')}_gflops": rate / 1e9 for dtype, rate in ceilings.flops.items()}
+    return figures | {"copy_gb_per_second": ceilings.copied / 1e9}
 
 
 def _line(name: str, figures: Figures) -> str:
@@ -327,7 +333,7 @@ def _line(name: str, figures: Figures) -> str:
 
 
 def _key(name: str) -> str:
-    """A name that MLflow takes for a metric."""
+    """A name that MLflow accepts for a metric."""
     return "".join(c if c.isalnum() or c in "_-. /" else "-" for c in name)
 
 

@@ -1,7 +1,7 @@
-"""What every study shares: cells that are computed once, a table at the end, and its record in MLflow.
+"""The base of every study: cells that are computed once, tables at the end, and a record in MLflow.
 
-A study is a grid of cells, each the figures of several methods on one file with one seed. A finished cell is appended
-to `cells.jsonl` in the study's folder at once, so a study that was stopped goes on where it stood.
+A study is a grid of cells; a cell holds the figures of several methods on one file with one seed. A finished cell is
+appended to `cells.jsonl` in the study's folder, so that an interrupted study continues where it stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
+from scipy.stats import wilcoxon
 
 from anomaly_vae import tracking
 from anomaly_vae.core.config import Config
@@ -28,11 +30,11 @@ Figures = dict[str, dict[str, float]]  # method -> metric -> value
 
 @dataclass
 class Study:
-    """Cells on disk, and the parent run they are logged under.
+    """The cells of a study on disk, and the run that they are logged to.
 
-    name: of the study and its MLflow experiment. folder: where cells and tables are kept. data: what the cells are
-    computed from; a folder that holds cells of other data or settings is refused. hidden: metrics that cells
-    keep for a table of the study's own and that the common tables leave out.
+    name: the name of the study and of its MLflow experiment. folder: the folder of cells and tables. data: what the
+    cells are computed from; a folder with cells of other data or settings is refused. hidden: metrics of the cells that
+    only tables of the study's own show.
     """
 
     name: str
@@ -43,16 +45,16 @@ class Study:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        """Opens the parent run, the one of an earlier, stopped study if there was one."""
+        """Opens the run of the study, and continues that of an interrupted one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._require_same()
-        self.cells, known = self.folder / "cells.jsonl", self.folder / "run_id"
+        self.cells, id_file = self.folder / "cells.jsonl", self.folder / "run_id"
         if self.cells.is_file():
             self.rows = [json.loads(line) for line in self.cells.read_text(encoding="utf-8").splitlines()]
-        resume = known.read_text() if known.is_file() else None
+        resume = id_file.read_text() if id_file.is_file() else None
         self._run = tracking.start(self.config, data_name=self.name, run_name=self.name, resume=resume or None)
         self.run = self._run.__enter__()
-        known.write_text(self.run.run_id)
+        id_file.write_text(self.run.run_id)
         if resume is None:
             self.run.params(self.config.flat())
         return self
@@ -61,53 +63,54 @@ class Study:
         self._run.__exit__(*error)
 
     def _require_same(self) -> None:
-        """Exits with a message where the folder's cells are of other data or settings than those asked for."""
+        """Exits with a message if the folder holds cells of other data or settings."""
         settings = self.config.model_dump(mode="json", exclude={"tracking"})
-        asked = {"data": self.data, "settings": settings}
-        known = self.folder / "study.json"
-        if not known.is_file():
-            known.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-        elif json.loads(known.read_text(encoding="utf-8")) != asked:
+        description = {"data": self.data, "settings": settings}
+        file = self.folder / "study.json"
+        if not file.is_file():
+            file.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        elif json.loads(file.read_text(encoding="utf-8")) != description:
             raise SystemExit(
-                f"{self.folder}: holds cells of other data or settings (see {known.name}); name another --out"
+                f"{self.folder}: holds cells of other data or settings (see {file.name}); name another --out"
             )
 
     def grid(
         self, files: Iterable[str], seeds: int, compute: Callable[[str, int], Figures], engine: Engine = "local"
     ) -> None:
-        """The cells of every file with seeds 0 .. seeds - 1, those that an earlier run computed left as they are.
+        """Computes the cells of every file with seeds 0 .. seeds - 1, except those that are already there.
 
-        engine: `ray` computes them over a cluster, with one thread each; `compute` then travels by pickle.
+        engine: `ray` computes them on a cluster, with one thread each, and sends `compute` to it by pickle.
         """
         cells = [(file, seed) for file in files for seed in range(seeds)]
         missing = [cell for cell in cells if not self._has(*cell)]
-        for (file, seed), (found, seconds) in map_items(engine, partial(_timed, compute), missing):
-            self._keep(file, seed, found, seconds)
-        place = {cell: number for number, cell in enumerate(cells)}  # a cluster computes them in any order
-        self.rows.sort(key=lambda row: place.get((row["file"], row["seed"]), len(place)))
+        for (file, seed), (figures, seconds) in map_items(engine, partial(_timed, compute), missing):
+            self._keep(file, seed, figures, seconds)
+        order = {cell: number for number, cell in enumerate(cells)}  # a cluster finishes them in any order
+        self.rows.sort(key=lambda row: order.get((row["file"], row["seed"]), len(order)))
 
     def cell(self, file: str, seed: int, compute: Callable[[], Figures]) -> None:
-        """The figures of every method on one file with one seed; computed unless an earlier run did."""
+        """Computes one cell, unless it is already there."""
         if not self._has(file, seed):
             self._keep(file, seed, *_timed(lambda *_: compute())((file, seed)))
 
     def _has(self, file: str, seed: int) -> bool:
         return any(row["file"] == file and row["seed"] == seed for row in self.rows)
 
-    def _keep(self, file: str, seed: int, found: Figures, seconds: float) -> None:
-        new = [{"file": file, "seed": seed, "method": method, **figures} for method, figures in found.items()]
+    def _keep(self, file: str, seed: int, cell: Figures, seconds: float) -> None:
+        """Appends a cell to the file, and prints it."""
+        new = [{"file": file, "seed": seed, "method": method, **figures} for method, figures in cell.items()]
         with open(self.cells, "a", encoding="utf-8") as out:
             out.writelines(json.dumps(row) + "\n" for row in new)
         self.rows += new
-        shown = "  ".join(f"{method} {_brief(figures)}" for method, figures in found.items())
+        shown = "  ".join(f"{method} {_brief(figures)}" for method, figures in cell.items())
         print(f"{file} seed {seed} ({seconds:.1f} s): {shown}", flush=True)
 
     def table(self) -> pd.DataFrame:
-        """One row a file and method: the mean and standard deviation over seeds of each metric."""
+        """A row for each file and method: the mean and standard deviation of each metric over the seeds."""
         return by_seed(self._figures(["file", "method", "seed"]), ["file", "method"])
 
     def overall(self) -> pd.DataFrame:
-        """One row a method: the mean over files, and the standard deviation over seeds of that mean."""
+        """A row for each method: the mean over files, and the standard deviation of that mean over the seeds."""
         return by_seed(self._figures(["method", "seed"]), ["method"])
 
     def _figures(self, keys: list[str]) -> pd.DataFrame:
@@ -116,7 +119,7 @@ class Study:
         return frame.groupby(keys, sort=False)[metrics].mean()
 
     def finish(self, extra: dict[str, pd.DataFrame] | None = None, children: bool = True) -> None:
-        """Prints the tables, saves them as CSV and logs them; `children`: with a child run a file."""
+        """Prints the tables, saves them as CSV and logs them. children: also log a child run for each file."""
         tables = {"files": self.table(), "overall": self.overall(), **(extra or {})}
         for name, table in tables.items():
             flat = table.copy()
@@ -131,30 +134,33 @@ class Study:
         print(f"\ntables and cells: {self.folder}")
 
     def _log_files(self) -> None:
-        """A child run a file; one that an earlier ending of this study made is written again, not made twice."""
-        known = tracking.children(self.run.run_id, self.config) if self.run.run_id else {}
+        """Logs a child run for each file; a child run that exists from an earlier call is continued."""
+        run_ids = tracking.children(self.run.run_id, self.config) if self.run.run_id else {}
         for file, part in pd.DataFrame(self.rows).groupby("file", sort=False):
             with tracking.start(
-                self.config, data_name=self.name, run_name=str(file), resume=known.get(str(file)),
+                self.config,
+                data_name=self.name,
+                run_name=str(file),
+                resume=run_ids.get(str(file)),
                 parent=self.run.run_id or None,
-            ) as child:  # fmt: skip
+            ) as child:
                 child.params({"file": file, "seeds": sorted(part["seed"].unique().tolist())})
                 means = part.groupby("method").mean(numeric_only=True)
                 child.metrics(_named(means.drop(columns=["seed", *self.hidden])))
 
 
 def _timed(compute: Callable[[str, int], Figures]) -> Callable[[tuple[str, int]], tuple[Figures, float]]:
-    """The work on a cell: its figures, and the seconds they took."""
+    """A function that computes a cell and returns it with the seconds it took."""
 
     def work(cell: tuple[str, int]) -> tuple[Figures, float]:
-        began = time.perf_counter()
-        return compute(*cell), time.perf_counter() - began
+        start = time.perf_counter()
+        return compute(*cell), time.perf_counter() - start
 
     return work
 
 
 def arguments(doc: str | None, name: str, seeds: int | None = 5, spread: bool = True) -> argparse.ArgumentParser:
-    """The arguments that studies share: settings, where results go, how many seeds and, to `spread`, the engine."""
+    """The arguments of all studies: settings, folder of results, number of seeds and, if `spread`, the engine."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("mlruns/studies") / name, help="folder of cells and tables")
@@ -167,32 +173,54 @@ def arguments(doc: str | None, name: str, seeds: int | None = 5, spread: bool = 
 
 
 def settings(options: argparse.Namespace, **base: Any) -> Config:
-    """The configuration of a study: defaults, what the study needs, and --set."""
+    """The configuration of a study: the defaults, overridden by the study's settings `base`, overridden by --set."""
     return load_config(overrides=options.overrides, base=base)
 
 
 def chosen(names: Iterable[str], only: list[str]) -> list[str]:
-    """The names to run. Exits with a message for one that does not exist."""
-    known = list(names)
-    wrong = [name for name in only if name not in known]
-    if wrong:
-        raise SystemExit(f"--only {wrong[0]}: not there; found {', '.join(known)}")
-    return [name for name in known if not only or name in only]
+    """The names to run: those in `only`, or all if it is empty. Exits with a message for an unknown one."""
+    names = list(names)
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise SystemExit(f"--only {unknown[0]}: not there; found {', '.join(names)}")
+    return [name for name in names if not only or name in only]
 
 
 def by_seed(figures: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One row for each `keys`: the mean and the standard deviation over the rest of the index, which is the seeds."""
+    """A row for each value of `keys`: the mean and the standard deviation over the seeds."""
     return figures.groupby(keys, sort=False).agg(["mean", "std"])
 
 
+def paired(rows: Iterable[dict[str, Any]], ours: str, metrics: Iterable[str]) -> pd.DataFrame:
+    """`ours` against every other method over files, each of which counts once with its mean over seeds.
+
+    Columns: files where ours is ahead, level or behind; the mean difference, and the same without the file that is best
+    for us, for a lead may be one file; p: two-sided, of Wilcoxon's signed ranks. Files that lack a value are left out.
+    """
+    figures = pd.DataFrame(list(rows)).groupby(["method", "file"], sort=False)[list(metrics)].mean()
+    found = {}
+    for rival in dict.fromkeys(figures.index.get_level_values("method")):
+        if rival == ours:
+            continue
+        for metric in figures:
+            leads = (figures.loc[ours, metric] - figures.loc[rival, metric]).dropna().to_numpy()
+            found[rival, metric] = {
+                "wins": int((leads > 0).sum()), "ties": int((leads == 0).sum()), "losses": int((leads < 0).sum()),
+                "difference": leads.mean() if len(leads) else float("nan"),
+                "without_best": np.sort(leads)[:-1].mean() if len(leads) > 1 else float("nan"),
+                "p": float(wilcoxon(leads).pvalue) if leads.any() else 1.0,
+            }  # fmt: skip
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(index=["rival", "metric"])
+
+
 def natural(name: str) -> list[tuple[bool, int, str]]:
-    """A key that sorts 2 before 10."""
+    """A key that sorts numbers in names by their value: 2 before 10."""
     pieces = re.split(r"(\d+)", name)
     return [(piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in pieces]
 
 
 def plus_minus(table: pd.DataFrame) -> str:
-    """`mean ± sd` in every cell of a table with those two columns a metric; other tables as they are."""
+    """A table as text, with `mean ± sd` for each metric if the table has these two columns for it."""
     if table.columns.nlevels == 1:
         return str(table.to_string(float_format=lambda v: f"{v:.4f}"))
     metrics = list(dict.fromkeys(table.columns.get_level_values(0)))

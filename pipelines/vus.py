@@ -23,48 +23,49 @@ def vus_pr(
     anomalous = np.asarray(anomalous, bool)
     if not anomalous.any():
         return float("nan")
-    found = ranges(anomalous)
+    events = ranges(anomalous)
     cuts = -np.sort(-scores)[np.linspace(0, len(scores) - 1, thresholds).astype(int)]
     alarms = scores[None, :] >= cuts[:, None]  # (thresholds, N)
     weights = alarms.astype(np.float32)
-    counted = np.concatenate([np.zeros((thresholds, 1), np.int32), np.cumsum(alarms, axis=1, dtype=np.int32)], axis=1)
-    total, positives = counted[:, -1], int(anomalous.sum())
+    none = np.zeros((thresholds, 1), np.int32)
+    alarm_counts = np.concatenate([none, np.cumsum(alarms, axis=1, dtype=np.int32)], axis=1)  # (thresholds, N + 1)
+    total, positives = alarm_counts[:, -1], int(anomalous.sum())
     areas = []
     for width in range(window + 1):
-        soft = softened(anomalous, found, width)
-        hits = weights @ soft.astype(np.float32)
-        beside = weights @ np.where(anomalous, 0, soft).astype(np.float32)  # buffer steps count only where alarmed
+        labels = softened(anomalous, events, width)
+        hits = weights @ labels.astype(np.float32)
+        beside = weights @ np.where(anomalous, 0, labels).astype(np.float32)  # buffer steps count only where alarmed
         recall = np.minimum(hits / ((positives + positives + beside) / 2), 1)
-        events = buffered(found, width, len(scores))
-        existence = sum((counted[:, last + 1] > counted[:, first]).astype(float) for first, last in events)
-        rates = np.concatenate([[0.0], recall * existence / len(events)])
+        widened = buffered(events, width, len(scores))
+        existence = sum((alarm_counts[:, last + 1] > alarm_counts[:, first]).astype(float) for first, last in widened)
+        rates = np.concatenate([[0.0], recall * existence / len(widened)])
         areas.append(float(np.diff(rates) @ (hits / total)))
     return float(np.mean(areas))
 
 
 def ranges(anomalous: NDArray[np.bool_]) -> Ranges:
-    """The runs of anomalous steps."""
+    """The ranges of consecutive anomalous steps."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], anomalous.astype(int), [0]])))
     return [(int(first), int(last) - 1) for first, last in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def buffered(found: Ranges, width: int, n: int) -> Ranges:
-    """The ranges with half a width on both sides, joined where they touch."""
+def buffered(events: Ranges, width: int, n: int) -> Ranges:
+    """The ranges, extended by half of `width` on both sides and joined where they touch."""
     half, joined = width // 2, []
-    first = max(found[0][0] - half, 0)
-    for (_, last), (following, _) in itertools.pairwise(found):
+    first = max(events[0][0] - half, 0)
+    for (_, last), (following, _) in itertools.pairwise(events):
         if last + half < following - half:
             joined.append((first, last + half))
             first = following - half
-    return [*joined, (first, min(found[-1][1] + half, n - 1))]
+    return [*joined, (first, min(events[-1][1] + half, n - 1))]
 
 
-def softened(anomalous: NDArray[np.bool_], found: Ranges, width: int) -> NDArray[np.float64]:
-    """(N,) labels in 0-1 that fall off as sqrt(1 - distance / width) over half a width beside each range."""
-    soft = anomalous.astype(float)
-    for first, last in found if width else []:
-        after = np.arange(last + 1, min(last + width // 2 + 1, len(soft)))
-        soft[after] += np.sqrt(1 - (after - last) / width)
+def softened(anomalous: NDArray[np.bool_], events: Ranges, width: int) -> NDArray[np.float64]:
+    """Labels in 0-1, (N,), that fall as sqrt(1 - distance / width) over half of `width` beside each range."""
+    labels = anomalous.astype(float)
+    for first, last in events if width else []:
+        after = np.arange(last + 1, min(last + width // 2 + 1, len(labels)))
+        labels[after] += np.sqrt(1 - (after - last) / width)
         before = np.arange(max(first - width // 2, 0), first)
-        soft[before] += np.sqrt(1 - (first - before) / width)
-    return np.asarray(np.minimum(soft, 1))
+        labels[before] += np.sqrt(1 - (first - before) / width)
+    return np.asarray(np.minimum(labels, 1))

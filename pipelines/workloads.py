@@ -1,4 +1,4 @@
-"""What speed is measured on: made data of the shapes that the product is used with, and the network of each."""
+"""Workloads of the speed measurements: generated data of typical shapes, and the network of each."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from anomaly_vae.detector.configuration import resolve
 from anomaly_vae.models import registry
 from anomaly_vae.models.base import VAE
 
-PIECE = 100_000  # rows of a file written at a time
-QUALITY = 90  # of a JPEG, in Pillow's measure
+PIECE = 100_000  # number of rows of a file that are written at a time
+QUALITY = 90  # quality of a JPEG on Pillow's scale
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Samples of one shape, as the network reads them. steps: optimiser steps that are timed, for each batch size."""
+    """Samples of one shape, as the network reads them. steps: batch size -> number of optimiser steps to time."""
 
     kind: str
     shape: tuple[int, ...]
     steps: dict[int, int]
 
     def config(self, device: str, batch: int, overrides: list[str]) -> Config:
-        """Its defaults, without what a plain loop does not do: pictures are not moved, inputs get no noise."""
+        """The default configuration without augmentation and noise, which a plain loop does not have."""
         fixed = ["training.jitter=0", "training.noise=0", f"training.batch_size={batch}", f"device={device}"]
         return resolve(load_config(overrides=[*fixed, *overrides]), self.kind)
 
@@ -39,7 +39,7 @@ class Workload:
             return registry.build(config.model, self.shape)
 
     def data(self, samples: int) -> Tensor:
-        """(N, *shape): pictures as uint8, everything else standard normal."""
+        """Random samples (N, *shape): pictures as uint8, everything else standard normal."""
         generator = torch.Generator().manual_seed(0)
         if self.kind in ("pixels", "images") and len(self.shape) == 3:
             return torch.randint(0, 256, (samples, *self.shape), generator=generator, dtype=torch.uint8)
@@ -51,14 +51,13 @@ WORKLOADS = {
     "RGB 64x64": Workload("pixels", (3, 64, 64), {128: 10, 4096: 1}),
     "windows 8x32": Workload("series", (8, 32), {128: 100, 4096: 6}),
     "table of 30": Workload("table", (60,), {128: 200, 4096: 20}),  # a column is read as two elements
-    "feature maps": Workload(
-        "images", (256,), {128: 200, 4096: 20}
-    ),  # positions of EfficientNet-Lite0 at the default layers
+    # positions of EfficientNet-Lite0 at the default layers
+    "feature maps": Workload("images", (256,), {128: 200, 4096: 20}),
 }
 
 
 def write_csv(path: str, rows: int, columns: int) -> None:
-    """Correlated Gaussian columns with six digits, written in pieces."""
+    """Writes a CSV of correlated Gaussian columns with six digits, in pieces."""
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(columns, columns))
     with open(path, "w") as out:
@@ -69,7 +68,7 @@ def write_csv(path: str, rows: int, columns: int) -> None:
 
 
 def write_parquet(csv: str, path: str) -> None:
-    """The rows of a CSV as Parquet, piece by piece."""
+    """Writes the rows of a CSV as Parquet, in pieces."""
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -79,7 +78,7 @@ def write_parquet(csv: str, path: str) -> None:
 
 
 def write_pictures(folder: Path, count: int, side: int) -> None:
-    """JPEGs of noise on a pattern, which differs a little from picture to picture; side: pixels, a multiple of 16."""
+    """Writes JPEGs of a pattern with noise that differs between pictures. side: in pixels, a multiple of 16."""
     from PIL import Image
 
     folder.mkdir()

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from anomaly_vae import __version__
 from anomaly_vae.cli import detect, latent, production, runs
 from anomaly_vae.core.errors import AnomalyVAEError, UsageError
 from anomaly_vae.core.threads import keep_memory
+from anomaly_vae.core.version import __version__
 
 COMMON = ("--debug", "-q", "--quiet")  # options that may also follow the name of a command
 

@@ -117,16 +117,18 @@ def bound_table(bound: Bound) -> str:
     ]
     if bound.bits is not None:
         rows.append(("bits a pixel", f"{bound.bits:.4f}"))
-    return table([*rows, ("samples", f"{bound.rows}")])
+    return table([*rows, ("of", bound.unit), ("samples", f"{bound.rows}")])
 
 
 def promotion_table(promotion: Promotion) -> str:
     """The metrics of the candidate beside those of the previous champion, and the champion now."""
     head, candidate, previous = f"on {promotion.data}", promotion.candidate, promotion.before
     champion = promotion.champion.uri if promotion.champion else "none"
-    candidate_cells = dict([(head, f"run {candidate.run_id[:8]}"), *metric_facts(candidate.metrics)])
+    candidate_cells = dict(
+        [(head, f"run {candidate.run_id[:8]}"), _trained_row(candidate), *metric_facts(candidate.metrics)]
+    )
     if previous:
-        champion_cells = dict([(head, champion), *metric_facts(previous.metrics)])
+        champion_cells = dict([(head, champion), _trained_row(previous), *metric_facts(previous.metrics)])
     else:
         champion_cells = {head: f"{champion} ({promotion.excuse})" if promotion.excuse else f"champion: {champion}"}
     width = max(len(cell) for cell in candidate_cells.values())
@@ -137,6 +139,12 @@ def promotion_table(promotion: Promotion) -> str:
         score = f"anomaly-vae score DATA -m models:/{promotion.version.name}@champion"
         rows += [("champion", promotion.version.uri), ("score with", score)]
     return table(rows)
+
+
+def _trained_row(result: Result) -> tuple[str, str]:
+    if result.trained_on is None:
+        return "trained on", "not known"
+    return "trained on", f"{result.trained_on} of {result.rows['test']} rows"
 
 
 def check_table(check: Check) -> str:
@@ -182,7 +190,7 @@ def info_table() -> str:
 
     import torch
 
-    from anomaly_vae import __version__
+    from anomaly_vae.core.version import __version__
 
     rows = [("anomaly-vae", __version__), ("python", platform.python_version()), ("platform", platform.platform())]
     for package in ("torch", "torchvision", "scikit-learn", "pandas", "pyarrow", "numpy", "mlflow", "click"):

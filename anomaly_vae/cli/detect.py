@@ -102,6 +102,12 @@ def fit_command(
 @click.option("--engine", type=click.Choice(ENGINES), help="Score many files here or over a Ray cluster (RAY_ADDRESS).")
 @click.option("--threshold", type=float, metavar="NATS", help="Threshold instead of the detector's.")
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
+@click.option(
+    "--elbo",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Add the negative ELBO (nats) of K posterior draws; the score itself decodes the posterior mean.",
+)
 @click.option("--maps", metavar="DIR", help="Draw maps over the flagged pictures into this new folder.")
 @click.option("--all-maps", is_flag=True, help="With --maps: over all pictures, not only the flagged ones.")
 @click.option("--map-values", is_flag=True, help="With --maps: also write each map as .npy, float32 nats.")
@@ -116,6 +122,7 @@ def score_command(
     model: str | None,
     threshold: float | None,
     explain: int | None,
+    elbo: int | None,
     output: str | None,
     ending: str | None,
     engine: Engine | None,
@@ -148,7 +155,11 @@ def score_command(
     from anomaly_vae.workflows.score import Maps, Options, score
 
     scoring = Options(
-        threshold=threshold, explain=explain or 0, id_column=id_column, skip_broken=config.data.skip_broken
+        threshold=threshold,
+        explain=explain or 0,
+        id_column=id_column,
+        skip_broken=config.data.skip_broken,
+        elbo=elbo or 0,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:
@@ -237,6 +248,7 @@ def evaluate_command(
                 label=label,
                 normal=normal,
                 skip_broken=config.data.skip_broken,
+                unlabelled=config.data.unlabelled,
                 run_id=opened.run_id,
                 progress=console.progress,
             )
@@ -248,6 +260,7 @@ def evaluate_command(
         label=label,
         normal=normal,
         skip_broken=config.data.skip_broken,
+        unlabelled=config.data.unlabelled,
         run_id=opened.run_id,
     )
     for note in result.notes:

@@ -44,7 +44,7 @@ def verb(command: Callable[..., Drawing]) -> Any:
         opened = find(model, config)
         drawing = command(opened, **options)
         verbs.keep(drawing, opened, paths)
-        Console(ctx.obj["quiet"]).say(f"{drawing.said}, by {opened.name}")
+        Console(ctx.obj["quiet"]).say(f"{drawing.summary}, by {opened.name}")
         for path in paths:
             click.echo(path)
 

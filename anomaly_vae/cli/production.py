@@ -19,7 +19,9 @@ from anomaly_vae.core.files import graph_format
 @LABEL
 @NORMAL
 @click.option("--name", metavar="NAME", help="Registered model anomaly-vae-NAME; default: the run's experiment.")
-@click.option("--force", is_flag=True, help="Promote also what is worse than the champion.")
+@click.option(
+    "--force", is_flag=True, help="Promote also what is worse than the champion, or on rows that were trained on."
+)
 @AS_JSON
 def promote_command(
     run: str,
@@ -34,7 +36,8 @@ def promote_command(
     """Register the model of a run and make it the champion, after evaluating both on DATA.
 
     DATA is labelled; by default what the run was last evaluated on. A model whose AUROC is below the champion's is
-    refused, with exit code 1. The champion scores with -m models:/anomaly-vae-NAME@champion.
+    refused, with exit code 1, and so is one on DATA that either was trained on. The champion scores with
+    -m models:/anomaly-vae-NAME@champion.
     """
     config = load_config(options)
     if data is not None:

@@ -1,1 +1,1 @@
-"""Settings, errors, safe files, devices and processes: what every room needs. Imports nothing of the package."""
+"""Settings, errors, safe files, devices and processes, for all other packages. Imports nothing of the project."""

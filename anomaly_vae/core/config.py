@@ -1,7 +1,8 @@
-"""A configuration: a tree of frozen sections, and how it is put together from files and options.
+"""The configuration: a tree of frozen sections, read from YAML files and options.
 
-YAML files hold only what differs from the defaults, and `--set section.key=VALUE` overrides both; VALUE is read as
-YAML. `detector.configuration` knows which names settings may choose from, and fills in what depends on the data.
+YAML files hold only settings that differ from the defaults; `--set section.key=VALUE` overrides both, with VALUE read
+as YAML. `detector.configuration` passes the names that settings may choose from, and fills in settings that depend on
+the data.
 """
 
 from __future__ import annotations
@@ -48,9 +49,14 @@ class Config(Section):
     threshold: ThresholdConfig = ThresholdConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    def labelled(self, label: str | None, normal: tuple[str, ...], skip_broken: bool = False) -> Config:
-        """This configuration for other labelled data. label, normal: instead of those it was fitted with."""
+    def labelled(
+        self, label: str | None, normal: tuple[str, ...], skip_broken: bool = False, unlabelled: str = "leave_out"
+    ) -> Config:
+        """This configuration for other labelled data. label, normal: instead of those it was fitted with. unlabelled:
+        "normal" where rows without a label are taken as normal there, beside where they were in the fit."""
         changes = {"label": label or self.data.label, "normal": normal or self.data.normal, "skip_broken": skip_broken}
+        if unlabelled == "normal":
+            changes["unlabelled"] = unlabelled
         return self.model_copy(update={"data": DataConfig(**{**self.data.model_dump(), **changes})})
 
     def changed(self) -> dict[str, Any]:
@@ -66,6 +72,7 @@ class Config(Section):
         return flat
 
     def to_yaml(self) -> str:
+        """All settings as YAML."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         return text
 
@@ -79,29 +86,33 @@ def read(
 ) -> Config:
     """The configuration of a YAML file (None: the defaults) with `section.key=VALUE` overrides applied.
 
-    base: a tree of settings under the file, e.g. what a saved detector was fitted with. shorthands: dotted names and
-    values over everything else. names: registry -> the names that settings may choose from it, see `settings.one_of`.
+    base: a tree of settings that the file overrides, e.g. those of a saved detector. shorthands: dotted names and
+    values that override everything else. names: registry -> the names that settings may choose from it; see
+    `settings.one_of`.
 
     Raises ConfigError for a missing or malformed file, an unknown key or a value of the wrong type.
     """
     tree: dict[str, Any] = _merge({}, base)
-    where = "the settings"
+    origin = "the settings"
     if path is not None:
-        where = str(path)
+        origin = str(path)
         tree = _merge(tree, _read_yaml(Path(path)))
     for override in overrides:
         tree = _merge(tree, _parse_override(override))
     for name, value in shorthands.items():
         tree = _merge(tree, _nested(name, value))
-    return validate(tree, where, names)
+    return validate(tree, origin, names)
 
 
-def validate(tree: Mapping[str, Any], where: str, names: Mapping[str, Collection[str]]) -> Config:
-    """The configuration of a tree of settings, which come from `where`. Raises ConfigError naming the first fault."""
+def validate(tree: Mapping[str, Any], origin: str, names: Mapping[str, Collection[str]]) -> Config:
+    """The configuration of a tree of settings. origin: where they come from, for messages; names: see `read`.
+
+    Raises ConfigError with the first setting that is wrong.
+    """
     try:
         return Config.model_validate(tree, context=names)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from error
+        raise ConfigError(f"{origin}: {_first_problem(error)}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -130,6 +141,7 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:
+    """The tree of settings with one value, at a dotted name."""
     tree: Any = value
     for key in reversed(name.split(".")):
         tree = {key: tree}
@@ -138,7 +150,7 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 3e-4 as a string; the YAML 1.2 float that every user means is added here."""
+    """A YAML 1.1 loader that also reads 3e-4 as a float, as YAML 1.2 does; YAML 1.1 reads it as a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -148,9 +160,10 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
+def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `base`, section by section overridden by those of `overrides`."""
+    merged = dict(base)
+    for key, value in overrides.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
             merged[key] = _merge(merged[key], value)
         else:
@@ -159,6 +172,7 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first_problem(error: ValidationError) -> str:
+    """The first setting that is wrong, in one line."""
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
     name = ".".join(path)
@@ -166,10 +180,10 @@ def _first_problem(error: ValidationError) -> str:
         section: Any = Config
         for part in path[:-1]:
             section = section.model_fields[part].annotation
-        known = list(section.model_fields)
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        valid_names = list(section.model_fields)
+        closest = difflib.get_close_matches(path[-1], valid_names, n=1)
+        hint = f"; did you mean '{closest[0]}'?" if closest else ""
         inside = f"section '{'.'.join(path[:-1])}' has" if path[:-1] else "the settings are"
-        return f"unknown setting '{name}'{hint} {inside} {', '.join(known)}"
-    said = problem["msg"].removeprefix("Value error, ")  # pydantic's words before those of a validator
-    return f"setting '{name}' = {problem['input']!r}: {said}"
+        return f"unknown setting '{name}'{hint} {inside} {', '.join(valid_names)}"
+    message = problem["msg"].removeprefix("Value error, ")  # pydantic's prefix to the message of a validator
+    return f"setting '{name}' = {problem['input']!r}: {message}"

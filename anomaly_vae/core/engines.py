@@ -1,4 +1,4 @@
-"""The same work on many items: one after the other here, or over a Ray cluster. The only importer of ray."""
+"""The same work on many items, one after the other or on a Ray cluster. The only importer of ray."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any, Literal, TypeVar
 from anomaly_vae.core.errors import AnomalyVAEError, UsageError
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")
-RETRIES = 3  # times that an item is begun again after its worker or machine was lost
+RETRIES = 3  # how often an item is started again after its worker or machine was lost
 
 
 def map_items(
-    engine: Engine, make: Callable[[], Callable[[Item], Found]], items: Sequence[Item]
-) -> Iterator[tuple[Item, Found]]:
-    """Each item with what the work makes of it: in order here (`local`), as they are done over a cluster (`ray`).
+    engine: Engine, make: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result: in their order with the engine `local`, as they are finished with `ray`.
 
-    make: called once in each worker, for the work with what it needs: a model. Over a cluster it travels to the
-    workers, as do the items, by pickle. A worker that is lost is replaced, and its item done again.
-    Raises UsageError where ray is not installed, AnomalyVAEError where the cluster fails, and what the work raises.
+    make: called once in each worker; it loads what the work needs, e.g. a model, and returns the function of one item.
+    With ray, `make` and the items are sent to the workers by pickle; a lost worker is replaced, and its item repeated.
+    Raises UsageError if ray is not installed, AnomalyVAEError if the cluster fails, and every exception of the work.
     """
     if not items:
         return
@@ -39,32 +39,35 @@ def map_items(
     yield from _over_ray(make, items)
 
 
-def _over_ray(make: Callable[[], Callable[[Item], Found]], items: Sequence[Item]) -> Iterator[tuple[Item, Found]]:
+def _over_ray(make: Callable[[], Callable[[Item], Result]], items: Sequence[Item]) -> Iterator[tuple[Item, Result]]:
     ray = _connected()
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    size = min(len(items), gpus or cpus)  # one model a GPU, or a core where there is none
-    work = ray.data.from_items([{"item": number} for number in range(len(items))], override_num_blocks=len(items))
+    size = min(len(items), gpus or cpus)  # one worker for each GPU; without GPUs, for each core
+    numbers = ray.data.from_items([{"item": number} for number in range(len(items))], override_num_blocks=len(items))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # from 2.64 on there is no way to bound the retries, hence the bound on Ray
-        work = work.map_batches(
-            _worker(make, items), batch_size=1, compute=ray.data.ActorPoolStrategy(size=size),
-            num_cpus=1, num_gpus=1 if gpus else 0,
+        warnings.simplefilter("ignore")  # Ray 2.64 cannot limit retries any more
+        results = numbers.map_batches(
+            _worker(make, items),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=size),
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
             ray_remote_args_fn=lambda: {"max_restarts": RETRIES, "max_task_retries": RETRIES},
-        )  # fmt: skip
+        )
     try:
-        for row in work.iter_rows():
-            found = pickle.loads(row["found"])
-            if isinstance(found, Exception):
-                raise found
-            yield items[row["item"]], found
+        for row in results.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, Exception):
+                raise result
+            yield items[row["item"]], result
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1].split(". ")[0]
         raise AnomalyVAEError(f"the Ray cluster failed ({reason}); the same command goes on where it stood") from error
 
 
 def _worker(make: Callable[[], Callable[[Any], Any]], items: Sequence[Any]) -> type:
-    """The class of an actor: the work, made once, and called with the number of one item at a time."""
+    """The class of an actor, which makes the work once and is called with the number of one item at a time."""
 
     class Worker:
         def __init__(self) -> None:
@@ -73,18 +76,18 @@ def _worker(make: Callable[[], Callable[[Any], Any]], items: Sequence[Any]) -> t
         def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
             number = int(batch["item"][0])
             try:
-                found = self.work(items[number])
-            except Exception as error:  # raised again where the command runs, and not done again
+                result = self.work(items[number])
+            except Exception as error:  # returned, so that the command raises it and Ray does not repeat the item
                 error.add_note(traceback.format_exc())
-                found = error
-            return {"item": [number], "found": [pickle.dumps(found)]}
+                result = error
+            return {"item": [number], "result": [pickle.dumps(result)]}
 
     return Worker
 
 
 def _connected() -> Any:
-    """ray, connected to the cluster that RAY_ADDRESS names, else to one started on this machine for this command."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a lost worker is told by what becomes of its item
+    """The module ray, connected to the cluster at RAY_ADDRESS, else to one started on this machine for the command."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a lost worker is no error: its item is repeated
     try:
         import ray
         import ray.data
@@ -93,7 +96,7 @@ def _connected() -> Any:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "")
         try:
-            _knock(address)
+            _require_listener(address)
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise AnomalyVAEError(
@@ -106,8 +109,8 @@ def _connected() -> Any:
     return ray
 
 
-def _knock(address: str) -> None:
-    """Raises OSError where nothing listens at HOST:PORT: Ray itself would try for more than two minutes."""
+def _require_listener(address: str) -> None:
+    """Raises OSError if nothing listens at HOST:PORT; Ray itself would try for more than two minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

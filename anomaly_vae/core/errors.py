@@ -1,10 +1,10 @@
-"""What can go wrong, said in one line: what was found, where, and what would work."""
+"""The errors of the package. A message is one line: what was found, where, and what would work."""
 
 from __future__ import annotations
 
 
 class AnomalyVAEError(Exception):
-    """An expected failure. Its text is one line for the user; the command exits with `exit_code`."""
+    """An expected failure. Its message is one line for the user; a command exits with `exit_code`."""
 
     exit_code = 1
 
@@ -16,19 +16,19 @@ class UsageError(AnomalyVAEError):
 
 
 class ConfigError(UsageError):
-    """A setting is unknown or has a value it cannot have."""
+    """A setting is unknown or has an invalid value."""
 
 
 class DataError(AnomalyVAEError):
-    """The data cannot be read, or cannot serve the purpose asked of it."""
+    """The data cannot be read, or is not suitable for the command."""
 
 
 class TrainingError(AnomalyVAEError):
-    """Training cannot go on: non-finite values, or no memory even for the smallest batch."""
+    """Training cannot continue: values are not finite, or memory does not suffice even for the smallest batch."""
 
 
 class DetectorError(AnomalyVAEError):
-    """A detector folder is missing, incomplete, altered or of another format version."""
+    """A detector folder is missing, incomplete, modified or of an unknown format version."""
 
 
 class RunError(AnomalyVAEError):

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written beside their place, then renamed."""
+"""Atomic writing of files and folders: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 
 from anomaly_vae.core.errors import AnomalyVAEError, UsageError
 
-SCORES = (".csv", ".parquet", ".json")  # endings of tables of scores
-GRAPHS = {".onnx": "onnx", ".pt2": "torch"}  # ending of an exported detector, and its format
+SCORES = (".csv", ".parquet", ".json")  # suffixes of score tables
+GRAPHS = {".onnx": "onnx", ".pt2": "torch"}  # suffix of an exported detector -> its format
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write a file to; renamed to `path` on success, removed on failure.
+    """Gives a temporary path in the folder of `path`; it is renamed to `path` on success and removed on failure.
 
-    Raises AnomalyVAEError, in one line, where the folder is missing or read-only or the disk is full.
+    Raises AnomalyVAEError, in one line, if the folder is missing or read-only, or the disk is full.
     """
     path = Path(path)
     if path.is_dir():
@@ -41,7 +41,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `path` on success. `path` must not exist yet, or be empty."""
+    """Gives a temporary folder, which is renamed to `path` on success and removed on failure.
+
+    Raises AnomalyVAEError unless `path` does not exist or is an empty folder.
+    """
     path = Path(path)
     require_free(path)
     with explained(path):
@@ -57,7 +60,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """A free path beside the folder `path`, to be made and filled; it takes the folder's place on success."""
+    """Gives the path of a folder to create; on success that folder replaces the folder `path`."""
     path = Path(path)
     with explained(path):
         work = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
@@ -74,7 +77,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
 
 
 def make_folder(path: str | Path) -> None:
-    """Makes the folder `path`, which may be there. Raises AnomalyVAEError, in one line, where it cannot."""
+    """Creates the folder `path` if it does not exist. Raises AnomalyVAEError, in one line, if that fails."""
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise AnomalyVAEError(f"{path}: is a file; name a folder")
@@ -83,7 +86,7 @@ def make_folder(path: str | Path) -> None:
 
 
 def require_free(path: str | Path) -> None:
-    """Raises AnomalyVAEError unless `path` can become a new folder; asked before hours of training, not after."""
+    """Raises AnomalyVAEError unless `path` can become a new folder. Check this before hours of training."""
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise AnomalyVAEError(f"{path}: already there, and nothing is overwritten; name a new folder")
@@ -93,19 +96,19 @@ def require_free(path: str | Path) -> None:
 
 
 def require_ending(path: str | Path, endings: Collection[str], otherwise: str = "") -> str:
-    """The ending of a file name, in lower case, by which its format is told. Raises UsageError for none of `endings`.
+    """The suffix of a file name, in lower case. Raises UsageError if it is not one of `endings`.
 
-    otherwise: what else than another name would work. Asked before seconds of imports, not after.
+    otherwise: what else would work, for the message. Check this early, before slow imports.
     """
     ending = Path(path).suffix.lower()
     if ending not in endings:
-        known = ", ".join(endings)
-        raise UsageError(f"{path}: cannot tell the format from this name; end it in {known}{otherwise}")
+        choices = ", ".join(endings)
+        raise UsageError(f"{path}: cannot tell the format from this name; end it in {choices}{otherwise}")
     return ending
 
 
 def graph_format(path: str | Path) -> str:
-    """The format of an exported detector, onnx or torch, by its name. Raises UsageError for another ending."""
+    """The format of an exported detector, onnx or torch, from its suffix. Raises UsageError for another suffix."""
     return GRAPHS[require_ending(path, GRAPHS, ", or give --format")]
 
 
@@ -117,7 +120,7 @@ def _umask() -> int:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """What the system says of `path` in an OSError, as an AnomalyVAEError in one line that says what would work."""
+    """Raises an OSError about `path` as an AnomalyVAEError, in one line that says what would work."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Names that settings choose from, and what they stand for."""
+"""Registries: the names that a setting chooses from, and the objects that they stand for."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
-    """A dict of name -> "module:object", in which the object is imported when it is first asked for.
+    """A dict of name -> "module:object"; the object is imported when its name is looked up.
 
-    The names alone are therefore known at once: settings are checked against them, and `--help` lists them, without
-    the seconds that torch or pyarrow take to import.
+    The names are therefore available without importing torch or pyarrow, which takes seconds: settings are checked
+    against them, and `--help` lists them.
     """
 
     def __init__(self, setting: str, places: Mapping[str, str]) -> None:
-        """setting: that chooses one of the names, for messages."""
+        """setting: the setting that chooses one of the names, for messages. places: name -> "module:object"."""
         self.setting, self.places = setting, dict(places)
 
     def __getitem__(self, name: str) -> T:
-        """Raises ConfigError, listing the names, for an unknown one."""
+        """The object. Raises ConfigError, which lists the names, for an unknown one."""
         if name not in self.places:
             raise ConfigError(f"setting '{self.setting}' = {name!r}: {expected(self.places)}")
         return cast(T, resolve_name(self.places[name]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -36,6 +39,6 @@ class Registry(Mapping[str, T]):
 
 
 def expected(names: Mapping[str, object] | tuple[str, ...]) -> str:
-    """What would have been right, in pydantic's words for a list of values."""
+    """The part of a message that lists the valid names, in the wording of pydantic."""
     *others, last = (f"'{name}'" for name in names)
     return f"Input should be {', '.join(others)} or {last}" if others else f"Input should be {last}"

@@ -1,6 +1,6 @@
-"""Every setting, its one home and its one default: the sections of a configuration.
+"""Every setting with its default and description: the sections of a configuration.
 
-Settings whose best value depends on the kind of data or of model default to None; `detector.configuration.resolve`
+Settings whose best value depends on the kind of data or on the model default to None; `detector.configuration.resolve`
 fills them in.
 """
 
@@ -13,18 +13,21 @@ from pydantic_core import PydanticCustomError
 
 from anomaly_vae.core.registry import expected
 
-NETWORKS = ("dense", "conv1d", "conv2d")  # that other members are built around
+NETWORKS = ("dense", "conv1d", "conv2d")  # the networks that other models can be built around
 
 
 class Policy(NamedTuple):
-    """A rule for choosing a threshold: its name and, where it takes one, its number."""
+    """A rule for choosing a threshold: its name, and its number if it takes one."""
 
     name: str
     value: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """`youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`; else raises ValueError."""
+        """The policy of `youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`.
+
+        Raises ValueError for any other text.
+        """
         name, equals, number = text.partition("=")
         if name in ("youden", "f1") and not equals:
             return cls(name)
@@ -45,7 +48,7 @@ class Policy(NamedTuple):
 
 
 def one_of(registry: str) -> AfterValidator:
-    """A name of a registry: of those that the context of the validation lists for it, None always."""
+    """A validator that accepts None and the names that the validation's context lists for `registry`."""
 
     def check(value: str | None, info: ValidationInfo) -> str | None:
         names = (info.context or {}).get(registry)
@@ -71,6 +74,10 @@ class DataConfig(Section):
     )
     label: str | None = Field(None, description="column that tells normal from anomalous; never an input of the model")
     normal: tuple[str, ...] = Field((), description="label values that count as normal; empty: 0, false, normal, good")
+    unlabelled: Literal["leave_out", "normal"] = Field(
+        "leave_out",
+        description="rows whose label is empty: in no part of the split and in no metric, or taken as normal",
+    )
     id: str | None = Field(None, description="column reported as id; None: row number, timestamp or file name")
     time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
     group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
@@ -242,8 +249,8 @@ class ThresholdConfig(Section):
 
     policy: str = Field(
         "auto",
-        description="youden, f1, fpr=RATE, recall=RATE, cost=RATIO (a miss costs RATIO false alarms), tail=RATE; auto:"
-        " youden where validation has anomalies, else `unlabelled`",
+        description="by the ROC curve youden, f1, recall=RATE, cost=RATIO (a miss costs RATIO false alarms); of the"
+        " normals alone fpr=RATE, tail=RATE; auto: youden where validation has anomalies, else `unlabelled`",
     )
     unlabelled: str | None = Field(
         None,

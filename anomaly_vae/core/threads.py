@@ -1,4 +1,4 @@
-"""Threads that work beside the main one, and memory that stays with the process for the next operation to use."""
+"""Worker threads, and a setting of malloc that avoids repeated allocation of pages."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T", bound=Sized)
-# of glibc's malloc.h
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-LARGEST = 32 << 20  # bytes; glibc takes no larger threshold for memory of its own
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
+LARGEST = 32 << 20  # bytes; the largest value that glibc accepts for MMAP_THRESHOLD
 
 
 def keep_memory() -> None:
-    """Tells glibc's malloc to keep what is freed; elsewhere nothing.
+    """Makes glibc's malloc keep freed memory; does nothing with other C libraries.
 
-    A step allocates and frees the same few megabytes over and over. By default glibc hands them back each time, and the
-    kernel gives them out again page by page: a third of a training step on a virtual machine.
+    Every training step allocates and frees the same few megabytes. By default glibc returns them to the kernel each
+    time, which then supplies them again page by page: a third of the time of a step on a virtual machine.
     """
     if sys.platform != "linux":
         return
@@ -30,30 +29,34 @@ def keep_memory() -> None:
 
 
 def prefetched(items: Iterable[T], rows: int = 0) -> Iterator[T]:
-    """The same items, the next one being made in another thread while one is used.
+    """The same items; while the caller uses one, another thread makes the next.
 
-    rows: of every item but the last. One that has fewer is the last, and no thread is started to find that out.
+    rows: the number of rows of every item but the last, if known. If the first item has fewer, it is the last one, and
+    no thread is started.
     """
-    source = iter(items)
-    first = next(source, None)
+    iterator = iter(items)
+    first = next(iterator, None)
     if first is None:
         return
     if len(first) < rows:
         yield first
-        yield from source
+        yield from iterator
         return
     with ThreadPoolExecutor(1, "prefetch") as reader:
-        coming = reader.submit(next, source, None)
+        future = reader.submit(next, iterator, None)
         yield first
-        while (item := coming.result()) is not None:
-            coming = reader.submit(next, source, None)
+        while (item := future.result()) is not None:
+            future = reader.submit(next, iterator, None)
             yield item
 
 
 @cache
 def workers() -> ThreadPoolExecutor:
-    """One thread a core, each computing whole blocks alone: cores wait for each other once a chunk instead of in every
-    operation, and a score's bits do not depend on how many there are."""
+    """One thread for each core; each computes complete blocks with a single thread of torch.
+
+    The cores synchronise once for each chunk instead of in every operation, and the bits of a score do not depend on
+    their number.
+    """
     import torch
 
     return ThreadPoolExecutor(torch.get_num_threads(), "score", lambda: torch.set_num_threads(1))

@@ -1,1 +1,1 @@
-"""Files and arrays to typed chunks: sources, columns, splits, scaling, datasets, writers. No model, no score."""
+"""Files and arrays as typed chunks: sources, columns, splits, scaling, datasets, writers. Knows no model or score."""

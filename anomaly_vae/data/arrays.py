@@ -1,4 +1,4 @@
-"""Pictures in memory."""
+"""The source of pictures in memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.kinds.pixels import _picture, _to_bytes
+from anomaly_vae.data.pictures import shape_text, to_bytes
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Chunk, CodedText, Layout
 from anomaly_vae.data.spill import ArrayStore
 
 
 class ArraySource:
-    """Pictures in memory, (N, H, W) or (N, C, H, W), uint8 or floats in 0-1 or 0-255.
+    """Pictures in memory: (N, H, W) or (N, C, H, W), uint8 or floats in 0-1 or 0-255.
 
-    Raises DataError for another number of axes, and for values out of range.
+    Raises DataError for another number of axes, and for pixels that are missing or out of range.
     """
 
     kind: str = "pixels"
@@ -31,15 +31,15 @@ class ArraySource:
             raise DataError(f"memory: pictures of shape {values.shape}; expected (N, H, W) or (N, C, H, W)")
         values = values[:, None] if values.ndim == 3 else values  # (N, C, H, W)
         if values.dtype != np.uint8:
-            good = (values >= 0) & (values <= 255)
-            if not good.all():
-                row = int(np.argwhere(~good)[0][0])
+            is_valid = (values >= 0) & (values <= 255)
+            if not is_valid.all():
+                row = int(np.argwhere(~is_valid)[0][0])
                 raise DataError(f"memory: picture {row} has a pixel that is missing or outside 0-255")
         self._values = values
         self._labels = None if labels is None else CodedText.of([labels])
-        # Whole-number types hold 0-255 even where a few dark pictures have no pixel above 1.
+        # Integers always mean 0-255, even if the pictures are so dark that no pixel is above 1.
         self._white = 1.0 if values.dtype.kind == "f" and values.max() <= 1 else 255.0
-        self.why = f"{len(values)} pictures of {_picture(values.shape[1:])}"
+        self.why = f"{len(values)} pictures of {shape_text(values.shape[1:])}"
 
     def labels(self) -> CodedText | None:
         return self._labels
@@ -62,29 +62,29 @@ class ArraySource:
         return rows
 
     def preload(self, store: ArrayStore) -> None:
-        """They are in memory."""
+        """Does nothing: the pictures are already in memory."""
 
     def count(self) -> int:
         return len(self._values)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """Raises DataError for fewer than two rows."""
+        """The shape of the pictures and their white. Raises DataError for fewer than two rows."""
         if len(rows) < 2:
             raise DataError(f"memory: {plural(len(rows), 'picture')} to train on; at least 2 are needed")
         return Layout("pixels", tuple(self._values.shape[1:]), pixel_max=self._white)
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
-        """Pictures (N, C, H, W), uint8. Raises DataError where their shape is not the one of the layout."""
+        """Pictures (N, C, H, W), uint8. Raises DataError if their shape differs from the layout's."""
         if tuple(self._values.shape[1:]) != layout.shape:
-            raise DataError(f"memory: {_picture(self._values.shape[1:])}, expected {_picture(layout.shape)}")
+            raise DataError(f"memory: {shape_text(self._values.shape[1:])}, expected {shape_text(layout.shape)}")
         white = layout.pixel_max if self._values.dtype.kind == "f" else 255.0
         for first in range(0, len(self._values), rows):
             values = self._values[first : first + rows]
             if values.dtype != np.uint8 and values.max() > white:
                 raise DataError(f"memory: a pixel of {values.max():g}; the detector was fitted on values from 0 to 1")
-            pictures = values if values.dtype == np.uint8 else _to_bytes(values, white)
+            pictures = values if values.dtype == np.uint8 else to_bytes(values, white)
             yield Chunk(np.arange(first, first + len(values)), pictures)
 
     def digest(self) -> str:
-        described = f"{self._values.shape} {self._values.dtype}".encode()
-        return hashlib.blake2b(described + np.ascontiguousarray(self._values).tobytes(), digest_size=8).hexdigest()
+        header = f"{self._values.shape} {self._values.dtype}".encode()
+        return hashlib.blake2b(header + np.ascontiguousarray(self._values).tobytes(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""Which columns of a table are inputs, of what type, and their values as numbers."""
+"""Columns of a table: which are inputs, of what type, and how their cells become numbers."""
 
 from __future__ import annotations
 
@@ -11,61 +11,68 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.readers.base import NULLS, Reader, canonical, distinct, is_number, is_text, parse_numbers
+from anomaly_vae.data.readers.base import Reader
+from anomaly_vae.data.readers.cells import NULLS, canonical, distinct, is_number, is_text, parse_numbers
 from anomaly_vae.data.source import Column
 
 LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})
+MAYBE_LABELS = frozenset(  # that are inputs, and said to be
+    {"attack", "attack_cat", "attack_type", "class", "classes", "fault", "fraud", "ground_truth", "is_attack"}
+    | {"is_fault", "is_fraud", "is_malware", "target", "y"}
+)
 IDENTIFIERS = frozenset({"id", "uuid", "guid", "index", "row", "row_id"})
 BOOLEAN = ("false", "true")
-FEWEST = 5  # rows from which on a column that counts them is no coincidence
+FEWEST = 5  # number of rows from which a column that counts rows is an identifier, not a coincidence
 
 
 def profile(
     reader: Reader, name: str, column: pa.ChunkedArray, rows: NDArray[np.intp], most: int
 ) -> tuple[Column | None, str]:
-    """What a column is, from the training rows `column[rows]`: an input, or None and why it is left out.
+    """Decides from the training rows `column[rows]` whether a column is an input.
 
-    most: distinct texts of a categorical column. Raises DataError for an infinite number, and for text in a column
-    that mostly holds numbers.
+    most: the largest number of distinct texts of a categorical column. Returns the input column and "", or None and the
+    reason why it is left out. Raises DataError for an infinite number, and for text in a column that mostly holds
+    numbers.
     """
-    chosen = column.take(pa.array(rows))
-    if pa.types.is_dictionary(chosen.type):  # told to be a category by the program that wrote it
-        chosen = pc.cast(chosen, chosen.type.value_type)
-        if not is_text(chosen.type):
-            chosen = pc.cast(chosen, pa.string())
-        return _category(name, chosen, most)
-    if pa.types.is_boolean(chosen.type):
-        return _category(name, pc.cast(chosen, pa.string()), most)
-    if is_text(chosen.type):
-        numbers, bad = parse_numbers(chosen)
+    cells = column.take(pa.array(rows))
+    if pa.types.is_dictionary(cells.type):  # the program that wrote the file declared a category
+        cells = pc.cast(cells, cells.type.value_type)
+        if not is_text(cells.type):
+            cells = pc.cast(cells, pa.string())
+        return _category(name, cells, most)
+    if pa.types.is_boolean(cells.type):
+        return _category(name, pc.cast(cells, pa.string()), most)
+    if is_text(cells.type):
+        numbers, bad = parse_numbers(cells)
         if bad is not None:
-            present = pc.sum(pc.invert(pc.is_in(pc.fill_null(chosen, ""), pa.array(NULLS)))).as_py()
-            if (~np.isnan(numbers.to_numpy())).sum() > present / 2:
+            n_present = pc.sum(pc.invert(pc.is_in(pc.fill_null(cells, ""), pa.array(NULLS)))).as_py()
+            if (~np.isnan(numbers.to_numpy())).sum() > n_present / 2:
                 row, cell = bad
                 raise reader.not_a_number(int(rows[row]), name, cell)
-            return _category(name, chosen, most)
-        chosen = numbers
-    elif pa.types.is_null(chosen.type):
+            return _category(name, cells, most)
+        cells = numbers
+    elif pa.types.is_null(cells.type):
         return None, "no value in the training rows"
-    elif pa.types.is_temporal(chosen.type):
+    elif pa.types.is_temporal(cells.type):
         return None, "a timestamp"
-    elif not is_number(chosen.type):
-        return None, f"of type {chosen.type}"
-    return _number(reader, name, chosen, rows)
+    elif not is_number(cells.type):
+        return None, f"of type {cells.type}"
+    return _number(reader, name, cells, rows)
 
 
 def _number(reader: Reader, name: str, column: pa.ChunkedArray, rows: NDArray[np.intp]) -> tuple[Column | None, str]:
     values = pc.cast(column, pa.float64(), safe=False).to_numpy()
-    infinite = np.isinf(values)
-    if infinite.any():
-        raise infinity(reader, int(rows[np.argmax(infinite)]), name)
+    is_infinite = np.isinf(values)
+    if is_infinite.any():
+        raise infinity(reader, int(rows[np.argmax(is_infinite)]), name)
     present = values[~np.isnan(values)]
     if not len(present):
         return None, "no value in the training rows"
     if (present == present[0]).all():
         return None, f"constant ({present[0]:g}) in the training rows"
     if len(present) == len(values) and (present == np.floor(present)).all():
-        # The training rows are a choice of all rows, so a row number is told by its distance from the row it is in.
+        # The training rows are a subset of all rows, so values that count rows are recognised by a constant difference
+        # from the row index.
         if len(values) >= FEWEST and (values - rows == values[0] - rows[0]).all():
             return None, "an identifier: it counts the rows"
         if is_identifier(name) and len(np.unique(values)) == len(values):
@@ -74,32 +81,35 @@ def _number(reader: Reader, name: str, column: pa.ChunkedArray, rows: NDArray[np
 
 
 def _category(name: str, column: pa.ChunkedArray, most: int) -> tuple[Column | None, str]:
-    counts = pc.value_counts(column)
-    found: dict[str, int] = {}
-    for cell, count in zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True):
+    cell_counts = pc.value_counts(column)
+    cells, numbers = cell_counts.field("values").to_pylist(), cell_counts.field("counts").to_pylist()
+    counts: dict[str, int] = {}
+    for cell, number in zip(cells, numbers, strict=True):
         value = "" if cell is None else canonical(cell)
         if value not in NULLS:
-            found[value] = found.get(value, 0) + count
-    rows = sum(found.values())
-    if not found:
+            counts[value] = counts.get(value, 0) + number
+    n_rows = sum(counts.values())
+    if not counts:
         return None, "no value in the training rows"
-    if len(found) == 1:
-        return None, f"constant ({next(iter(found))!r}) in the training rows"
-    if len(found) == rows:
+    if len(counts) == 1:
+        return None, f"constant ({next(iter(counts))!r}) in the training rows"
+    if len(counts) == n_rows:
         return None, "text that is different in every row"
-    if len(found) > most:
-        return None, f"free text: {len(found)} distinct values, data.max_categories allows {most}"
-    if len(found) > 0.9 * rows:
-        return None, f"free text: {len(found)} distinct values in {rows} rows"
-    return Column(name, tuple(sorted(found))), ""
+    if len(counts) > most:
+        return None, f"free text: {len(counts)} distinct values, data.max_categories allows {most}"
+    if len(counts) > 0.9 * n_rows:
+        return None, f"free text: {len(counts)} distinct values in {n_rows} rows"
+    return Column(name, tuple(sorted(counts))), ""
 
 
 def is_identifier(name: str) -> bool:
+    """Whether a column is named like an identifier of rows."""
     lower = name.strip().lower()
     return lower in IDENTIFIERS or lower.startswith("unnamed: ")
 
 
 def infinity(reader: Reader, row: int, name: str) -> DataError:
+    """The error for an infinite number in column `name`; it is returned, not raised."""
     return DataError(
         f"{reader.path}: {reader.place(row)}, column '{name}': an infinite value; write a finite number, or leave the"
         " cell empty if it is missing"
@@ -107,35 +117,36 @@ def infinity(reader: Reader, row: int, name: str) -> DataError:
 
 
 def types_of(reader: Reader, columns: Sequence[Column]) -> dict[str, pa.DataType]:
-    """How the reader is to read the columns: as numbers, or as text where there are categories or truth values."""
+    """The type that each column is read as: text for categories and truth values, float64 for numbers."""
     text = {c.name for c in columns if c.categories is not None or pa.types.is_boolean(reader.peek[c.name].type)}
     return {c.name: pa.string() if c.name in text else pa.float64() for c in columns}
 
 
 def matrix(reader: Reader, table: pa.Table, columns: Sequence[Column], first: int) -> NDArray[np.float64]:
-    """(N, F) values of rows that start at row `first`, as `Chunk.values` describes them.
+    """The values of a table as `Chunk.values` defines them, (N, F).
 
-    Raises DataError naming the row and the column of an infinite value.
+    first: the index of the table's first row in the file. Raises DataError with the row and the column of an infinite
+    value.
     """
     values = np.empty((table.num_rows, len(columns)))
     for i, column in enumerate(columns):
         cells = table[column.name]
         if column.categories is not None:
             values[:, i] = _codes(cells, column.categories)
-        elif is_text(cells.type):  # truth values of a sensor
+        elif is_text(cells.type):  # a sensor of truth values
             values[:, i] = _truths(reader, column.name, cells, first)
         else:
             values[:, i] = cells.to_numpy()  # a missing cell becomes NaN
-    infinite = np.isinf(values)
-    if infinite.any():
-        row, i = np.argwhere(infinite)[0]
+    is_infinite = np.isinf(values)
+    if is_infinite.any():
+        row, i = np.argwhere(is_infinite)[0]
         raise infinity(reader, first + int(row), columns[i].name)
     return values
 
 
 def _codes(cells: pa.ChunkedArray, categories: tuple[str, ...]) -> NDArray[np.float64]:
     codes: dict[str, float] = {category: code for code, category in enumerate(categories)}
-    if categories == BOOLEAN:  # 0 and 1 are another way to write them
+    if categories == BOOLEAN:  # also written as 0 and 1
         codes |= {"0": 0.0, "1": 1.0}
     return _mapped(cells, lambda value: codes.get(value, float(len(categories))))
 
@@ -153,7 +164,7 @@ def _as_digits(cells: pa.ChunkedArray) -> list[str | None]:
 
 
 def _mapped(cells: pa.ChunkedArray, code: Any) -> NDArray[np.float64]:
-    """(N,) code(value) of every cell, NaN where it is missing; each distinct value is looked at once."""
-    values, places = distinct(cells)
-    spelled = [canonical(value) for value in values]
-    return np.array([np.nan if value in NULLS else code(value) for value in spelled] + [np.nan])[places]
+    """code(value) of every cell, (N,), NaN for a missing cell; `code` is called once for each distinct value."""
+    values, indices = distinct(cells)
+    texts = [canonical(value) for value in values]
+    return np.array([np.nan if text in NULLS else code(text) for text in texts] + [np.nan])[indices]

@@ -1,4 +1,4 @@
-"""Training samples as tensors: rows, pictures, or windows cut from a series as views."""
+"""Training samples as tensors: rows, pictures, tiles of pictures, or windows of a series."""
 
 from __future__ import annotations
 
@@ -16,52 +16,56 @@ from anomaly_vae.data.source import ROWS, Chunk, Layout
 from anomaly_vae.data.spill import IN_MEMORY, ArrayStore, is_mapped, release
 from anomaly_vae.data.tiles import Tiling
 
-FAULT = 1 << 16  # bytes that Linux maps around a row that is read from a mapped array
-TOUCHED = 1 << 28  # of such bytes after which they are let go
+FAULT = 1 << 16  # bytes that Linux maps into memory around a row that is read from a mapped array
+RELEASE_AFTER = 1 << 28  # bytes mapped in this way after which they are released
 
 
 class RowDataset:
-    """Scaled samples, held on the device while they fill at most half of its free memory; else pinned in memory, or
-    mapped where the store has them in a file.
+    """Scaled samples, on the device if they fill at most half of its free memory.
 
-    Pictures stay uint8 until a batch of them is taken, a quarter of the space. columns: the name of each position on
-    the first axis of a sample, for messages; empty for pictures.
+    Larger data stays in pinned memory, or in the mapped file where the store has it. Pictures are uint8, a quarter of
+    the space, until a batch of them is taken.
+
+    columns: the column of each index on the first axis of a sample, for messages; empty for pictures.
     """
 
     columns: tuple[str, ...] = ()
     n_condition: int = 0  # number of trailing channels of a sample that hold the condition
 
     def __init__(
-        self, values: NDArray[Any], device: torch.device, planes: NDArray[np.float32] | None = None,
+        self,
+        values: NDArray[Any],
+        device: torch.device,
+        planes: NDArray[np.float32] | None = None,
         rows: NDArray[np.intp] | None = None,
-    ) -> None:  # fmt: skip
-        """values: (M, *shape) scaled float32, or pictures as uint8, whose condition (N, K) becomes constant planes.
-        rows: (N,) which of the values are the samples; None: all."""
+    ) -> None:
+        """values: (M, *shape) scaled float32, or pictures as uint8. planes: (N, K) encoded condition of pictures, which
+        becomes K constant planes. rows: (N,) indices of the values that are samples; None: all."""
         self.planes = None if planes is None else torch.from_numpy(planes)
         self.device, self.divisor = device, 255.0 if values.dtype == np.uint8 else 0.0
-        self.pinned = False  # whether what is held is on the CPU while the device is another
-        self._mapped, self._touched = values if is_mapped(values) else None, 0
+        self.pinned = False  # whether the values are on the CPU and the device is another
+        self._mapped, self._faulted = values if is_mapped(values) else None, 0
         if device.type == "cuda":
             size = values[:1].nbytes * (len(values) if rows is None else len(rows))
             self.pinned = size > torch.cuda.mem_get_info(device)[0] // 2
         if device.type == "cuda" and not self.pinned:
-            self.held, rows, self._mapped = _uploaded(values, rows, device), None, None
+            self.values, rows, self._mapped = _uploaded(values, rows, device), None, None
         elif self.pinned and self._mapped is None:
-            self.held, rows = torch.from_numpy(values if rows is None else values[rows]).pin_memory(), None
+            self.values, rows = torch.from_numpy(values if rows is None else values[rows]).pin_memory(), None
         else:
-            self.held = torch.from_numpy(np.ascontiguousarray(values))
+            self.values = torch.from_numpy(np.ascontiguousarray(values))
         self.rows = None if rows is None else torch.from_numpy(rows)
 
     def __len__(self) -> int:
-        return len(self.held) if self.rows is None else len(self.rows)
+        return len(self.values) if self.rows is None else len(self.rows)
 
     def take(self, index: Tensor) -> Tensor:
-        """(B, *shape) float32 on the device; index (B,) on the CPU if pinned, on the device otherwise."""
+        """Samples (B, *shape), float32 on the device; index (B,) on the CPU if pinned, else on the device."""
         x = self._gather(index)
-        self._touched += len(index) * FAULT
-        if self._touched > TOUCHED:
+        self._faulted += len(index) * FAULT
+        if self._faulted > RELEASE_AFTER:
             release(self._mapped)
-            self._touched = 0
+            self._faulted = 0
         if self.pinned:
             x = x.pin_memory().to(self.device, non_blocking=True)
         x = x.float() / self.divisor if self.divisor else x
@@ -71,22 +75,22 @@ class RowDataset:
         return torch.cat([x, planes[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
     def shuffled(self, generator: torch.Generator) -> Tensor:
-        """(N,) a permutation of all samples, where `take` wants its index."""
+        """A random permutation of all samples, (N,), on the device that `take` needs its index on."""
         order = torch.randperm(len(self), generator=generator)
         return order if self.pinned else order.to(self.device)
 
     def spaced(self, most: int) -> Tensor:
-        """All samples or, evenly spaced, the first and the last among them, `most`: where `take` wants its index."""
+        """The indices of at most `most` samples, evenly spaced from the first to the last, for `take`."""
         count = min(len(self), most)
         index = torch.arange(count) * (len(self) - 1) // max(1, count - 1)
         return index if self.pinned else index.to(self.device)
 
     def _gather(self, index: Tensor) -> Tensor:
-        return self.held.index_select(0, index if self.rows is None else self.rows[index])
+        return self.values.index_select(0, index if self.rows is None else self.rows[index])
 
 
 class TileDataset(RowDataset):
-    """Every tile (C, S, S) of pictures that are held once, whatever the overlap."""
+    """Every tile (C, S, S) of pictures; tiles are cut when they are taken, so overlap costs no memory."""
 
     def __init__(
         self, values: NDArray[Any], device: torch.device, tiling: Tiling, rows: NDArray[np.intp] | None = None
@@ -98,48 +102,56 @@ class TileDataset(RowDataset):
         return super().__len__() * len(self.corners)
 
     def _gather(self, index: Tensor) -> Tensor:
-        places = (divmod(number, len(self.corners)) for number in index.tolist())
-        cut = [(picture, *self.corners[place]) for picture, place in places]
+        pairs = (divmod(number, len(self.corners)) for number in index.tolist())
+        tiles = [(picture, *self.corners[corner]) for picture, corner in pairs]
         if self.rows is not None:
-            cut = [(int(self.rows[picture]), y, x) for picture, y, x in cut]
-        return torch.stack([self.held[p, :, y : y + self.side, x : x + self.side] for p, y, x in cut])
+            tiles = [(int(self.rows[picture]), y, x) for picture, y, x in tiles]
+        return torch.stack([self.values[p, :, y : y + self.side, x : x + self.side] for p, y, x in tiles])
 
 
 class WindowDataset(RowDataset):
-    """Windows (C, T) of a series whose steps are held once, whatever the overlap."""
+    """Windows (C, T) of a series; windows are cut when they are taken, so overlap costs no memory.
+
+    starts: indices of the first step of each window. window: T, in steps.
+    """
 
     def __init__(self, values: NDArray[Any], device: torch.device, starts: NDArray[np.intp], window: int) -> None:
         super().__init__(values, device)
-        where = self.held.device
-        self.starts = torch.from_numpy(starts).to(where)
-        self.steps = torch.arange(window, device=where)
+        place = self.values.device
+        self.starts = torch.from_numpy(starts).to(place)
+        self.steps = torch.arange(window, device=place)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def _gather(self, index: Tensor) -> Tensor:
         rows = self.starts[index][:, None] + self.steps  # (B, T)
-        return self.held[rows].transpose(1, 2)  # (B, C, T)
+        return self.values[rows].transpose(1, 2)  # (B, C, T)
 
 
 def _uploaded(values: NDArray[Any], rows: NDArray[np.intp] | None, device: torch.device) -> Tensor:
-    """The values, or some rows of them, on the device, copied piece by piece."""
+    """The values, or those at the indices `rows`, on the device, copied in pieces of ROWS rows."""
     rows = np.arange(len(values)) if rows is None else rows
-    kind = torch.from_numpy(np.empty(0, values.dtype)).dtype
-    held = torch.empty((len(rows), *values.shape[1:]), dtype=kind, device=device)
+    dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
+    uploaded = torch.empty((len(rows), *values.shape[1:]), dtype=dtype, device=device)
     for first in range(0, len(rows), ROWS):
-        here = rows[first : first + ROWS]
-        held[first : first + len(here)] = torch.from_numpy(values[here]).to(device)
+        piece = rows[first : first + ROWS]
+        uploaded[first : first + len(piece)] = torch.from_numpy(values[piece]).to(device)
         release(values)
-    return held
+    return uploaded
 
 
 def make_dataset(
-    data: Chunk | LoadedData, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
-    window: int | None, store: ArrayStore = IN_MEMORY,
-) -> RowDataset:  # fmt: skip
-    """The training samples among `rows` of the data: the rows, their tiles, or every window that lies wholly within
-    them."""
+    data: Chunk | LoadedData,
+    rows: NDArray[np.intp],
+    scaler: Scaler,
+    layout: Layout,
+    device: torch.device,
+    window: int | None,
+    store: ArrayStore = IN_MEMORY,
+) -> RowDataset:
+    """The samples made of the data's rows with the indices `rows`: the rows themselves, their tiles, or every window
+    whose steps are all among them."""
     dataset = KINDS[layout.kind].dataset(data, rows, scaler, layout, device, window, store)
     dataset.n_condition = scaler.n_condition
     dataset.columns = tuple(layout.columns[index].name for index in scaler.column) if layout.columns else ()
@@ -149,50 +161,56 @@ def make_dataset(
 def scaled_rows(
     data: Chunk | LoadedData, parts: list[NDArray[np.intp]], scaler: Scaler, layout: Layout, store: ArrayStore
 ) -> NDArray[np.float32]:
-    """(N, E) what the network reads of rows or steps, one part after the other, each on its own: a difference is never
-    taken between two.
+    """The network's inputs for the rows of each part, one part after the other, (N, E).
 
-    A plain array that torch reads as it is, row after row, for a batch takes whole rows from anywhere in it.
+    parts: row indices. Parts are scaled separately, so that no difference is taken across two of them.
+    The array is in C order: a batch gathers rows from anywhere in it.
     """
     width = len(scaler.column) + scaler.n_condition
     scaled = store.empty((sum(map(len, parts)), width), np.float32)
-    place = 0
+    n_scaled = 0
     for part in parts:
         before = None
         for first in range(0, len(part), layout.chunk_rows):
             chunk = data.take(part[first : first + layout.chunk_rows])
-            scaled[place : place + len(chunk)] = scaler.read(chunk.values, chunk.condition, before)
-            before, place = chunk.values[-1], place + len(chunk)
+            scaled[n_scaled : n_scaled + len(chunk)] = scaler.read(chunk.values, chunk.condition, before)
+            before, n_scaled = chunk.values[-1], n_scaled + len(chunk)
             release(scaled)
             release(data.values)
     return scaled
 
 
-def by_group(order: NDArray[np.intp], groups: NDArray[Any] | None) -> list[NDArray[np.intp]]:
-    """`order`, which is sorted by group, cut where a group ends: differences are never taken across groups."""
-    if groups is None:
-        return [order]
-    names = groups[order]
-    return np.split(order, np.flatnonzero(names[1:] != names[:-1]) + 1)
+def by_run(order: NDArray[np.intp], groups: NDArray[Any] | None, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """`order`, which is sorted by group, cut where a group ends and where steps among `rows` begin or end: a difference
+    is never taken across groups, nor from a step that is left out, such as the last of an anomaly."""
+    inside = np.zeros(len(order), bool)
+    inside[rows] = True
+    inside = inside[order]
+    ends = inside[1:] != inside[:-1]
+    if groups is not None:
+        names = groups[order]
+        ends |= names[1:] != names[:-1]
+    return np.split(order, np.flatnonzero(ends) + 1)
 
 
 def window_starts(
     rows: NDArray[np.intp], groups: NDArray[Any] | None, n: int, window: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(order, starts): the n steps sorted by group, and each start in that order of a window within `rows`.
+    """The windows whose steps all have their indices in `rows`; a window never spans two groups.
 
-    A window never spans two groups, nor a gap in `rows`.
+    Returns (order, starts): the indices of the n steps sorted by group, and for each window the place of its first step
+    in `order`.
     """
     order = np.arange(n) if groups is None else np.argsort(groups, kind="stable")
-    inside = np.zeros(n, bool)
-    inside[rows] = True
-    inside = inside[order]
-    new = np.zeros(n, bool)  # where a run of usable steps begins anew
+    is_usable = np.zeros(n, bool)
+    is_usable[rows] = True
+    is_usable = is_usable[order]
+    is_first = np.zeros(n, bool)  # the first step of a group; of the very first group it does not matter
     if groups is not None:
-        new[1:] = groups[order][1:] != groups[order][:-1]
-    run = np.zeros(n, np.intp)  # usable steps in a row up to and including this one
-    position = np.arange(n)
-    broken = np.maximum.accumulate(np.where(~inside, position, np.where(new, position - 1, -1)))
-    run = np.where(inside, position - broken, 0)
-    ends = np.flatnonzero(run >= window)
+        is_first[1:] = groups[order][1:] != groups[order][:-1]
+    place = np.arange(n)
+    # the last place before each step that a window which ends there cannot cover
+    barrier = np.maximum.accumulate(np.where(~is_usable, place, np.where(is_first, place - 1, -1)))
+    run_length = np.where(is_usable, place - barrier, 0)  # consecutive usable steps up to and including this one
+    ends = np.flatnonzero(run_length >= window)
     return order, ends - window + 1

@@ -1,4 +1,4 @@
-"""Data to try the commands on: two sets that scikit-learn carries, and a synthetic plant."""
+"""Sample data for trying the commands: two data sets of scikit-learn, and a synthetic plant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-STEPS = 3_000  # of the synthetic plant, one each 10 s
+STEPS = 3_000  # number of time steps of the synthetic plant, 10 s each
 RHYTHM = 360  # steps of one working cycle, an hour
 SENSORS = ("temperature", "pressure", "flow", "speed", "vibration", "current")
 
@@ -36,7 +36,7 @@ def table() -> pd.DataFrame:
 
 
 def series(seed: int = 0) -> pd.DataFrame:
-    """A plant that does not exist: 3000 steps of 10 s, six correlated sensors with an hourly rhythm, and faults.
+    """A synthetic plant: 3000 steps of 10 s, six correlated sensors with an hourly rhythm, and faults.
 
     Columns: `time` (ISO 8601), the sensors (temperature in °C, pressure in bar, flow in l/min, speed in rpm, vibration
     in mm/s, current in A) and `anomaly` (1 within a fault). The first half is free of faults. In the second half a
@@ -46,7 +46,7 @@ def series(seed: int = 0) -> pd.DataFrame:
     values = _healthy(rng)
     anomaly = np.zeros(STEPS, dtype=np.int64)
     faults = (_stuck, _shifted, _decoupled, _noisy) * 2
-    # A fault in each eighth of the second half; the starts are random, with healthy time left on both sides.
+    # One fault in each eighth of the second half, at a random start, with normal steps before and after it.
     eighth = STEPS // 2 // len(faults)
     for number, fault in enumerate(faults):
         length = int(rng.integers(30, 71))
@@ -62,12 +62,12 @@ def series(seed: int = 0) -> pd.DataFrame:
 
 SAMPLES: dict[str, Callable[[], pd.DataFrame]] = {"digits": digits, "table": table, "series": series}
 
-# What `fit` must be told of each: unlabelled, the faults would be trained on, and a label read as a column of data.
+# The options that `fit` needs for each: without them it trains on the anomalies and reads the label as an input.
 LABELLED = {"digits": "--label label --normal 3", "table": "--label diagnosis", "series": "--label anomaly"}
 
 
 def _healthy(rng: np.random.Generator) -> NDArray[np.float64]:
-    """(STEPS, 6): the load follows the rhythm and drives every sensor, each with its own delay and noise."""
+    """Normal operation, (STEPS, 6): the load follows the rhythm and drives every sensor, with delay and noise."""
     step = np.arange(STEPS)
     rhythm = 0.5 * np.sin(2 * np.pi * step / RHYTHM) + 0.2 * np.sin(4 * np.pi * step / RHYTHM + 0.7)
     load = 1 + rhythm + 0.15 * _smooth(rng.normal(size=STEPS), 30)  # dimensionless, around 1
@@ -86,7 +86,7 @@ def _healthy(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _smooth(x: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
-    """Exponential mean over about so many steps, scaled to keep the spread of white noise visible."""
+    """The exponential moving average of x (N,) with a time constant of `steps` steps."""
     out = np.empty_like(x)
     state = x[0]
     for i, value in enumerate(x):
@@ -95,11 +95,11 @@ def _smooth(x: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
     return out
 
 
-# The faults. Each changes `part`, (T, 6), in place.
+# Each fault changes `part`, (T, 6), in place.
 
 
 def _stuck(part: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """One sensor repeats its last value."""
+    """One sensor repeats its first value of the part."""
     sensor = int(rng.integers(3))
     part[:, sensor] = part[0, sensor]
 
@@ -111,11 +111,11 @@ def _shifted(part: NDArray[np.float64], rng: np.random.Generator) -> None:
 
 
 def _decoupled(part: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """Flow goes against the load, within the values that it always has: only the correlation is wrong."""
+    """The flow falls when the load rises. Its values stay in their normal range: only the correlation is wrong."""
     part[:, 2] = 2 * 40 - part[:, 2] + 6 * np.sin(np.linspace(0, 2 * np.pi, len(part)))
 
 
 def _noisy(part: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """Vibration and speed tremble: a loose bearing."""
+    """Vibration and speed get noisy, as with a loose bearing."""
     part[:, 4] += 0.25 * np.abs(rng.normal(size=len(part)))
     part[:, 3] += 45 * rng.normal(size=len(part))

@@ -1,4 +1,4 @@
-"""DataFrames as they come to a served model: named columns, or the bytes of image files."""
+"""DataFrames that a served model receives: named columns, or the bytes of image files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from anomaly_vae.data.source import Chunk, Layout
 if TYPE_CHECKING:
     import pandas as pd
 
-IMAGE, ID = "image", "id"  # columns of pictures in a DataFrame: the bytes of an image file, and what to call it
+IMAGE, ID = "image", "id"  # the columns of pictures in a DataFrame: the bytes of an image file, and the picture's id
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column of a DataFrame. any: a truth value, a number, a time or text."""
+    """One column of a DataFrame. The type `any` stands for a truth value, a number, a time or text."""
 
     name: str
     type: Literal["double", "long", "boolean", "string", "binary", "any"]
@@ -32,36 +32,35 @@ class Field:
 
 def column_fields(layout: Layout) -> tuple[Field, ...]:
     """The columns of a table, a series or a pixel table."""
-    # what has a name and is no input: reported as id, or what tells steps and machines apart
-    named = {layout.id: False, layout.time: False, layout.group: True}
-    named |= dict.fromkeys((column.name for column in layout.conditions), True)
-    others = tuple(Field(name, "any", required) for name, required in named.items() if name)
-    # any: MLflow would refuse whole numbers in a column declared double, and a gap in one declared boolean
+    required = {layout.id: False, layout.time: False, layout.group: True}
+    required |= dict.fromkeys((column.name for column in layout.conditions), True)
+    others = tuple(Field(name, "any", is_required) for name, is_required in required.items() if name)
+    # any: MLflow would refuse integers in a column declared double, and a missing cell in one declared boolean
     names = [column.name for column in layout.columns] or layout.pixels
     return (*(Field(name, "any") for name in names), *others)
 
 
 def column_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows: int) -> Iterator[Chunk]:
-    """Named columns in chunks. The columns of ids and times may be absent; labels are not read."""
-    there = {name: name if name in frame.columns else None for name in (layout.id, layout.time) if name}
-    changes = {"id": there.get(layout.id or ""), "time": there.get(layout.time or ""), "label": None}
+    """A DataFrame of named columns in chunks. The columns of ids and times may be absent; labels are not read."""
+    present = {name: name if name in frame.columns else None for name in (layout.id, layout.time) if name}
+    changes = {"id": present.get(layout.id or ""), "time": present.get(layout.time or ""), "label": None}
     return open_memory(frame, config.model_copy(update=changes)).chunks(layout, rows)
 
 
 def column_example(layout: Layout) -> dict[str, Any]:
-    """Cells of a sample that its columns do not give: pixels, and the name of a machine."""
+    """Example cells for what is not in `layout.columns`: pixels, and the name of a group."""
     cells: dict[str, Any] = dict.fromkeys(layout.pixels, 0.0)
     return cells | ({layout.group: "example"} if layout.group else {})
 
 
 def picture_fields(layout: Layout) -> tuple[Field, ...]:
-    """The columns of pictures from files."""
+    """The columns of a DataFrame of image files."""
     conditions = (Field(column.name, "any") for column in layout.conditions)
     return (Field(IMAGE, "binary"), Field(ID, "string", False), *conditions)
 
 
 def picture_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows: int) -> Iterator[Chunk]:
-    """Pictures (N, C, H, W) from encoded files. Raises DataError naming the row that holds none."""
+    """Pictures (N, C, H, W), decoded from the bytes of image files. Raises DataError with the row of a bad cell."""
     if IMAGE not in frame.columns:
         raise DataError(
             f"memory: no column '{IMAGE}' (columns: {', '.join(map(str, frame.columns))}); it holds the bytes of an"
@@ -75,14 +74,14 @@ def picture_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows
     texts = [frame[column.name].map(lambda v: "" if v != v or v is None else str(v)) for column in layout.conditions]
     condition = encode_conditions([t.to_numpy(np.str_) for t in texts], layout.conditions, "memory")
     for first in range(0, len(frame), rows):
-        here = slice(first, first + rows)
-        files = [_file(cell, first + i) for i, cell in enumerate(frame[IMAGE].iloc[here])]
+        piece = slice(first, first + rows)
+        files = [_file(cell, first + i) for i, cell in enumerate(frame[IMAGE].iloc[piece])]
         pictures = np.stack([decode(file, channels, height, width, layout.pixel_max) for file in files])
-        yield Chunk(ids[here], pictures, condition=None if condition is None else condition[here])
+        yield Chunk(ids[piece], pictures, condition=None if condition is None else condition[piece])
 
 
 def picture_example(layout: Layout) -> dict[str, Any]:
-    """A black picture."""
+    """A black picture as an example row."""
     return {IMAGE: encode(np.zeros(layout.shape, np.uint8)), ID: "black"}
 
 

@@ -1,4 +1,4 @@
-"""All rows of a source, for a fit: it goes through them piece by piece, several times, wherever they live."""
+"""All rows of a source, in memory or in a mapped file, for the several passes of a fit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from anomaly_vae.data.spill import ArrayStore, release
 
 @dataclass(frozen=True)
 class LoadedData:
-    """N rows.
+    """The N rows of a source.
 
-    values: (N, *shape) as `Chunk` has them, in the store; of tables and series one column after the other, for they are
-    scaled column by column. machines: of a series of several. condition: (N, K), None where the layout has none.
+    values: (N, *shape) as in `Chunk`, in the store; those of tables and series are in Fortran order, because the scaler
+    reads them column by column. machines: the group of each step of a series; None for a single one. condition: (N, K),
+    None if the layout has none.
     """
 
     source: Source
@@ -33,35 +34,35 @@ class LoadedData:
 
     @property
     def groups(self) -> NDArray[np.int32] | None:
-        """(N,) the number of each row's machine, in the order of their names; None for a single one."""
+        """The number of each row's group, (N,), in the order of the groups' names; None for a single one."""
         return None if self.machines is None else self.machines.codes
 
     def take(self, rows: NDArray[np.intp]) -> Chunk:
-        """Some of the rows, their numbers as ids."""
+        """The rows with the indices `rows`; their ids are the indices."""
         groups = None if self.machines is None else self.machines[rows]
         condition = None if self.condition is None else self.condition[rows]
         return Chunk(rows, np.ascontiguousarray(self.values[rows]), groups, condition)
 
     def pieces(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, Chunk]]:
-        """Some of the rows in chunks, each with its place in `rows`."""
+        """The rows with the indices `rows` in chunks, each with its slice of `rows`."""
         for first in range(0, len(rows), self.layout.chunk_rows):
-            here = slice(first, first + self.layout.chunk_rows)
-            yield here, self.take(rows[here])
+            piece = slice(first, first + self.layout.chunk_rows)
+            yield piece, self.take(rows[piece])
             release(self.values)
 
     def columns(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.float64]]:
-        """(R,) of some of the rows, one column of a table or sensor of a series after the other."""
+        """Each column of a table, or sensor of a series, at the indices `rows`, (R,)."""
         for index in range(self.values.shape[1]):
             yield self.values[rows, index]
             release(self.values)
 
     def ids(self, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """(R,) what scores of some of the rows are reported against."""
+        """The ids of the rows with the indices `rows`, (R,), as `Chunk.ids` defines them."""
         return self.source.ids(self.layout, rows)
 
 
 def load_data(source: Source, layout: Layout, store: ArrayStore) -> LoadedData:
-    """Every row of a source. Raises DataError where one cannot be read."""
+    """Reads every row of a source. Raises DataError if one cannot be read."""
     values: NDArray[Any] | None = None
     conditions, first = [], 0
     for chunk in source.chunks(layout, layout.chunk_rows):

@@ -1,4 +1,4 @@
-"""A file, folder or array as the kind of data that it is."""
+"""Opens a file, folder or array as a source of its kind of data."""
 
 from __future__ import annotations
 
@@ -18,47 +18,48 @@ if TYPE_CHECKING:
 
 
 def open_source(path: str | Path, config: DataConfig) -> Source:
-    """A file or folder as the kind of data that it is, or that `config.kind` says it is.
+    """A file or folder as a source of the kind `config.kind`; None: of the kind that recognises it.
 
-    Raises DataError where it cannot be read, or is none of them.
+    Raises DataError if it cannot be read as that kind.
     """
     path = Path(path)
-    given = path if path.is_dir() else open_reader(path)
-    name = config.kind or next(name for name in reversed(list(KINDS)) if KINDS[name].recognises(given, config))
-    return KINDS[name].open(given, config, None)
+    data = path if path.is_dir() else open_reader(path)
+    name = config.kind or next(name for name in reversed(list(KINDS)) if KINDS[name].recognises(data, config))
+    return KINDS[name].open(data, config, None)
 
 
 def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
-    """An array (N, F), (N, H, W) or (N, C, H, W), or a DataFrame; `labels` (N,) of any type.
+    """An array (N, F), (N, H, W) or (N, C, H, W), or a DataFrame, as a source; `labels` (N,) of any type.
 
-    Two axes make a table, or what `config.kind` says; three and four make pictures.
-
-    Raises DataError for another shape, and where labels and rows differ in number.
+    A DataFrame or an array of two axes is a table unless `config.kind` names another kind; an array of three or four
+    axes holds pictures.
+    Raises DataError for another shape, and if the numbers of labels and rows differ.
     """
     import numpy as np
     import pyarrow as pa
 
     from anomaly_vae.data.arrays import ArraySource
-    from anomaly_vae.data.readers import base
+    from anomaly_vae.data.readers import memory
+    from anomaly_vae.data.readers.cells import as_labels
 
     texts: NDArray[np.str_] | None = None
     if labels is not None:
-        texts = base.as_labels(pa.chunked_array([pa.array(np.asarray(labels), from_pandas=True)]))
+        texts = as_labels(pa.chunked_array([pa.array(np.asarray(labels), from_pandas=True)]))
         if len(texts) != len(X):
             raise DataError(f"memory: {len(texts)} labels for {len(X)} rows; give one label a row")
     kind = KINDS[config.kind or "table"]
     if hasattr(X, "columns"):
-        return kind.open(base.from_frame(X), config, texts)
+        return kind.open(memory.from_frame(X), config, texts)
     values = np.asarray(X)
     if values.ndim in (3, 4):
         return ArraySource(values, texts)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"memory: an array of shape {values.shape}; expected (N, F), (N, H, W) or (N, C, H, W)")
-    return kind.open(base.from_array(values), config, texts)
+    return kind.open(memory.from_array(values), config, texts)
 
 
 def open_reader(path: Path) -> Reader:
-    """A CSV or Parquet file by its content, whatever its ending. Raises DataError where it is neither."""
+    """The reader of a CSV or Parquet file, chosen by the file's content. Raises DataError if it is neither."""
     from anomaly_vae.data.readers.csv import CsvReader
     from anomaly_vae.data.readers.parquet import ParquetReader
 

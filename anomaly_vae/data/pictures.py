@@ -1,8 +1,9 @@
-"""What pictures have in common, whether they come as image files or as tables of pixels."""
+"""Defaults, datasets and monitored quantities that image files and pixel tables share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,27 +20,41 @@ from anomaly_vae.data.tiles import tiling_of
 DEFAULTS: dict[str, dict[str, Any]] = {
     "data": {"size": 64},
     "split": {"train": 0.6, "valid": 0.2},
-    "model": {"kind": "conv2d", "latent": 64, "hidden": (256,), "blocks": 0, "likelihood": "gaussian",
-              "sigma": "shared", "sigma_min": 0.02, "sigma_value": 0.37, "members": 1},
+    "model": {
+        "kind": "conv2d",
+        "latent": 64,
+        "hidden": (256,),
+        "blocks": 0,
+        "likelihood": "gaussian",
+        "sigma": "shared",
+        "sigma_min": 0.02,
+        "sigma_value": 0.37,
+        "members": 1,
+    },
     "training": {"steps": 1200, "batch_size": 128, "lr": 2e-3, "bf16": True, "noise": 0.5, "jitter": 1.0},
     "scoring": {"recon": "energy", "prior": "mixture", "neighbours": 0},
     "threshold": {"unlabelled": "fpr=0.01"},
-}  # fmt: skip
-LIGHT = ("brightness", "contrast", "sharpness")  # of a picture, each 0-1
-AT_ONCE = 16  # pictures that are floats at a time, which take many times their bytes
+}
+LIGHT = ("brightness", "contrast", "sharpness")  # the monitored quantities of a picture, each 0-1
+AT_ONCE = 16  # number of pictures converted to floats at a time, which bounds the memory
 
 
 def no_elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
-    """Pictures are divided by 255, and nothing is learned for it."""
+    """No elements: pictures are divided by 255."""
     del columns, layout
     return []
 
 
 def picture_dataset(
-    data: Chunk | LoadedData, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
-    window: int | None, store: ArrayStore,
-) -> RowDataset:  # fmt: skip
-    """Pictures, or their tiles."""
+    data: Chunk | LoadedData,
+    rows: NDArray[np.intp],
+    scaler: Scaler,
+    layout: Layout,
+    device: torch.device,
+    window: int | None,
+    store: ArrayStore,
+) -> RowDataset:
+    """The dataset of pictures, or of their tiles; see `datasets.make_dataset`."""
     del window, store
     tiling = tiling_of(layout)
     if tiling is not None:
@@ -49,17 +64,28 @@ def picture_dataset(
 
 
 def light_names(layout: Layout) -> list[str]:
-    """What is monitored of pictures."""
+    """The names of the monitored quantities of pictures."""
     del layout
     return list(LIGHT)
 
 
 def light(chunk: Chunk) -> NDArray[np.float64]:
-    """(N, 3) mean, standard deviation and mean step between neighbouring pixels of pictures (N, C, H, W)."""
+    """The quantities LIGHT of pictures (N, C, H, W), (N, 3): the mean and the standard deviation of the pixels, and the
+    mean absolute difference between neighbouring ones."""
     pictures = chunk.values
-    found = np.empty((len(pictures), 3))
+    quantities = np.empty((len(pictures), 3))
     for first in range(0, len(pictures), AT_ONCE):
         x = pictures[first : first + AT_ONCE].astype(np.float32) / 255
         steps = np.abs(np.diff(x, axis=-1)).mean((1, 2, 3)) + np.abs(np.diff(x, axis=-2)).mean((1, 2, 3))
-        found[first : first + AT_ONCE] = np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), steps / 2], axis=1)
-    return found
+        quantities[first : first + AT_ONCE] = np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3)), steps / 2], axis=1)
+    return quantities
+
+
+def to_bytes(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    """Pixels in 0 to `white` as 0-255."""
+    return np.rint(values * (255.0 / white)).astype(np.uint8)
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """The shape of a picture for messages."""
+    return " x ".join(str(n) for n in shape) + f" = {math.prod(shape)} pixels"

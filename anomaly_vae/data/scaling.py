@@ -1,4 +1,4 @@
-"""From the units of the data to those of the network; fitted on training rows only, saved as JSON."""
+"""Scaling of raw values to the network's inputs and back; fitted on training rows only, saved as JSON."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Column, Layout
 
-BENT = 300.0  # largest argument of sinh on the way back: beyond, float64 overflows
+SINH_LIMIT = 300.0  # largest argument of sinh in `inverse`; far larger ones overflow float64
 
 
 @dataclass(frozen=True)
 class Element:
-    """One number that the network reads, made of column `column`: ((f((x - shift) / scale)) - centre) / spread.
+    """One input of the network, computed from column number `column`: (f((x - shift) / scale) - centre) / spread.
 
-    f is the identity (linear), asinh, or the difference to the time step before; a category passes as its code.
+    f is the identity (linear), asinh, or the difference from the previous time step; a category passes as its code.
     """
 
     column: int
@@ -33,7 +33,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition column: `classes` of it one-hot, or, where that is 0, (x - mean) / spread."""
+    """The encoding of a condition column: one-hot with `classes` classes, or (x - mean) / spread if that is 0."""
 
     classes: int
     mean: float = 0.0
@@ -45,19 +45,20 @@ class Condition:
 
 
 class Scaler:
-    """The elements that a network reads of a row, in order; pictures have none and are divided by 255.
+    """The elements that a network reads of a row, in order. Pictures have none and are divided by 255.
 
-    A number of a table becomes two elements: standardised, and asinh of its robust z-score, itself standardised. The
-    first keeps distances, the second tells values apart in the bulk of a heavy-tailed column. A sensor of a series is
-    standardised; one that wanders while training is read as its differences, since its level cannot be trusted later.
+    A number of a table becomes two elements: the standardised value, and the standardised asinh of its robust z-score.
+    The first keeps distances, the second resolves values in the bulk of a heavy-tailed column. A sensor of a series is
+    standardised; a sensor that drifts within the training rows is read as its differences, because its later level is
+    not comparable.
 
-    NLLs are therefore densities in scaled units: they differ from those of raw units by constants.
+    NLLs are therefore densities in scaled units; `log_units` brings them to the units of the data.
     """
 
     def __init__(self, elements: list[Element], limit: float, conditions: Sequence[Condition] = ()) -> None:
         self.elements, self.limit, self.conditions = elements, limit, tuple(conditions)
-        self.n_condition = sum(condition.width for condition in self.conditions)  # channels that hold the condition
-        self.column = np.array([e.column for e in elements], np.intp)  # (E,)
+        self.n_condition = sum(condition.width for condition in self.conditions)  # number of channels of the condition
+        self.column = np.array([e.column for e in elements], np.intp)  # (E,) the column of each element
         self._shift, self._scale, self._centre, self._spread = (
             np.array([getattr(e, name) for e in elements]) for name in ("shift", "scale", "centre", "spread")
         )
@@ -65,16 +66,14 @@ class Scaler:
         self._difference = np.array([e.how == "difference" for e in elements], bool)
 
     @classmethod
-    def fit(cls, values: NDArray[Any], layout: Layout, condition: NDArray[np.float64] | None = None) -> Scaler:
-        """From training values (N, *shape), in order of time for a series, and condition (N, K); missing cells are
-        ignored."""
-        return cls.of(values.T if layout.columns else (), layout, condition)
-
-    @classmethod
-    def of(
+    def fit(
         cls, columns: Iterable[NDArray[Any]], layout: Layout, condition: NDArray[np.float64] | None = None
     ) -> Scaler:
-        """The same of columns (N,), one after the other, so that they need not be in memory together."""
+        """The scaler of training data; missing cells are ignored.
+
+        columns: the F columns (N,) of the layout, read one after the other so that they need not be in memory together;
+        of a series in order of time; of pictures none. condition: (N, K) cells of the layout's conditions.
+        """
         conditions = [] if condition is None else list(map(_condition, layout.conditions, condition.T))
         kind = KINDS[layout.kind]
         return cls(kind.elements(columns, layout), kind.limit, conditions)
@@ -82,10 +81,10 @@ class Scaler:
     def read(
         self, values: NDArray[Any], condition: NDArray[np.float64] | None, before: NDArray[Any] | None = None
     ) -> NDArray[np.float32]:
-        """What the network reads of rows or pictures: `transform`, and behind it on the first axis their condition
-        (N, K), as elements of a row or constant planes of a picture.
+        """The network's inputs: `transform`, followed on axis 1 by the condition (N, K), encoded.
 
-        Raises DataError where the detector has a condition and the data has none.
+        The condition of a row becomes further elements, that of a picture constant planes.
+        Raises DataError if the detector has a condition and the data has none.
         """
         scaled = self.transform(values, before)
         if not self.conditions:
@@ -95,47 +94,47 @@ class Scaler:
         return np.concatenate([scaled, np.broadcast_to(planes, (*encoded.shape, *scaled.shape[2:]))], axis=1)
 
     def encode_condition(self, condition: NDArray[np.float64] | None) -> NDArray[np.float32]:
-        """(N, n_condition) of condition cells (N, K): numbers standardised, classes one-hot.
+        """Condition cells (N, K) as (N, n_condition): numbers standardised, classes one-hot.
 
-        A missing number is the mean; a missing class, or one not seen in training, is none of them.
+        A missing number counts as the mean. A class that is missing or was not seen in training has zeros only.
         """
         if condition is None:
             raise DataError("the detector judges under a condition, and these samples come without one")
         pieces = [np.zeros((len(condition), 0), np.float32)]
-        for cells, known in zip(condition.T, self.conditions, strict=True):
-            if known.classes:
-                pieces.append((cells[:, None] == np.arange(known.classes)).astype(np.float32))
+        for cells, column in zip(condition.T, self.conditions, strict=True):
+            if column.classes:
+                pieces.append((cells[:, None] == np.arange(column.classes)).astype(np.float32))
             else:
-                pieces.append(np.nan_to_num((cells - known.mean) / known.spread)[:, None].astype(np.float32))
+                pieces.append(np.nan_to_num((cells - column.mean) / column.spread)[:, None].astype(np.float32))
         return np.concatenate(pieces, axis=1)
 
     def transform(self, values: NDArray[Any], before: NDArray[Any] | None = None) -> NDArray[np.float32]:
-        """(N, E) float32 in scaled units of rows (N, F); (N, C, H, W) in 0-1 of pictures.
+        """Rows (N, F) in scaled units, (N, E) float32; pictures (N, C, H, W) in 0-1.
 
-        before: (F,) the time step that came before the first; None: there was none, its differences are 0.
+        before: (F,) the time step before the first row; None: there is none, and the first differences are 0.
         """
         if values.dtype == np.uint8:
             return values.astype(np.float32) / np.float32(255)
         scaled = values[:, self.column]
         scaled -= self._shift
         scaled /= self._scale
-        bent = scaled[:, self._asinh]
-        np.arcsinh(bent, out=bent)
+        tails = scaled[:, self._asinh]
+        np.arcsinh(tails, out=tails)
         if self._difference.any():
-            which = self.column[self._difference]
-            first = values[:1, which] if before is None else before[None, which]
-            steps = np.diff(values[:, which], axis=0, prepend=first)
-            scaled[:, self._difference] = steps / self._scale[self._difference]
+            columns = self.column[self._difference]
+            first = values[:1, columns] if before is None else before[None, columns]
+            differences = np.diff(values[:, columns], axis=0, prepend=first)
+            scaled[:, self._difference] = differences / self._scale[self._difference]
         scaled -= self._centre
         scaled /= self._spread
         return np.clip(scaled, -self.limit, self.limit, out=scaled).astype(np.float32)
 
     def inverse(self, scaled: NDArray[Any], start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """(N, F) float64 in the units of the data of rows (N, E), in order of time for a series; pictures in 0-255.
+        """Scaled rows (N, E) in the units of the data, (N, F) float64, of a series in order of time; pictures in 0-255.
 
-        A number that two elements tell is their mean, weighted by how finely each tells it there: an error of one
-        scaled unit in an element is |d value / d element| in the data. A category comes back as its code. Differences
-        are summed up from `start` (F,), the first row in the units of the data; None: from the mean of training.
+        A number with two elements is the mean of both, each weighted by |d value / d element| ** -2, its precision at
+        that value. A category is returned as its code. Differences are summed from `start` (F,), the first row in the
+        units of the data; None: from the training mean.
         """
         if not self.elements:
             return np.clip(np.asarray(scaled, np.float64), 0, 1) * 255
@@ -144,33 +143,42 @@ class Scaler:
             inner * self._scale + self._shift,
             np.broadcast_to(self._scale * self._spread, inner.shape).copy(),
         )
-        bent = np.clip(inner[:, self._asinh], -BENT, BENT)
-        value[:, self._asinh] = np.sinh(bent) * self._scale[self._asinh] + self._shift[self._asinh]
-        slope[:, self._asinh] *= np.cosh(bent)
-        steps = inner[:, self._difference] * self._scale[self._difference]
+        tails = np.clip(inner[:, self._asinh], -SINH_LIMIT, SINH_LIMIT)
+        value[:, self._asinh] = np.sinh(tails) * self._scale[self._asinh] + self._shift[self._asinh]
+        slope[:, self._asinh] *= np.cosh(tails)
+        differences = inner[:, self._difference] * self._scale[self._difference]
         first = self._shift[self._difference]
         if start is not None:
-            given = start[self.column[self._difference]]
-            first = np.where(np.isnan(given), first, given)
-        value[:, self._difference] = np.cumsum(np.concatenate([first[None], steps[1:]]), axis=0)
-        columns = int(self.column.max()) + 1
-        total, weights = np.zeros((len(value), columns)), np.zeros((len(value), columns))
+            start_values = start[self.column[self._difference]]
+            first = np.where(np.isnan(start_values), first, start_values)
+        value[:, self._difference] = np.cumsum(np.concatenate([first[None], differences[1:]]), axis=0)
+        n_columns = int(self.column.max()) + 1
+        total, weights = np.zeros((len(value), n_columns)), np.zeros((len(value), n_columns))
         for element, column in enumerate(self.column):
             weight = slope[:, element] ** -2
             total[:, column] += weight * value[:, element]
             weights[:, column] += weight
         return total / weights
 
-    def categories(self, layout: Layout) -> tuple[int, ...]:
-        """For each element its number of classes, 0 for a number.
+    def log_units(self) -> NDArray[np.float64]:
+        """(E,) log of the units of the data that one scaled unit of each element is, 0 of a category: its NLL plus this
+        is that of a density in the units of the data.
 
-        One class more than was seen: a value that is new at scoring time is improbable, not an error.
+        NaN for an element that tells once more what another one tells (asinh): a density counts a number once.
         """
-        found = [layout.columns[index].categories for index in self.column]
-        return tuple(0 if names is None else len(names) + 1 for names in found)
+        repeats = np.array([element.how == "asinh" for element in self.elements], bool)
+        return np.where(repeats, np.nan, np.log(self._scale * self._spread))
+
+    def categories(self, layout: Layout) -> tuple[int, ...]:
+        """The number of classes of each element; 0 for a number.
+
+        A category has one class more than training showed, for values that first appear at scoring time.
+        """
+        categories = [layout.columns[index].categories for index in self.column]
+        return tuple(0 if names is None else len(names) + 1 for names in categories)
 
     def by_column(self, nats: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, F) sums over the elements (N, E) that each column is made of; pictures pass."""
+        """Nats of elements (N, E), summed for each column, (N, F); those of pictures are returned unchanged."""
         if not self.elements or len(np.unique(self.column)) == nats.shape[1]:
             return nats
         columns = np.zeros((len(nats), int(self.column.max()) + 1), nats.dtype)
@@ -189,9 +197,9 @@ class Scaler:
 
 
 def _run(chosen: NDArray[np.bool_]) -> slice:
-    """The elements that are chosen, which stand one behind the other: a slice of them is no copy."""
-    where = np.flatnonzero(chosen)
-    return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
+    """The slice of the true values, which are adjacent; indexing with a slice does not copy."""
+    indices = np.flatnonzero(chosen)
+    return slice(int(indices[0]), int(indices[-1]) + 1) if len(indices) else slice(0, 0)
 
 
 def _condition(column: Column, cells: NDArray[np.float64]) -> Condition:
@@ -201,6 +209,6 @@ def _condition(column: Column, cells: NDArray[np.float64]) -> Condition:
 
 
 def moments(x: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation; 1 for a deviation below the resolution of float64, which is rounding, not signal."""
+    """Mean and standard deviation of x (N,); the deviation is 1 if it is below the resolution of float64."""
     mean, deviation = float(np.mean(x)), float(np.std(x))
     return mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0

@@ -1,4 +1,4 @@
-"""What every kind of data promises: rows in chunks, and a layout that says what a row is."""
+"""The interface of all data sources: rows in chunks, and a layout that describes a row."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from anomaly_vae.data.spill import ArrayStore
 
 
-ROWS, PICTURES = 32_768, 256  # read at a time
-PICTURE_BYTES = 1 << 26  # of pictures read at a time at most
+ROWS, PICTURES = 32_768, 256  # number of rows, and largest number of pictures, read at a time
+PICTURE_BYTES = 1 << 26  # largest size of the pictures read at a time, as uint8
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,24 @@ class Column:
     """One input column of a table or one sensor of a series."""
 
     name: str
-    categories: tuple[str, ...] | None = None  # None: a number; else the values seen in training, code = position
+    categories: tuple[str, ...] | None = None  # the values seen in training, in the order of their codes; None: numbers
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a detector knows about its input: found once, on the training rows, and saved with it.
+    """The description of a detector's input, learned from the training rows and saved with the detector.
 
-    shape: of one sample: (F,) columns of a row, (C,) sensors of a time step, (C, H, W) pixels of a picture.
-    columns: tables and series: one for each element, in order. Pictures: empty.
-    conditions: columns that a sample is judged under, in the order of `Chunk.condition`.
-    pixels: pixel tables: the names of the pixel columns in order. Else empty.
-    pixel_max: what is white in the file: of pixel tables 1 or 255, of images above 255 where they have 16 bits a pixel.
-        Chunks hold 0-255 in either case.
-    per_day: of a series with a time column that is a clock, how many time steps a day has; else None.
-    tile, overlap: of images that are seen in tiles, see `data.tiles.Tiling`; None: seen whole.
-    left_out: column name -> why it is no input.
+    kind: the kind of data.
+    shape: the shape of one row: (F,) columns of a table, (C,) sensors of a time step, (C, H, W) of a picture.
+    columns: the F or C columns of tables and series, in order; empty for pictures.
+    conditions: the condition columns, in the order of `Chunk.condition`.
+    pixels: the pixel columns of a pixel table, in order; else empty.
+    pixel_max: the value of white in the file: 1 or 255 in pixel tables, 255 or, with 16 bits a pixel, more in images.
+        Chunks hold 0-255 in every case.
+    label, id, time, group: the names of these columns; None: there is none.
+    per_day: the time steps of a day, of a series whose time column is a clock; else None.
+    tile, overlap: how images are cut into tiles, see `tiles.Tiling`; tile None: they are not cut.
+    left_out: column name -> the reason why it is not an input.
     """
 
     kind: str
@@ -59,12 +61,12 @@ class Layout:
 
     @property
     def sample(self) -> tuple[int, ...]:
-        """Shape of what the network reads at once: a row, or a picture or a tile of it."""
+        """The shape of one sample of the network: a row, a picture, or a tile of a picture."""
         return self.shape if self.tile is None else (self.shape[0], self.tile, self.tile)
 
     @property
     def chunk_rows(self) -> int:
-        """How many rows, time steps or pictures are read at a time."""
+        """The number of rows, time steps or pictures that are read at a time."""
         if len(self.shape) == 1:
             return ROWS
         return max(1, min(PICTURES, PICTURE_BYTES // math.prod(self.shape)))
@@ -87,9 +89,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class CodedText:
-    """N texts of which few are distinct, in 4 bytes each; NumPy's functions read it as an array of them.
+    """N texts, of which few are distinct, in 4 bytes each. NumPy's functions accept it as an array of text.
 
-    values: (V,) the distinct ones, sorted. codes: (N,) places in `values`.
+    values: (V,) the distinct texts, sorted. codes: (N,) indices into `values`.
     """
 
     values: NDArray[np.str_]
@@ -107,14 +109,14 @@ class CodedText:
 
     @classmethod
     def of(cls, pieces: Iterable[NDArray[np.str_]]) -> CodedText:
-        """Of consecutive pieces (n,) of the texts."""
-        known: dict[str, int] = {}
+        """The coded text of consecutive pieces (n,)."""
+        code_of: dict[str, int] = {}  # in order of first appearance
         codes = []
         for piece in pieces:
-            values, places = np.unique(piece, return_inverse=True)
-            here = [known.setdefault(value, len(known)) for value in values.tolist()]
-            codes.append(np.array(here, np.int32)[places])
-        values = np.array(list(known), np.str_)
+            values, indices = np.unique(piece, return_inverse=True)
+            value_codes = [code_of.setdefault(value, len(code_of)) for value in values.tolist()]
+            codes.append(np.array(value_codes, np.int32)[indices])
+        values = np.array(list(code_of), np.str_)
         order = np.argsort(values)
         rank = np.empty(len(order), np.int32)
         rank[order] = np.arange(len(order), dtype=np.int32)
@@ -125,11 +127,11 @@ class CodedText:
 class Chunk:
     """N consecutive rows.
 
-    ids: (N,) what a score is reported against: row number, timestamp, file name or the id column.
-    values: (N, *shape). Tables and series: float64, NaN where a cell is missing; a categorical cell holds its code,
+    ids: (N,) what a score is reported with: the row index, the timestamp, the file name or the id column.
+    values: (N, *shape). Tables and series: float64, NaN for a missing cell; a categorical cell is its code,
         `len(categories)` for a value not seen in training. Pictures: uint8, 0-255.
-    groups: (N,) str naming the machine of a series; None for a single one.
-    condition: (N, K) cells of the layout's conditions, as those of a table; None where it has none.
+    groups: (N,) the name of each step's group, e.g. a machine; None for a single one.
+    condition: (N, K) cells of the layout's conditions, coded like those of a table; None if it has none.
     """
 
     ids: NDArray[Any]
@@ -142,7 +144,7 @@ class Chunk:
 
     @classmethod
     def join(cls, chunks: Iterable[Chunk]) -> Chunk:
-        """One chunk of several, at least one, in their order."""
+        """The concatenation of one or more chunks."""
         chunks = list(chunks)
         if len(chunks) == 1:
             return chunks[0]
@@ -153,59 +155,65 @@ class Chunk:
         return cls(np.concatenate([c.ids for c in chunks]), np.concatenate([c.values for c in chunks]), **optional)
 
     def take(self, rows: NDArray[np.intp]) -> Chunk:
-        """Some of the rows."""
+        """The rows with the indices `rows`."""
         groups = None if self.groups is None else self.groups[rows]
         condition = None if self.condition is None else self.condition[rows]
         return Chunk(self.ids[rows], self.values[rows], groups, condition)
 
 
 class Source(Protocol):
-    """A file, folder or array that was recognised as one kind of data. It scales nothing and splits nothing."""
+    """A file, folder or array of one kind of data. A source neither scales nor splits.
+
+    kind: the kind of data.
+    name: the name of the data in experiments and runs: the stem of a file, the name of a folder.
+    path: the path as the user wrote it; "memory" for arrays.
+    notes: what the user should know about how the data was read.
+    """
 
     kind: str
-    name: str  # of the data, for experiments and runs: the file's stem, the folder's name
-    path: str  # as given; "memory" for arrays
-    notes: tuple[str, ...]  # what the user should know of how it was read
+    name: str
+    path: str
+    notes: tuple[str, ...]
 
     @property
     def why(self) -> str:
-        """What the data was taken for, and by which sign, e.g. "a table: 12 columns, no time column"."""
+        """What the data was recognised as, and why, e.g. "a table: 12 columns, no time column"."""
 
     def labels(self) -> CodedText | None:
-        """(N,) the label of every row as text, None without a label column."""
+        """The label of every row as text, (N,); None without a label column."""
 
     def column(self, name: str) -> NDArray[np.str_]:
-        """(N,) the cells of any column as text, empty where one is missing. Raises DataError where there is none."""
+        """The cells of any column as text, (N,), empty for a missing one. Raises DataError for an unknown column."""
 
     def roles(self) -> NDArray[np.str_] | None:
-        """(N,) 'train', 'valid' or 'test' where the data itself says who is who; else None."""
+        """The part that the data itself assigns every row to, (N,): 'train', 'valid' or 'test'; else None."""
 
     def groups(self) -> CodedText | None:
-        """(N,) the group of every row of a series; else None."""
+        """The group of every step of a series, (N,); None without a group column."""
 
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """(R,) what scores of some rows are reported against, as `Chunk.ids` has it."""
+        """The ids of the rows with the indices `rows`, (R,), as `Chunk.ids` defines them."""
 
     def preload(self, store: ArrayStore) -> None:
-        """Reads into the store, once, what the methods below and above would else read again and again from a file.
+        """Reads into the store, once, what the other methods would otherwise read from a file at every call.
 
-        Raises DataError for what cannot be read, AnomalyVAEError where the disk has no place for it.
+        Raises DataError for what cannot be read, AnomalyVAEError if the disk has no space for it.
         """
 
     def image_files(self) -> ImageFiles | None:
-        """The files behind the rows, for data that is image files; else None."""
+        """The image files of the rows; None for other data."""
 
     def count(self) -> int:
         """The number of rows, time steps or pictures."""
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """The layout, from the training rows alone: which columns are inputs, and of what type."""
+        """The layout, learned from the training rows alone. rows: their indices."""
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
-        """The data from its beginning, at most `rows` samples at a time, in constant memory.
+        """All data in chunks of at most `rows` rows, in constant memory.
 
-        Columns are found by name, in whatever order; columns that the layout does not know are ignored.
+        Columns are matched by name, in any order; columns that are not in the layout are ignored.
         """
 
     def digest(self) -> str:
-        """A short content hash, for the record of a run."""
+        """A short hash of the content, which a run records."""

@@ -1,8 +1,8 @@
-"""Where the arrays of a fit live: in memory while they are small, else in files that are mapped.
+"""Storage of the arrays of a fit: in memory up to a limit, in memory-mapped files above it.
 
-A mapped array is an array like any other: what reads it knows no difference, and its bits are the same. Its pages are
-those of a file, which the system writes out and drops as it needs, and which `release` drops after a pass, so that what
-a process holds does not grow with its data even where memory is free.
+A mapped array has the same values and is used like any other. Its pages belong to a file: the system writes them out
+and drops them when it needs memory, and `release` drops them after each pass, so that the resident memory of a process
+does not grow with its data.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ from anomaly_vae.core.files import explained, replacing
 
 @dataclass(frozen=True)
 class ArrayStore:
-    """limit: bytes of an array, or of a file of data, up to which it is held in memory. folder: of the files of larger
-    ones; None: where the system keeps temporary files, and none of them is kept for the next fit."""
+    """Where arrays and tables are stored.
+
+    limit: the largest size in bytes that is held in memory, of an array or of a file of data. folder: where larger ones
+    are written; None: where the system keeps temporary files, and nothing is kept for the next fit.
+    """
 
     limit: int = sys.maxsize
     folder: Path | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike, order: Literal["C", "F"] = "C") -> NDArray[Any]:
-        """An array to be filled. A mapped one has a file without a name, which is gone with the array or the process.
+        """An uninitialised array. The file of a mapped one has no name and is deleted with the array or the process.
 
-        Raises AnomalyVAEError, in one line, where the disk is too full for it: found here, not at the first write to a
-        page that has no place.
+        Raises AnomalyVAEError, in one line, if the disk is too full. The space is allocated here, because a later write
+        to a page without space would kill the process.
         """
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size <= self.limit:
@@ -46,94 +49,90 @@ class ArrayStore:
             _allocate(file.fileno(), size)
             return np.memmap(file, dtype, "r+", shape=shape, order=order)
 
-    def kept(self, name: str, write: Callable[[IO[bytes]], None], whole: Callable[[memoryview], bool]) -> mmap.mmap:
-        """The content of a file that `write` writes, mapped. With a folder it is kept there under `name`, and written
-        only where it is not there yet or not `whole`; of several processes one writes and the others wait for it.
+    def kept(
+        self, name: str, write: Callable[[IO[bytes]], None], is_complete: Callable[[memoryview], bool]
+    ) -> mmap.mmap:
+        """The content that `write` writes to a file, mapped.
 
-        Raises AnomalyVAEError, in one line, where it cannot be written.
+        With a folder, the file is kept there as `name` and written only if it does not exist or is not complete. If
+        several processes ask for the same file, one writes it and the others wait.
+        Raises AnomalyVAEError, in one line, if it cannot be written.
         """
+        from filelock import FileLock
+
         if self.folder is None:
             with self._unnamed() as file:
                 write(file)
                 file.flush()
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         path = self.folder / name
-        with _told(), explained(path):
+        with _settings_named(), explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with _told(), _alone(path):
-            if (found := _mapped(path, whole)) is None:
-                with replacing(path) as beside, open(beside, "wb") as file:
-                    write(file)
-                found = _mapped(path, whole)
-        assert found is not None
-        return found
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                if (content := _mapped(path, is_complete)) is None:
+                    with replacing(path) as beside, open(beside, "wb") as file:
+                        write(file)
+                    content = _mapped(path, is_complete)
+        assert content is not None
+        return content
 
     @contextmanager
     def _unnamed(self) -> Iterator[IO[bytes]]:
-        """A new file that has no name: it needs a disk, and no folder is made for it."""
+        """A new file without a name, on the disk of `folder`, which need not exist."""
         wanted = (self.folder or Path(tempfile.gettempdir())).absolute()
         folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
-        with _told(), explained(folder), tempfile.TemporaryFile(dir=folder) as file:
+        with _settings_named(), explained(folder), tempfile.TemporaryFile(dir=folder) as file:
             yield file
 
 
-IN_MEMORY = ArrayStore()  # for data that is held in memory whatever its size
+IN_MEMORY = ArrayStore()  # holds everything in memory
 
 
 def is_mapped(array: NDArray[Any]) -> bool:
-    """Whether an array, or what it is a view of, lives in a file."""
+    """Whether an array, or the array that it is a view of, is mapped from a file."""
     return _map_of(array) is not None
 
 
 def release(array: Any) -> None:
-    """Lets go of the pages of a mapped array, or of an mmap, that were touched: they are read again where they are
-    needed again. Does nothing to an array in memory."""
-    held = _map_of(array)
-    if held is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        held.madvise(mmap.MADV_DONTNEED)
+    """Drops the pages of a mapped array, or of an mmap, from memory; later accesses read them again. Does nothing to an
+    array in memory."""
+    mapping = _map_of(array)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # Windows has none
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _map_of(array: Any) -> mmap.mmap | None:
+    """The mmap behind an array; None for an array in memory."""
     while array is not None and not isinstance(array, mmap.mmap):
         array = getattr(array, "base", None)
     return array
 
 
 def _allocate(descriptor: int, size: int) -> None:
-    """Gives a file its size with its place on the disk, where the system can; else without."""
+    """Sets the size of a file, and allocates its space on the disk if the system supports that."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:
         os.truncate(descriptor, size)
 
 
-def _mapped(path: Path, whole: Callable[[memoryview], bool]) -> mmap.mmap | None:
-    """A file, mapped; None where there is none, or one that was cut short."""
+def _mapped(path: Path, is_complete: Callable[[memoryview], bool]) -> mmap.mmap | None:
+    """The content of a file, mapped; None if the file does not exist or is not complete."""
     try:
         with open(path, "rb") as file:
-            found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (FileNotFoundError, ValueError):  # ValueError: an empty file
         return None
-    with memoryview(found) as content:
-        return found if whole(content) else None
+    with memoryview(content) as view:
+        return content if is_complete(view) else None
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """An error of the disk with the settings that name it and that need less of it."""
+def _settings_named() -> Iterator[None]:
+    """Adds to an error of the disk the settings that choose the folder and the memory limit."""
     try:
         yield
     except AnomalyVAEError as error:
-        if isinstance(error, DataError):  # of what was read
+        if isinstance(error, DataError):  # an error of the data that was read
             raise
         raise AnomalyVAEError(f"{error} (tracking.folder), or hold more in memory (data.memory)") from error
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """While no other process of this machine is within it for the same path."""
-    import fcntl
-
-    with explained(path), open(path.with_name(f".{path.name}.lock"), "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

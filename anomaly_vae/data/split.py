@@ -18,36 +18,42 @@ NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers, each sorted. train holds normal rows only; anomalous is None where nothing is labelled."""
+    """Row numbers, each sorted. train holds normal rows only; anomalous is None where nothing is labelled.
+
+    A row without a label belongs to no class: it is in no part, unless `data.unlabelled` takes it as normal. note: what
+    the user should know of the split, else empty.
+    """
 
     train: NDArray[np.intp]
     valid: NDArray[np.intp]
     test: NDArray[np.intp]
     anomalous: NDArray[np.bool_] | None  # (N,) of all rows of the source
+    note: str = ""
 
 
 def split(source: Source, config: Config) -> Split:
     """The split of a source. Raises DataError where a part would be left without normal rows."""
     labels, roles, n = source.labels(), source.roles(), source.count()
-    anomalous = None
+    anomalous, labelled = np.zeros(n, bool), np.ones(n, bool)
     if labels is not None:
-        anomalous = is_anomalous(labels, config, source.path)
+        anomalous, labelled = is_anomalous(labels, config, source.path), is_labelled(labels, config)
     elif roles is not None and config.data.label:
         raise DataError(f"{source.path}: there is no label '{config.data.label}'")
-    normal = np.ones(n, bool) if anomalous is None else ~anomalous
+    normal = labelled & ~anomalous
     if not normal.any():
         raise DataError(
-            f"{source.path}: all {n} rows are anomalous by '{config.data.label or 'label'}'; training needs normal"
-            " rows (is --normal right?)"
+            f"{source.path}: all {labelled.sum()} rows are anomalous by '{config.data.label or 'label'}'; training"
+            " needs normal rows (is --normal right?)"
         )
     if KINDS[source.kind].ordered:
-        parts = _by_time(source.groups(), normal, config)
+        parts = _by_time(source.groups(), normal, labelled, config)
     elif roles is not None:
-        parts = _by_role(roles, normal, config)
+        parts = _by_role(roles, normal, anomalous, config)
     else:
-        parts = _at_random(normal, config)
+        parts = _at_random(normal, anomalous, config)
     train, valid, test = (np.sort(part) for part in parts)
-    found = Split(train, valid, test, anomalous)
+    note = left_out_note(labelled, config, KINDS[source.kind].noun)
+    found = Split(train, valid, test, None if labels is None else anomalous, note)
     for name in ("train", "valid"):
         rows = getattr(found, name)
         if normal[rows].sum() < 2:
@@ -61,13 +67,20 @@ def split(source: Source, config: Config) -> Split:
 
 
 def is_anomalous(labels: CodedText, config: Config, path: str) -> NDArray[np.bool_]:
-    """(N,) which rows are anomalies, by the values that count as normal.
+    """(N,) which rows are anomalies, by the values that count as normal; a row without a label is none.
 
-    Raises DataError where the label column cannot tell: one value, or several with none known as normal.
+    A column of normal values alone says that no anomaly is known. Raises DataError where the label column cannot tell:
+    no value, or one or several of which none is known as normal.
     """
     column, wanted = config.data.label or "label", config.data.normal
-    values, counts = labels.values, np.bincount(labels.codes)
+    counts = np.bincount(labels.codes, minlength=len(labels.values))
+    present = counts > 0
+    present &= (labels.values != "") | ("" in wanted)
+    values = labels.values[present]
     listed = ", ".join(f"'{value}'" for value in values[:12]) + (", ..." if len(values) > 12 else "")
+    empty = int(len(labels) - counts[present].sum())
+    beside = f" beside {plural(empty, 'empty cell')}" if empty else ""
+    taken = "; --set data.unlabelled=normal takes rows without a label as normal" if empty else ""
     if wanted:
         absent = [value for value in wanted if value not in values]
         if absent:
@@ -75,31 +88,46 @@ def is_anomalous(labels: CodedText, config: Config, path: str) -> NDArray[np.boo
         normal = list(wanted)
     else:
         normal = [value for value in values if value.strip().lower() in NORMAL_WORDS]
-        if len(values) > 2 and not (len(normal) == 1 and not normal[0].isdigit()):
+        told = bool(normal) or (empty > 0 and config.data.unlabelled == "normal")  # then other values are anomalies
+        if len(values) > 2 and not (told and len(normal) < 2 and not "".join(normal).isdigit()):
             raise DataError(
                 f"{path}: column '{column}' holds {len(values)} values ({listed}); name the normal ones, e.g."
-                f" --normal {values[counts.argmax()]}"
+                f" --normal {values[counts[present].argmax()]}"
             )
-        if not normal and len(values) == 1:
+        if not told and len(values) == 0:
+            raise DataError(f"{path}: column '{column}' holds no label at all; leave --label out{taken}")
+        if not told and len(values) == 1:
             raise DataError(
-                f"{path}: column '{column}' holds only {listed}, which is not known as normal; leave --label out if it"
-                " is, else add normal rows"
+                f"{path}: column '{column}' holds only {listed}{beside}, which is not known as normal; leave --label"
+                f" out if it is, else add normal rows{taken}"
             )
-        if not normal:
+        if not told:
             raise DataError(f"{path}: column '{column}' holds {listed}; name the normal value with --normal")
-    if len(values) == 1:
-        raise DataError(
-            f"{path}: column '{column}' holds only {listed}, so it separates nothing; leave --label out (with"
-            f" --set data.drop=[{column}]) for a threshold without labels"
-        )
-    return ~np.isin(values, normal)[labels.codes]
+    return (present & ~np.isin(labels.values, normal))[labels.codes]
 
 
-def _at_random(normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
+def is_labelled(labels: CodedText, config: Config) -> NDArray[np.bool_]:
+    """(N,) which rows belong to a class; all of them where rows without a label are taken as normal."""
+    taken = config.data.unlabelled == "normal" or "" in config.data.normal
+    known: NDArray[np.bool_] = ((labels.values != "") | taken)[labels.codes]
+    return known
+
+
+def left_out_note(labelled: NDArray[np.bool_], config: Config, noun: str) -> str:
+    """How many rows (N,) were left out for they have no label; empty where none was."""
+    if labelled.all():
+        return ""
+    return (
+        f"{(~labelled).sum()} of {len(labelled)} {noun} have no label in '{config.data.label or 'label'}' and were left"
+        " out; --set data.unlabelled=normal takes them as normal"
+    )
+
+
+def _at_random(normal: NDArray[np.bool_], anomalous: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
     """Normals by the shares of the split; anomalies between valid and test in the same proportion."""
     rng = np.random.default_rng(config.seed)
     rows = rng.permutation(np.flatnonzero(normal))
-    anomalies = rng.permutation(np.flatnonzero(~normal))
+    anomalies = rng.permutation(np.flatnonzero(anomalous))
     train, valid = _sizes(config, len(rows))
     rest = len(rows) - train
     cut = round(len(anomalies) * (valid / rest)) if rest else 0
@@ -110,11 +138,13 @@ def _at_random(normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.in
     )
 
 
-def _by_role(roles: NDArray[np.str_], normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
+def _by_role(
+    roles: NDArray[np.str_], normal: NDArray[np.bool_], anomalous: NDArray[np.bool_], config: Config
+) -> tuple[NDArray[np.intp], ...]:
     """The data's own train rows train; without valid rows of its own, some of them and a share of test choose."""
     rng = np.random.default_rng(config.seed)
     train = rng.permutation(np.flatnonzero((roles == "train") & normal))
-    valid, test = np.flatnonzero(roles == "valid"), np.flatnonzero(roles == "test")
+    valid, test = (np.flatnonzero((roles == role) & (normal | anomalous)) for role in ("valid", "test"))
     if len(valid) == 0:
         _, held = _sizes(config, len(train))
         train, valid = train[held:], train[:held]
@@ -125,12 +155,17 @@ def _by_role(roles: NDArray[np.str_], normal: NDArray[np.bool_], config: Config)
     return train, valid, test
 
 
-def _by_time(groups: CodedText | None, normal: NDArray[np.bool_], config: Config) -> tuple[NDArray[np.intp], ...]:
-    """In each group the first rows train (their anomalous rows left out), the next choose, the last report."""
+def _by_time(
+    groups: CodedText | None, normal: NDArray[np.bool_], labelled: NDArray[np.bool_], config: Config
+) -> tuple[NDArray[np.intp], ...]:
+    """In each group the first labelled rows train (their anomalous rows left out), the next choose, the last report.
+
+    What is left out leaves a gap, which no window spans.
+    """
     machines = np.zeros(len(normal), np.int32) if groups is None else groups.codes
     parts: tuple[list[NDArray[np.intp]], ...] = ([], [], [])
     for machine in range(int(machines.max()) + 1):
-        rows = np.flatnonzero(machines == machine)
+        rows = np.flatnonzero((machines == machine) & labelled)
         train, valid = _sizes(config, len(rows))
         for part, piece in zip(parts, np.split(rows, [train, train + valid]), strict=True):
             part.append(piece)

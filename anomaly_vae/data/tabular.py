@@ -1,4 +1,4 @@
-"""What every source with named columns has in common: labels, ids, groups, and rows as a stream."""
+"""The base of all sources with named columns: labels, ids, groups, and rows as a stream."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import conditions
 from anomaly_vae.data.columns import LABELS, matrix, profile, types_of
-from anomaly_vae.data.readers.base import NULLS, Reader, as_labels, canonical, distinct, plural
+from anomaly_vae.data.readers.base import Reader, plural
+from anomaly_vae.data.readers.cells import NULLS, as_labels, canonical, distinct
 from anomaly_vae.data.source import ROWS, Chunk, CodedText, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
 
 
 class TabularSource(ABC):
-    """A Source over a reader. The methods that are written here are final; a kind adds the abstract ones."""
+    """A Source that reads from a reader. Subclasses implement the abstract methods and override no other."""
 
     kind: str
     notes: tuple[str, ...] = ()
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
-        """labels: (N,) of data in memory that has no label column."""
+        """labels: (N,) of data in memory whose labels are not a column."""
         self.reader = reader
         self.config = config
         self.name = reader.name
@@ -41,26 +42,26 @@ class TabularSource(ABC):
     @cached_property
     @abstractmethod
     def why(self) -> str:
-        """What the data was taken for, and by which sign."""
+        """What the data was recognised as, and why."""
 
     @abstractmethod
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """The layout, from the training rows alone."""
+        """The layout, learned from the training rows alone."""
 
     @abstractmethod
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
-        """The data from its beginning, at most `rows` samples at a time."""
+        """All data in chunks of at most `rows` rows."""
 
     @abstractmethod
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """(R,) what scores of some rows are reported against."""
+        """The ids of the rows with the indices `rows`, (R,)."""
 
     @abstractmethod
     def preload(self, store: ArrayStore) -> None:
-        """Reads into the store what would else be read several times."""
+        """Reads into the store what would otherwise be read several times."""
 
     def labels(self) -> CodedText | None:
-        """(N,) the labels as text. Raises DataError where the label column does not exist."""
+        """The labels as text, (N,). Raises DataError if the label column does not exist."""
         if self._labels is None and self.config.label is not None:
             self.reader.require([self.config.label], "label column")
             self._labels = CodedText.of(self._text(self.config.label))
@@ -77,21 +78,21 @@ class TabularSource(ABC):
         return None
 
     def groups(self) -> CodedText | None:
-        """(N,) the group of every row, None where the configuration names no group column."""
+        """The group of every row, (N,); None if the configuration names no group column."""
         return None if self.config.group is None else CodedText.of(self._text(self.config.group))
 
     def cells(self, name: str | None, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """(R,) cells of some rows as they are written; without a column the numbers of the rows."""
+        """The cells of column `name` at the indices `rows`, unchanged, (R,); without a column the indices."""
         if name is None:
             return rows
-        wanted = np.zeros(self.count(), bool)
-        wanted[rows] = True
-        found, first = [np.empty(0, np.str_)], 0
+        is_wanted = np.zeros(self.count(), bool)
+        is_wanted[rows] = True
+        cells, first = [np.empty(0, np.str_)], 0
         for table in self.reader.batches({name: pa.string()}, ROWS):
-            here = pa.array(wanted[first : first + table.num_rows])
-            found.append(as_text(pc.filter(table[name], here)))
+            mask = pa.array(is_wanted[first : first + table.num_rows])
+            cells.append(as_text(pc.filter(table[name], mask)))
             first += table.num_rows
-        return np.concatenate(found)[np.searchsorted(np.flatnonzero(wanted), rows)]
+        return np.concatenate(cells)[np.searchsorted(np.flatnonzero(is_wanted), rows)]
 
     def count(self) -> int:
         return self.reader.count()
@@ -100,36 +101,37 @@ class TabularSource(ABC):
         return self.reader.digest()
 
     def other_values(self, known: Mapping[str, Sequence[str]], most: int) -> dict[str, list[str]]:
-        """Of each column the first values, at most so many, that are neither known nor missing."""
-        found: dict[str, list[str]] = {name: [] for name in known}
+        """The first `most` values of each column that are neither missing nor in `known`; columns without any are left
+        out. known: the known values by column name."""
+        others: dict[str, list[str]] = {name: [] for name in known}
         for table in self.reader.batches({name: pa.string() for name in known}, 1 << 16):
-            for name, values in found.items():
-                spelled = dict.fromkeys(canonical(value) for value in distinct(table[name])[0])
-                new = [v for v in spelled if v not in known[name] and v not in NULLS and v not in values]
+            for name, values in others.items():
+                texts = dict.fromkeys(canonical(value) for value in distinct(table[name])[0])
+                new = [text for text in texts if text not in known[name] and text not in NULLS and text not in values]
                 values += new[: most - len(values)]
-        return {name: values for name, values in found.items() if values}
+        return {name: values for name, values in others.items() if values}
 
-    # --- for the kinds
+    # --- for subclasses
 
     @property
     def special(self) -> dict[str, str]:
-        """Columns that are never an input, and why."""
-        found = dict.fromkeys(self.config.drop, "left out by data.drop")
-        found |= dict.fromkeys(self._labelled(), "named like a label; data.label can name it")
-        found |= dict.fromkeys(self.config.condition, "a condition")
+        """Columns that are never an input, each with the reason."""
+        reasons = dict.fromkeys(self.config.drop, "left out by data.drop")
+        reasons |= dict.fromkeys(self._named_like_labels(), "named like a label; data.label can name it")
+        reasons |= dict.fromkeys(self.config.condition, "a condition")
         roles = {"label": self.config.label, "id": self.config.id, "group": self.config.group}
-        return found | {name: f"the {role} column" for role, name in roles.items() if name}
+        return reasons | {name: f"the {role} column" for role, name in roles.items() if name}
 
-    def _labelled(self) -> list[str]:
+    def _named_like_labels(self) -> list[str]:
         return [name for name in self.reader.columns if name.lower() in LABELS]
 
     def _text(self, name: str) -> Iterator[NDArray[np.str_]]:
         return (as_labels(batch[name]) for batch in self.reader.batches({name: pa.string()}, ROWS))
 
     def load(self, special: Iterable[str], store: ArrayStore) -> None:
-        """Reads every column into the store, those in `special` as they are written: labels, ids and times.
+        """Reads every column into the store; those in `special` (labels, ids, times) as text, unchanged.
 
-        Raises DataError for a column of the configuration that does not exist, before hours of reading.
+        Raises DataError, before reading, for a column of the configuration that does not exist.
         """
         self.reader.require([name for name in (self.config.label,) if name], "label column")
         self.reader.require(self.config.condition, "condition column")
@@ -137,11 +139,10 @@ class TabularSource(ABC):
         self.reader.table([name for name in special if name in self.reader.columns], store)
 
     def inputs(self, rows: NDArray[np.intp], special: Mapping[str, str]) -> tuple[list[Column], dict[str, str]]:
-        """The columns that are inputs, and the others with the reason, from the training rows.
+        """The input columns, and the other columns with the reason, learned from the training rows.
 
-        special: columns that are none, and why. They are kept as they are written, for labels, ids and times.
-
-        Raises DataError for fewer than two rows, and where no column is left.
+        rows: their indices. special: columns that are not inputs, with the reason; they are read as text, unchanged.
+        Raises DataError for fewer than two rows, and for a cell that cannot be an input.
         """
         self.need_two(rows)
         self.reader.require(self.config.drop, "data.drop:")
@@ -166,11 +167,12 @@ class TabularSource(ABC):
         return conditions.learn(self, self.config.condition, rows, self.config.max_categories)
 
     def need_two(self, rows: NDArray[np.intp]) -> None:
+        """Raises DataError for fewer than two training rows."""
         if len(rows) < 2:
             raise DataError(f"{self.path}: {plural(len(rows), 'row')} to train on; at least 2 are needed")
 
     def need_columns(self, columns: list[Column], left_out: Mapping[str, str]) -> None:
-        """Raises DataError where every column was left out."""
+        """Raises DataError if every column was left out."""
         if not columns:
             reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(left_out.items())[:5])
             raise DataError(f"{self.path}: no column is left to learn from ({reasons}); add a column that varies")
@@ -178,25 +180,26 @@ class TabularSource(ABC):
     def stream(
         self, layout: Layout, types: Mapping[str, pa.DataType], rows: int, id_: str | None
     ) -> Iterator[tuple[int, pa.Table, Chunk]]:
-        """Index of the first row, the columns of `types`, and a chunk that lacks only its values.
+        """The rows in pieces: (index of the first row, table of the columns in `types`, chunk without values).
 
-        Raises DataError naming the columns of `types` that do not exist.
+        rows: the largest number of rows of a piece. id_: the column of the ids; None: row indices.
+        Raises DataError with the columns in `types` that do not exist.
         """
         self.reader.require(types, "input column")
         group = self.config.group or layout.group
         if group is not None:
             self.reader.require([group], "group column")
-        given = [column.name for column in layout.conditions]
-        self.reader.require(given, "condition column")
-        wanted = dict(types) | {name: pa.string() for name in (group, id_, *given) if name is not None}
+        names = [column.name for column in layout.conditions]
+        self.reader.require(names, "condition column")
+        all_types = dict(types) | {name: pa.string() for name in (group, id_, *names) if name is not None}
         first = 0
-        for table in self.reader.batches(wanted, rows):
+        for table in self.reader.batches(all_types, rows):
             end = first + table.num_rows
             chunk = Chunk(
                 ids=np.arange(first, end) if id_ is None else as_text(table[id_]),
                 values=np.empty(0),
                 groups=None if group is None else as_labels(table[group]),
-                condition=conditions.encode([as_labels(table[n]) for n in given], layout.conditions, self.path),
+                condition=conditions.encode([as_labels(table[name]) for name in names], layout.conditions, self.path),
             )
             yield first, table, chunk
             first = end
@@ -204,38 +207,36 @@ class TabularSource(ABC):
     def matrices(
         self, layout: Layout, rows: int, id_: str | None, text: Iterable[str] = ()
     ) -> Iterator[tuple[int, pa.Table, Chunk]]:
-        """As `stream`, with the columns of the layout as values (N, F); the columns in `text` are read beside them."""
+        """The pieces of `stream`, with the layout's columns as values (N, F). The tables also hold the columns in
+        `text`."""
         self.reader.require([column.name for column in layout.columns], "input column")
         types = types_of(self.reader, layout.columns) | dict.fromkeys(text, pa.string())
         for first, table, chunk in self.stream(layout, types, rows, id_):
             yield first, table, replace(chunk, values=matrix(self.reader, table, layout.columns, first))
 
     def id_of(self, layout: Layout) -> str | None:
-        """The column of the ids: as configured, else the one of the layout where it exists."""
-        return self.config.id or self._known(layout.id)
-
-    def _known(self, name: str | None) -> str | None:
-        return name if name in self.reader.columns else None
+        """The column of the ids: the configured one, else the layout's if it exists; None: there is none."""
+        return self.config.id or (layout.id if layout.id in self.reader.columns else None)
 
 
 def as_text(column: pa.ChunkedArray) -> NDArray[np.str_]:
-    """(N,) cells as they are written; a missing one is empty text."""
+    """The cells of a column of text, unchanged, (N,); a missing one becomes empty text."""
     return np.asarray(pc.fill_null(column, "").to_numpy(), dtype=np.str_)
 
 
-def columns_of(given: Path | Reader, kind: str) -> Reader:
-    """The columns of a file. Raises DataError for a folder."""
-    if isinstance(given, Path):
-        raise DataError(f"{given}: a folder, expected a CSV or Parquet file for kind {kind}")
-    return given
+def reader_of(data: Path | Reader, kind: str) -> Reader:
+    """The reader of a file. Raises DataError for a folder."""
+    if isinstance(data, Path):
+        raise DataError(f"{data}: a folder, expected a CSV or Parquet file for kind {kind}")
+    return data
 
 
 def column_names(layout: Layout) -> list[str]:
-    """What is monitored of named columns: each of them."""
+    """The names of the monitored quantities of named columns: the columns themselves."""
     return [column.name for column in layout.columns]
 
 
 def column_values(chunk: Chunk) -> NDArray[np.float64]:
-    """(N, F) the cells themselves."""
+    """The monitored quantities of named columns, (N, F): the values themselves."""
     values: NDArray[np.float64] = chunk.values
     return values

@@ -1,4 +1,4 @@
-"""Large pictures as overlapping square tiles, and maps of the tiles as one map again."""
+"""Cutting large pictures into overlapping square tiles, and stitching the maps of the tiles."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from anomaly_vae.data.source import Layout
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of `side` x `side` pixels that cover pictures (C, height, width), in rows from the top left.
+    """Tiles of `side` x `side` pixels that cover pictures (C, height, width), row by row from the top left.
 
-    Starts are spread evenly, so that neighbours share at least `overlap` of their side and none hangs over the edge.
+    Tiles are spaced evenly and lie within the picture; neighbours share at least the fraction `overlap` of a side.
     """
 
     height: int
@@ -29,20 +29,21 @@ class Tiling:
         return [(top, left) for top in self._starts(self.height) for left in self._starts(self.width)]
 
     def _starts(self, length: int) -> list[int]:
+        """The first pixel of each tile along an axis of `length` pixels."""
         rest = length - self.side
         steps = math.ceil(rest / max(1, math.floor(self.side * (1 - self.overlap))))
         return [round(rest * step / steps) for step in range(steps + 1)] if steps else [0]
 
     def cut(self, x: Tensor) -> Tensor:
-        """(B * T, C, side, side), the T tiles of the first picture first, of x (B, C, height, width)."""
+        """The T tiles of each picture of x (B, C, height, width), picture by picture, (B * T, C, side, side)."""
         tiles = [x[:, :, top : top + self.side, left : left + self.side] for top, left in self.corners]
         return torch.stack(tiles, 1).flatten(0, 1)
 
     def stitch(self, tiles: Tensor) -> Tensor:
-        """(B, C, height, width) of maps of tiles (B * T, C, side, side); where tiles overlap, their mean.
+        """Maps (B, C, height, width) from maps of tiles (B * T, C, side, side); overlapping tiles are averaged.
 
-        A tile counts more towards its middle: near its edge a convolution saw less of the picture, and a seam would
-        show.
+        The weight of a tile falls towards its edge, where a convolution saw less of the picture; equal weights would
+        leave visible seams.
         """
         ramp = torch.arange(1, self.side + 1, device=tiles.device, dtype=tiles.dtype)
         ramp = torch.minimum(ramp, ramp.flip(0))
@@ -51,12 +52,12 @@ class Tiling:
         total = tiles.new_zeros(pieces.shape[0], pieces.shape[2], self.height, self.width)
         weights = tiles.new_zeros(self.height, self.width)
         for number, (top, left) in enumerate(self.corners):
-            here = (..., slice(top, top + self.side), slice(left, left + self.side))
-            total[here] += pieces[:, number] * weight
-            weights[here] += weight
+            area = (..., slice(top, top + self.side), slice(left, left + self.side))
+            total[area] += pieces[:, number] * weight
+            weights[area] += weight
         return total / weights
 
 
 def tiling_of(layout: Layout) -> Tiling | None:
-    """How the pictures of a layout are cut; None where they are seen whole."""
+    """How the pictures of a layout are cut into tiles; None: they are not cut."""
     return None if layout.tile is None else Tiling(layout.shape[1], layout.shape[2], layout.tile, layout.overlap)

@@ -1,4 +1,4 @@
-"""Time columns: found by type or name, read in one format from the first row to the last."""
+"""Time columns: recognised by type or name, and read in one format from the first row to the last."""
 
 from __future__ import annotations
 
@@ -10,41 +10,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from anomaly_vae.data.readers.base import Reader, is_number, is_text, parse_numbers
+from anomaly_vae.data.readers.base import Reader
+from anomaly_vae.data.readers.cells import is_number, is_text, parse_numbers
 
 NAMES = frozenset({"time", "timestamp", "datetime", "date", "ts", "date_time", "time_stamp", "timestamps"})
-# Seconds, milliseconds, microseconds and nanoseconds since 1970, for the years 2000 to 2065.
+# Ranges of seconds, milliseconds, microseconds and nanoseconds since 1970, for the years 2000 to 2065.
 EPOCHS = tuple((0.95e9 * unit, 3e9 * unit) for unit in (1, 1e3, 1e6, 1e9))
 
 Parse = Callable[[pa.ChunkedArray], NDArray[np.float64]]
 
 
 def is_time_name(name: str) -> bool:
+    """Whether a column is named like a time."""
     return name.strip().lower().replace(" ", "_") in NAMES
 
 
 def find(reader: Reader) -> str | None:
-    """The first column whose values, as far as they are peeked at, are points in time."""
+    """The first column that holds points in time, judged by the first rows; None: there is none."""
     peek = reader.peek
     for name in reader.columns:
         type_ = peek[name].type
         if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
             return name
-        if is_time_name(name) and (parse_of(peek[name]) is not None) and not _counts(peek[name]):
+        if is_time_name(name) and (parse_of(peek[name]) is not None) and not _is_other_number(peek[name]):
             return name
     return None
 
 
 def find_number(reader: Reader) -> str | None:
-    """A column of numbers named like a time, e.g. seconds since the start; trusted only where a series is expected."""
+    """The first column of numbers that is named like a time, e.g. seconds since the start; None: there is none.
+
+    Such a name is no proof of a time, so this is used only for data that is read as a series.
+    """
     names = (name for name in reader.columns if is_time_name(name) and is_number(reader.peek[name].type))
     return next(names, None)
 
 
 def parse_of(column: pa.ChunkedArray) -> Parse | None:
-    """How to read a time column as numbers that grow with time, NaN where it does not parse; None if it is no time.
+    """A function that converts a time column to numbers that grow with time; None if the column holds no times.
 
-    Cells come as text later, whatever type they seem to have, so the format is found on the text.
+    The function returns NaN for a cell that it cannot read. It is chosen on cells as text, because the reader later
+    delivers text, whatever type the first rows suggest.
     """
     if is_number(column.type):
         return _numbers
@@ -56,13 +62,13 @@ def parse_of(column: pa.ChunkedArray) -> Parse | None:
         return None
     best: tuple[tuple[int, bool], Parse] | None = None
     for parse in _parsers(str(text[0])):
-        clock = parse(text)
-        # 03/04/2024 can be read in two ways: the one that reads every cell and in which time never runs backwards.
-        faults = (int(np.isnan(clock).sum()), not _rises(clock))
+        times = parse(text)
+        # 03/04/2024 can be read in two ways; the right one reads every cell, and time never runs backwards in it.
+        faults = (int(np.isnan(times).sum()), not _is_sorted(times))
         if faults == (0, False):
             return parse
-        # A few cells that are no time are reported where they are read; where most are none, this is no time column.
-        if _mostly(clock) and (best is None or faults < best[0]):
+        # A few unreadable cells are reported when they are read; with many the column is not a time column.
+        if _is_mostly_read(times) and (best is None or faults < best[0]):
             best = faults, parse
     return None if best is None else best[1]
 
@@ -87,24 +93,24 @@ def per_day(column: pa.ChunkedArray) -> float | None:
     return float(86_400 * unit / np.median(steps)) if len(steps) else None
 
 
-def _mostly(clock: NDArray[np.float64]) -> bool:
-    unread = np.isnan(clock).sum()
-    return bool(unread <= 0.1 * len(clock) or (unread == 1 and len(clock) >= 5))
+def _is_mostly_read(times: NDArray[np.float64]) -> bool:
+    n_unread = np.isnan(times).sum()
+    return bool(n_unread <= 0.1 * len(times) or (n_unread == 1 and len(times) >= 5))
 
 
-def _rises(clock: NDArray[np.float64]) -> bool:
-    return bool((np.diff(clock[~np.isnan(clock)]) >= 0).all())
+def _is_sorted(times: NDArray[np.float64]) -> bool:
+    return bool((np.diff(times[~np.isnan(times)]) >= 0).all())
 
 
 def _parsers(sample: str) -> Iterator[Parse]:
-    """Ways to read a column that begins with `sample`; pandas loads only where ISO 8601 is not enough."""
+    """Candidate functions for a column that begins with `sample`; pandas is imported only if ISO 8601 fails."""
     yield _iso(pa.timestamp("us"))
     yield _iso(pa.timestamp("us", "UTC"))
     from pandas.tseries.api import guess_datetime_format
 
     for day_first in (False, True):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the sample can be read in one way only
+            warnings.simplefilter("ignore")  # pandas warns if the sample fits only one order of day and month
             format_ = guess_datetime_format(sample, dayfirst=day_first)
         if format_ is not None:
             yield _formatted(format_)
@@ -125,11 +131,12 @@ def _iso(type_: pa.DataType) -> Parse:
 
 
 def _cut(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Times without what is finer than a microsecond."""
+    """Texts of times, with seconds cut to 6 decimals."""
     return pc.replace_substring_regex(cells, r"(\.\d{6})\d+", r"\1")
 
 
 def _since(times: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Microseconds since 1970."""
     micros = pc.cast(times, pa.int64())
     return np.asarray(pc.cast(micros, pa.float64(), safe=False).to_numpy())
 
@@ -150,8 +157,8 @@ def _numbers(cells: pa.ChunkedArray) -> NDArray[np.float64]:
     return np.asarray(pc.cast(numbers, pa.float64(), safe=False).to_numpy())
 
 
-def _counts(column: pa.ChunkedArray) -> bool:
-    """Whether these are numbers, but none that are seconds or fractions of them since 1970."""
+def _is_other_number(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds numbers that are not a time since 1970 in one of the units of EPOCHS."""
     if not is_number(column.type):
         return False
     values = pc.cast(column, pa.float64()).drop_null().to_numpy()
@@ -159,7 +166,7 @@ def _counts(column: pa.ChunkedArray) -> bool:
 
 
 def in_order(reader: Reader) -> bool:
-    """Whether there is a time column of which, as far as it is peeked at, time never runs backwards."""
+    """Whether there is a time column in which time never runs backwards, judged by the first rows."""
     name = find(reader)
     if name is None:
         return False
@@ -167,6 +174,6 @@ def in_order(reader: Reader) -> bool:
     if parse is None:
         return False
     column = reader.peek[name]
-    written = column.drop_null()
-    clock = parse(written if is_number(column.type) else pc.cast(written, pa.string()))
-    return len(written) >= 0.9 * len(column) and _rises(clock)
+    present = column.drop_null()
+    times = parse(present if is_number(column.type) else pc.cast(present, pa.string()))
+    return len(present) >= 0.9 * len(column) and _is_sorted(times)

@@ -1,4 +1,4 @@
-"""Score tables to CSV, Parquet or JSON as they come; the file or stdout gets all of it or nothing."""
+"""Writers of score tables as CSV, Parquet or JSON; the file or stdout receives the complete table or nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ Write = Callable[[pa.RecordBatch], None]
 
 @contextmanager
 def open_writer(path: str | Path | None, schema: pa.Schema) -> Iterator[Write]:
-    """A function that takes record batches of `schema`; the format follows the ending of `path`, None is stdout (CSV).
+    """Opens a writer: a function that takes record batches of `schema`.
 
-    Stdout too is written only after the last batch came, so that a bad row late in the input leaves no half result.
-    Raises UsageError for an unknown ending, AnomalyVAEError where the place cannot be written.
+    path: its suffix chooses the format; None: CSV to stdout. Stdout too is written only after the last batch, so that a
+    bad row late in the input leaves no incomplete result.
+    Raises UsageError for an unknown suffix, AnomalyVAEError if the file cannot be written.
     """
     if path is None:
         with tempfile.TemporaryFile() as spool:
@@ -48,8 +49,8 @@ def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
 
     def write(batch: pa.RecordBatch) -> None:
         nonlocal header
-        # Arrow's "needed" quotes every text of a batch, not only those that need it
-        style = "needed" if _special(batch) else "none"
+        # Arrow's "needed" quotes every text of a batch, not only those that need quotes
+        style = "needed" if _needs_quotes(batch) else "none"
         options = pyarrow.csv.WriteOptions(include_header=header, quoting_style=style, quoting_header="none")
         sink = io.BytesIO()
         pyarrow.csv.write_csv(batch, sink, options)
@@ -61,8 +62,8 @@ def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
         write(pa.RecordBatch.from_pylist([], schema))
 
 
-def _special(batch: pa.RecordBatch) -> bool:
-    """Whether a text holds a comma, a quote or a line end."""
+def _needs_quotes(batch: pa.RecordBatch) -> bool:
+    """Whether any text holds a comma, a quote or a line break."""
     texts = [column for column in batch.columns if pa.types.is_string(column.type)]
     return any(pc.any(pc.match_substring_regex(column, '[,"\r\n]')).as_py() for column in texts)
 
@@ -75,19 +76,19 @@ def _parquet(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
 
 @contextmanager
 def _json(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
-    """An array of one object a row, one row a line."""
-    first = True
+    """An array with one object for each row, each on a line of its own."""
+    is_empty = True
 
     def write(batch: pa.RecordBatch) -> None:
-        nonlocal first
+        nonlocal is_empty
         for row in batch.to_pylist():
-            file.write((b"[\n" if first else b",\n") + json.dumps(row, ensure_ascii=False, default=str).encode())
-            first = False
+            file.write((b"[\n" if is_empty else b",\n") + json.dumps(row, ensure_ascii=False, default=str).encode())
+            is_empty = False
 
     yield write
-    file.write(b"[]\n" if first else b"\n]\n")
+    file.write(b"[]\n" if is_empty else b"\n]\n")
 
 
 def batch(columns: dict[str, Any]) -> pa.RecordBatch:
-    """A record batch of named arrays (N,)."""
+    """A record batch of arrays (N,) by column name."""
     return pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})

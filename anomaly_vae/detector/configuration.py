@@ -17,9 +17,6 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.models.registry import MODELS
 from anomaly_vae.scoring.parts import names_of
 
-# What settings choose from.
-NAMES = {"kinds": tuple(KINDS), "models": tuple(MODELS), "recon": names_of("recon"), "kl": names_of("kl")}
-
 # The split where all rows are known to be normal and none is kept for a test.
 NO_TEST = {"train": 0.85, "valid": 0.15}
 
@@ -41,7 +38,7 @@ def load(
 
     Raises ConfigError for a missing or malformed file, an unknown key or name, or a value of the wrong type.
     """
-    return read(path, overrides, base or {}, shorthands or {}, NAMES)
+    return read(path, overrides, base or {}, shorthands or {}, _names())
 
 
 def unlabelled(config: Config) -> str:
@@ -88,7 +85,7 @@ def _filled_in(config: Config, kind: str) -> Config:
             f"training.binarise=true makes pixels 0 or 1, which model.likelihood={tree['model']['likelihood']} is"
             " no likelihood of; model.likelihood=bernoulli would work"
         )
-    return validate(tree, "the defaults", NAMES)
+    return validate(tree, "the defaults", _names())
 
 
 def _model_kind(config: Config) -> str | None:
@@ -102,3 +99,8 @@ def _model_kind(config: Config) -> str | None:
     if kind == "conditional" and not condition:
         raise ConfigError("model.kind=conditional needs a condition; name its column with --condition COLUMN")
     return "conditional" if condition else kind
+
+
+def _names() -> dict[str, tuple[str, ...]]:
+    """What settings choose from, by the registries as they stand."""
+    return {"kinds": tuple(KINDS), "models": tuple(MODELS), "recon": names_of("recon"), "kl": names_of("kl")}

@@ -20,6 +20,7 @@ from anomaly_vae.detector.anomaly_maps import excess_maps
 from anomaly_vae.detector.configuration import unlabelled
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold, choose, p_values
+from anomaly_vae.detector.trained_rows import TrainedRows
 from anomaly_vae.scoring.parts.sensor_level import AHEAD
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
@@ -38,7 +39,8 @@ class Detector:
     scores them. normal_mean: (*shape of a sample; of images (1, H, W)) mean
     nats of each element over validation's normals, against which a sample's own nats are explained. pixels: of
     pictures, the nats above the usual from which a pixel of a map is anomalous. references: what `monitor` compares new
-    data with.
+    data with. trained_rows: hashes of the training rows; None of more than a million, and of detectors that were saved
+    before there were any.
     """
 
     config: Config
@@ -51,14 +53,16 @@ class Detector:
     normal_mean: NDArray[np.float32]
     pixels: Threshold | None = None
     references: tuple[Reference, ...] = field(default=(), repr=False)
+    trained_rows: TrainedRows | None = field(default=None, repr=False)
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
         """Fits on a DataFrame or array in memory.
 
         X: (N, F) a table (the default), a series or flat pixels (`kind=`), (N, H, W) or (N, C, H, W) pictures. y: (N,)
-        0 normal, 1 anomaly; without it all rows are taken as normal. settings: `kind="series"` and dotted names with
-        `__` for the dot, e.g. `training__epochs=20`; `config` is what they change.
+        0 normal, 1 anomaly, NaN not known (see `data.unlabelled`); without it all rows are taken as normal. settings:
+        `kind="series"` and dotted names with `__` for the dot, e.g. `training__epochs=20`; `config` is what they
+        change.
         Without y no row is kept for a test: the split is `configuration.NO_TEST`.
         """
         from anomaly_vae.detector.fit import fit_memory
@@ -105,8 +109,28 @@ class Detector:
 
     def score(self, X: Any) -> NDArray[np.float64]:
         """(N,) nats: reconstruction given the posterior mean, plus KL, plus the further parts; higher is more
-        anomalous."""
+        anomalous.
+
+        The posterior mean is decoded, and nothing is sampled: reconstruction plus KL is a plug-in estimate, no bound on
+        -log p(x). It leaves out what the spread of the posterior costs, and so is below the negative ELBO, which
+        `elbo` estimates.
+        """
         return self.parts(X).total
+
+    def elbo(self, X: Any, draws: int = 100) -> NDArray[np.float64]:
+        """(N,) negative ELBO of each sample in nats: on average an upper bound on -log p(x); higher is less probable.
+
+        draws: draws of z from the posterior that it is the mean over. Their noise comes from the detector's seed and is
+        the same for all samples, so that a sample's number depends on no other, and not on their order.
+        Of rows, p(x) is a density in the units of the data, which counts each number once, although the network reads
+        it twice; of pictures one of pixels from 0 to 1, or a probability of pixels under a Bernoulli. It is of the
+        model with its own prior: the further parts of the score, and a mixture prior, have no share in it.
+        Raises UsageError for a series, for pictures read in tiles and for no draw, DataError for features of pictures.
+        """
+        from anomaly_vae.detector.likelihood import elbo_measure, elbos
+
+        elbo_measure(self)
+        return elbos(self, open_memory(X, self.config.data).chunks(self.layout, self.chunk_rows), draws)
 
     def score_frame(self, frame: pd.DataFrame, *, threshold: float | None = None, explain: int = 0) -> pd.DataFrame:
         """The columns of `anomaly-vae score` for the rows of a DataFrame; see `dataframe.score_frame`."""

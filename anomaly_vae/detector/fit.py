@@ -19,6 +19,7 @@ from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.columns import MAYBE_LABELS
 from anomaly_vae.data.datasets import RowDataset, make_dataset
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData, load_data
@@ -33,6 +34,7 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
 from anomaly_vae.detector.tails import independent_scores
 from anomaly_vae.detector.thresholds import choose
+from anomaly_vae.detector.trained_rows import MOST, TrainedRows
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.compose import build_score_model
@@ -41,6 +43,9 @@ from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import DECIMALS, Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
 from anomaly_vae.training.objective import active_units
+
+USED = 0.1  # nats from which a latent dimension is counted as used
+COLLAPSED = 1.0  # nats of KL in all below which the posterior has collapsed, whatever free bits grant
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,18 @@ class Fit:
     scores: Scores  # of valid and test, of a series of all steps; their ids are row numbers
     kl: NDArray[np.float64]  # (G,) nats of each latent group, mean over held-out normals
     active: NDArray[np.bool_]  # (D,) active units
+    members: int  # that share each group's nats evenly, see `models.base.Output`
     notes: tuple[str, ...]
+
+    def latent_metrics(self) -> dict[str, float]:
+        """active_units; kl_total, the nats of all groups together; kl_dimensions, how many groups have more than 0.1:
+        units stay active long after the code has stopped telling samples apart (beta = 10: 16 of 16 with 1.7 nats)."""
+        dimensions = int((self.kl * self.members > USED).sum())
+        return {
+            "active_units": float(self.active.sum()),
+            "kl_total": float(self.kl.sum()),
+            "kl_dimensions": float(dimensions),
+        }
 
     def part(self, rows: NDArray[np.intp]) -> tuple[Scores, NDArray[np.bool_] | None]:
         """Scores, without elements, of some of the scored rows, and which of them are anomalous (None: nothing is
@@ -124,15 +140,16 @@ def fit(
     history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
     own = score_model.fit(learned, held, config.seed)
     scorer = Scorer(score_model, scaler, layout, window, source.path)
-    residuals = None if score_model.level is None else _residuals(scorer, data)
+    residuals = None if score_model.level is None else _residuals(scorer, data, _before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:
         residuals.fit(score_model.level, np.r_[parts.train, normals])
 
     # Scores of what was held out, and the thresholds that validation's choose.
     scores = _scores(scorer, data, parts, normals, own)
     kl, active = _latent_use(score_model.model, judged)
-    notes = (*source.notes, *_notes(config, history, active, layout))
-    seen = Fit(data, parts, history, scores, kl, active, notes)
+    seen = Fit(data, parts, history, scores, kl, active, score_model.model.members, ())
+    notes = (*source.notes, *((parts.note,) if parts.note else ()), *_notes(config, seen, layout))
+    seen = replace(seen, notes=notes)
     valid, _ = seen.part(parts.valid)
     unseen, anomalous, independent = valid.total[~wrong], np.sort(valid.total[wrong]), None
     if kind.ordered:
@@ -151,6 +168,13 @@ def fit(
         maps = (heat for piece in seen.pieces(parts.valid) for heat in excess_maps(piece, normal_mean))
         centred = not score_model.maps_are_scores
         pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, image_files, centred)
+    trained_rows = TrainedRows.of(data, parts.train, normals)
+    if trained_rows is None:
+        note = (
+            f"{len(parts.train)} training rows are more than the {MOST} whose hashes are kept, so `promote` and"
+            " `evaluate` cannot check whether this detector was trained on the rows that they are given"
+        )
+        seen = replace(seen, notes=(*seen.notes, note))
     references = monitoring_references(data, parts.train, valid.take(np.flatnonzero(~wrong)), scaler)
     detector = Detector(
         config=config,
@@ -163,6 +187,7 @@ def fit(
         normal_mean=normal_mean,
         pixels=pixels,
         references=references,
+        trained_rows=trained_rows,
     )
     return detector, seen
 
@@ -176,8 +201,15 @@ def fit_memory(
         settings["data__kind"] = settings.pop("kind")
     overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
     chosen = load(overrides=overrides, base=base.model_dump())
-    labels = None if y is None else np.asarray(y).astype(int).astype(str)
+    labels = None if y is None else _labels(y)
     return fit(open_memory(X, chosen.data, labels), chosen)
+
+
+def _labels(y: ArrayLike) -> NDArray[np.str_]:
+    """y (N,), 0, 1 or NaN for not known, as the texts of a label column."""
+    numbers = np.asarray(y, np.float64)
+    texts: NDArray[np.str_] = np.nan_to_num(numbers).astype(int).astype(str)
+    return np.where(np.isnan(numbers), "", texts)
 
 
 def cache_folder(config: Config) -> Path | None:
@@ -193,7 +225,7 @@ def feature_cache(config: Config) -> Path | None:
 
 def _scaler(data: LoadedData, train: NDArray[np.intp]) -> Scaler:
     condition = None if data.condition is None else data.condition[train]
-    return Scaler.of(data.columns(train) if data.layout.columns else (), data.layout, condition)
+    return Scaler.fit(data.columns(train) if data.layout.columns else (), data.layout, condition)
 
 
 def _require_samples(training: RowDataset, held: RowDataset, source: Source, config: Config) -> None:
@@ -203,6 +235,16 @@ def _require_samples(training: RowDataset, held: RowDataset, source: Source, con
                 f"{source.path}: the {name} rows hold {len(part)} windows of {config.data.window} normal time steps;"
                 " more rows, another split or a smaller data.window would work"
             )
+
+
+def _before_test(data: LoadedData, parts: Split, window: int | None) -> NDArray[np.intp]:
+    """The rows of train and valid: of a series the steps before those of test, which their scores must not see, for a
+    step's score is made of windows that reach beyond it. Of a machine with less than a window of them, all steps."""
+    before = np.ones(len(data), bool)
+    before[parts.test] = False
+    machines = np.zeros(len(data), np.int32) if data.groups is None else data.groups
+    too_short = np.bincount(machines[before], minlength=int(machines.max()) + 1) < (window or 0)
+    return np.flatnonzero(before | too_short[machines])
 
 
 @dataclass(frozen=True)
@@ -219,9 +261,7 @@ class _Residuals:
 
     def fit(self, level: SensorLevel, known: NDArray[np.intp]) -> None:
         """Fits the level part to the rows in `known`, which are normal, with a break between machines."""
-        usable = np.zeros(len(self.order), bool)
-        usable[known] = True
-        usable = usable[self.order]
+        usable = np.isin(self.order, known)
         if self.first[1:].any():
             usable &= ~self.first
         level.fit_residuals(self.values, usable)
@@ -232,7 +272,7 @@ class _Residuals:
         """(n,) the scores of the held-out normals (row numbers) as those of steps that `level` has not seen: each half
         in time of a machine's is scored by a level fitted to the training rows and the other half. scores: of the
         normals, by the level that has seen all."""
-        place = np.empty_like(self.order)
+        place = np.empty(int(self.order.max()) + 1, np.intp)  # of a row number in `order`
         place[self.order] = np.arange(len(self.order))
         machine = np.cumsum(self.first)[place[normals]]
         counts = np.bincount(machine)
@@ -263,30 +303,38 @@ class _Residuals:
         return found
 
 
-def _residuals(scorer: Scorer, data: LoadedData) -> _Residuals:
-    everything = np.arange(len(data))
-    order = everything if data.groups is None else np.argsort(data.groups, kind="stable")
-    place = np.empty_like(everything)
-    place[order] = everything
-    values = data.store.empty((len(data), len(scorer.scaler.column)), np.float64)
+def _residuals(scorer: Scorer, data: LoadedData, rows: NDArray[np.intp]) -> _Residuals:
+    """Of some rows of a series, which are in order."""
+    machines = np.zeros(len(rows), np.int32) if data.groups is None else data.groups[rows]
+    by_machine = np.argsort(machines, kind="stable")
+    place = np.empty_like(by_machine)
+    place[by_machine] = np.arange(len(rows))
+    values = data.store.empty((len(rows), len(scorer.scaler.column)), np.float64)
     first = 0
-    for piece in scorer.residuals(chunk for _, chunk in data.pieces(everything)):
+    for piece in scorer.residuals(chunk for _, chunk in data.pieces(rows)):
         values[place[first : first + len(piece)]] = piece
         first += len(piece)
         release(values)
-    machines = np.zeros(len(data)) if data.groups is None else data.groups[order]
-    return _Residuals(values, order, np.r_[True, machines[1:] != machines[:-1]])
+    machines = machines[by_machine]
+    return _Residuals(values, rows[by_machine], np.r_[True, machines[1:] != machines[:-1]])
 
 
 def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
-    """The scores of valid and test, of a series of every step. own: see `ScoreModel.fit`, of the rows in `normals`."""
+    """The scores of valid and test, of a series of every step, those before test without it. own: see `ScoreModel.fit`,
+    of the rows in `normals`."""
     if KINDS[data.layout.kind].ordered:
         rows = np.arange(len(data))
-        return gathered(
-            (scores for _, scores in scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True)),
-            rows,
-            data.store,
-        )
+        scores = gathered(_steps(scorer, data, rows), rows, data.store)
+        before, first = _before_test(data, parts, scorer.window), 0
+        for piece in _steps(scorer, data, before) if len(before) < len(rows) else ():
+            here = before[first : first + len(piece)]
+            first += len(piece)
+            for name, part in piece.parts.items():
+                scores.parts[name][here] = part
+            assert scores.elements is not None
+            scores.elements[here] = piece.elements
+            release(scores.elements)
+        return scores
     rows, mine = np.sort(np.r_[parts.valid, parts.test]), None
     if (own >= 0).any():  # a held-out row that became a reference is not its own neighbour
         mine = torch.full((len(data),), -1)
@@ -297,6 +345,11 @@ def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.
         for here, chunk in data.pieces(rows)
     )
     return gathered(scored, rows, data.store)
+
+
+def _steps(scorer: Scorer, data: LoadedData, rows: NDArray[np.intp]) -> Iterator[Scores]:
+    """The scores of steps of a series, as if there were no others."""
+    return (scores for _, scores in scorer.stream((chunk for _, chunk in data.pieces(rows)), explain=True))
 
 
 @torch.no_grad()
@@ -312,15 +365,27 @@ def _latent_use(model: VAE, held: RowDataset) -> tuple[NDArray[np.float64], NDAr
     return kl.cpu().numpy(), active_units(torch.cat(mus)).cpu().numpy()
 
 
-def _notes(config: Config, history: History, active: NDArray[np.bool_], layout: Layout) -> tuple[str, ...]:
+def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
     """What the user should know of the fit and could do about it."""
+    history, objective = seen.history, config.objective
     asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop, *config.data.condition}
     notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
-    if not active.any():
+    notes += [
+        f"column '{column.name}' is an input, though it is named like a label: --label {column.name} takes it as one,"
+        f" --set 'data.drop=[{column.name}]' leaves it out"
+        for column in layout.columns
+        if column.name.lower() in MAYBE_LABELS
+    ]
+    latent = seen.latent_metrics()
+    free = max(objective.free_bits_total, objective.free_bits * len(seen.kl)) if objective.capacity is None else 0.0
+    if not seen.active.any() or not latent["kl_dimensions"] or latent["kl_total"] < max(free, COLLAPSED):
+        granted = f", no more than the {free:g} that free bits grant" if COLLAPSED <= latent["kl_total"] < free else ""
         notes.append(
-            "posterior collapse: no latent unit is active, so the score is reconstruction alone; a larger"
-            f" objective.free_bits (now {config.objective.free_bits:g}), a longer objective.warmup or a smaller"
-            f" objective.beta (now {config.objective.beta:g}) would work"
+            f"posterior collapse: the latent code carries {latent['kl_total']:.2g} nats in all{granted}"
+            f" ({latent['active_units']:.0f} active units, {latent['kl_dimensions']:.0f} of {len(seen.kl)} dimensions"
+            f" with more than {USED:g}), so the score is nearly reconstruction alone; a smaller objective.beta (now"
+            f" {objective.beta:g}), a longer objective.warmup or larger free bits (objective.free_bits_total, now"
+            f" {objective.free_bits_total:g}) would work"
         )
     if history.skipped:
         notes.append(f"{history.skipped} training steps without a finite gradient were skipped")

@@ -36,6 +36,16 @@ def metrics(anomalous: NDArray[np.bool_] | None, scores: NDArray[np.float64], th
     return found
 
 
+def share_interval(count: int, of: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a share of which `count` of `of`, at least one, were seen (Clopper & Pearson 1934)."""
+    from scipy.stats import beta
+
+    outside = (1 - level) / 2
+    low = 0.0 if count == 0 else float(beta.ppf(outside, count, of - count + 1))
+    high = 1.0 if count == of else float(beta.ppf(1 - outside, count + 1, of - count))
+    return low, high
+
+
 AUPRO_LIMIT = 0.3  # share of normal pixels in alarm up to which the regions' overlap is integrated (Bergmann 2021)
 
 

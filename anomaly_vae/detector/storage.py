@@ -7,15 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from anomaly_vae import __version__
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DetectorError
 from anomaly_vae.core.files import new_folder
 from anomaly_vae.core.settings import ModelConfig
+from anomaly_vae.core.version import __version__
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout
@@ -23,6 +24,7 @@ from anomaly_vae.detector.configuration import load
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold
+from anomaly_vae.detector.trained_rows import TrainedRows
 from anomaly_vae.models.backbone import Backbone, open_weights
 from anomaly_vae.scoring.compose import build_score_model
 from anomaly_vae.scoring.score_model import renamed_format_4
@@ -31,6 +33,7 @@ FORMAT = 5  # 4: conditions, and the reference of `monitor`; 5: weights by the c
 READABLE = (4, FORMAT)
 MANIFEST = "detector.json"
 REFERENCE_VALUES, REFERENCES = "reference.safetensors", "reference.json"  # of `monitor`
+TRAINED_ROWS = "trained_rows.safetensors"
 PIXELS = "pixel_threshold.json"
 NORMAL_MEAN = "usual"  # what the file of validation calls it, since format 2
 CARRIED, RECORD = "backbone.safetensors", "backbone.json"  # of a frozen backbone
@@ -53,6 +56,13 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
         if detector.pixels is not None:
             write_json(new / PIXELS, detector.pixels.to_json())
         save_references(new, detector.references)
+        if detector.trained_rows is not None:
+            rows = detector.trained_rows
+            tensors = {
+                "hashes": torch.from_numpy(rows.hashes.view(np.int64)),
+                "repeated": torch.tensor([rows.repeated, rows.held]),
+            }
+            (new / TRAINED_ROWS).write_bytes(save(tensors))
         seal(new, __version__)
 
 
@@ -85,6 +95,7 @@ def load_detector(folder: str | Path, device: str) -> Detector:
         normal_mean=validation[NORMAL_MEAN],
         pixels=Threshold(**read_json(folder / PIXELS)) if KINDS[layout.kind].pictures else None,
         references=load_references(folder),
+        trained_rows=load_trained_rows(folder),
     )
 
 
@@ -105,7 +116,7 @@ def check_seal(folder: Path) -> int:
     if manifest.get("format") not in READABLE:
         raise DetectorError(
             f"{folder}: detector format {manifest.get('format')} (anomaly-vae {manifest.get('anomaly_vae')}), this"
-            f" version reads format {FORMAT}; score with that version of anomaly-vae or fit again"
+            f" version reads formats {READABLE[0]} and {FORMAT}; score with that version of anomaly-vae or fit again"
         )
     hashes = manifest.get("sha256")
     if not isinstance(hashes, dict) or not hashes:
@@ -178,3 +189,11 @@ def load_references(folder: Path) -> tuple[Reference, ...]:
     tensors = load_file(folder / REFERENCE_VALUES)
     trees = read_json(folder / REFERENCES)["quantities"]
     return tuple(Reference.from_json(tree, tensors[str(i)].numpy()) for i, tree in enumerate(trees))
+
+
+def load_trained_rows(folder: Path) -> TrainedRows | None:
+    """None for a detector of many rows, and for one that was saved before they were recorded."""
+    if not (folder / TRAINED_ROWS).is_file():
+        return None
+    tensors = load_file(folder / TRAINED_ROWS)
+    return TrainedRows(tensors["hashes"].numpy().view(np.uint64), *tensors["repeated"].tolist())

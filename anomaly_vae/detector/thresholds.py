@@ -1,4 +1,10 @@
-"""From scores to alarms: ROC analysis where there are labels; else conformal prediction, or the tail of a series."""
+"""From scores to alarms: ROC analysis where there are labels, else conformal prediction, or the tail of a
+series.
+
+Labels say on which side of a cut the validation rows should lie. Where the classes leave a gap, they do not say where
+in it the cut belongs: there the tail of the normals decides, so that anomalies that are milder than the labelled ones
+are found too.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +17,22 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import Policy
-from anomaly_vae.detector.metrics import Curve
+from anomaly_vae.detector.metrics import BITS, Curve, share_interval
 from anomaly_vae.detector.tails import smallest_rate, tail_threshold
+
+TAIL_SHARE, TAIL_FEWEST = 0.1, 10  # normals that the tail is fitted to: the upper tenth (DuMouchel 1983), at least ten
+GAP_RATE = 1e-3  # share of normals at or above the highest cut that a gap between the classes allows
+UNSURE = 0.2  # width of the interval of the recall on validation from which a note says that it is uncertain
 
 
 @dataclass(frozen=True)
 class Threshold:
     """A sample whose score is at or above `value` (nats, always finite) is an anomaly.
 
-    policy: the rule that chose it. labelled: whether anomalies took part. false_alarm_rate: what the rule promises
-    (conformal, tail) or saw on validation (ROC). normals, anomalies: validation rows behind the choice. note: what the
-    user should know of it, else empty. independent: of a series, how many independent steps those normals are worth.
-    per_day: of a series with a time column, its steps a day.
+    policy: the rule that chose it. labelled: whether anomalies took part, which they never do in fpr and tail.
+    false_alarm_rate: what the rule promises (conformal, tail) or saw on validation (ROC). normals, anomalies: rows of
+    validation behind the choice. note: what the user should know of it, else empty. independent: of a series, how many
+    independent steps those normals are worth. per_day: of a series with a time column, its steps a day.
     """
 
     value: float
@@ -53,10 +63,11 @@ def choose(
     independent: float | None = None,
     per_day: float | None = None,
 ) -> Threshold:
-    """The threshold that a policy picks from validation scores (nats): ROC with anomalies, else conformal or a tail.
+    """The threshold that a policy picks from validation scores (nats): by the ROC curve, conformal or of a tail.
 
-    unlabelled: the policy of `auto` where there are no anomalies. independent, per_day: of a series, see `Threshold`;
-    None: all normals are independent, no clock is known.
+    fpr and tail are of the normals alone: with anomalies or without, the threshold is the same. unlabelled: the policy
+    of `auto` where there are no anomalies. independent, per_day: of a series, see `Threshold`; None: all normals are
+    independent, no clock is known.
 
     Raises DataError for a policy that needs anomalies where there are none, or where no normal scores are given.
     """
@@ -75,13 +86,13 @@ def _by_rule(
 ) -> Threshold:
     if rule.name == "tail":
         return _tail(rule, normal, independent or float(len(normal)))
+    if rule.name == "fpr":
+        return _conformal(rule, normal, independent)
     if len(anomalous) == 0:
-        if rule.name != "fpr" or rule.value is None:
-            raise DataError(
-                f"threshold policy {rule} needs labelled anomalies in validation and there are none; use fpr=RATE,"
-                " which needs normal rows only"
-            )
-        return _conformal(rule.value, normal, independent)
+        raise DataError(
+            f"threshold policy {rule} needs labelled anomalies in validation and there are none; use fpr=RATE,"
+            " which needs normal rows only"
+        )
     return _roc(rule, normal, anomalous)
 
 
@@ -107,10 +118,16 @@ def choose_pixels(
             f"pixel threshold policy {rule} needs masks in validation and there are none; use fpr=RATE, the share of"
             " normal pictures with a pixel at or above the threshold"
         )
-    best, note = _best(rule, curve)
-    return Threshold(
-        float(curve.cuts[best]), str(rule), True, float(curve.fpr[best]), curve.normals, curve.anomalies, note
-    )
+    best = _best(rule, curve)
+    rate, cut, below = float(curve.fpr[best]), float(curve.cuts[best]), curve.cuts[curve.fpr > curve.fpr[best]]
+    value, note = cut, ""
+    if len(below) and len(peaks):  # a cut is the lower end of its bin, so what is below it ends where the next begins
+        highest = float(below[0] + max(abs(below[0]) * 2.0 ** (9 - BITS), np.finfo(np.float32).tiny))
+        bound = tail_bound(peaks, GAP_RATE)
+        if bound < cut and highest < cut:
+            value = max(bound, highest)
+            note = _gap_note(value, highest, cut, "pixel", "pictures")
+    return Threshold(value, str(rule), True, rate, curve.normals, curve.anomalies, note)
 
 
 def p_values(scores: NDArray[np.float64], calibration: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -133,9 +150,29 @@ def alarm_interval(k: int, n: int, m: int, level: float = 0.95) -> tuple[float, 
     return float(low / m), float(high / m)
 
 
-def _conformal(rate: float, normal: NDArray[np.float64], independent: float | None) -> Threshold:
-    """The smallest threshold whose alarms all have p-values of at most `rate`. independent: None where all are."""
-    n = len(normal)
+def tail_bound(normal: NDArray[np.float64], rate: float) -> float:
+    """The score (nats) that an unseen normal exceeds with probability `rate`, below a tenth, were the tail of the
+    normals (n,), at least one, exponential: infinite for a single one.
+
+    The excesses of the upper k normals over the next one have the mean m; that of an unseen one over it, divided by m,
+    is F(2, 2k) distributed, so with k / n of all above, P(excess > e) = k / n * (1 + e / (k m)) ** -k (Hahn & Meeker
+    1991, prediction intervals). Few normals give a high bound: the error of the estimate is in it.
+    """
+    n, ordered = len(normal), np.sort(normal)
+    k = min(n - 1, max(TAIL_FEWEST, math.ceil(TAIL_SHARE * n)))
+    if k < 1:
+        return math.inf
+    start = ordered[n - k - 1]
+    together = float((ordered[n - k :] - start).sum())
+    with np.errstate(over="ignore"):
+        return float(start + together * ((rate * n / k) ** (-1 / k) - 1))
+
+
+def _conformal(rule: Policy, normal: NDArray[np.float64], independent: float | None) -> Threshold:
+    """The smallest threshold whose alarms all have p-values of at most the rule's rate. independent: None where all
+    are."""
+    assert rule.value is not None
+    n, rate = len(normal), rule.value
     allowed = math.floor(rate * (n + 1) + 1e-9)  # alarms have rank <= allowed among the n + 1
     note = ""
     if allowed == 0:
@@ -148,7 +185,7 @@ def _conformal(rate: float, normal: NDArray[np.float64], independent: float | No
     elif independent is not None and rate < smallest_rate(independent):
         note = f"{_support(n, independent)}; {rate:g} is their share, which consecutive steps may exceed"
     edge = np.sort(normal)[n - allowed]
-    return Threshold(float(np.nextafter(edge, np.inf)), str(Policy("fpr", rate)), False, rate, n, 0, note)
+    return Threshold(float(np.nextafter(edge, np.inf)), str(rule), False, rate, n, 0, note)
 
 
 def _tail(rule: Policy, normal: NDArray[np.float64], independent: float) -> Threshold:
@@ -181,46 +218,52 @@ def _support(n: int, independent: float) -> str:
 
 
 def _roc(rule: Policy, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Threshold:
-    """The point of the ROC curve that the rule prefers."""
+    """The point of the ROC curve that the rule prefers; between the classes, half-way or, where that is lower, where
+    the normals' own tail ends."""
     from sklearn.metrics import roc_curve
 
     labels = np.r_[np.zeros(len(normal)), np.ones(len(anomalous))]
     scores = np.r_[normal, anomalous]
     fpr, tpr, cuts = roc_curve(labels, scores, drop_intermediate=False)
     curve = Curve(fpr[1:], tpr[1:], cuts[1:], len(normal), len(anomalous))  # the first cut is infinite: no alarm at all
-    best, note = _best(rule, curve)
-    return Threshold(
-        _between(curve.cuts, best), str(rule), True, float(curve.fpr[best]), len(normal), len(anomalous), note
+    best = _best(rule, curve)
+    cut, below = float(curve.cuts[best]), normal[normal < curve.cuts[best]]
+    value, notes = cut, []
+    if len(below):
+        lowest = float(np.nextafter(below.max(), np.inf))
+        value = 0.5 * (below.max() + cut)
+        value = float(value if lowest <= value <= cut else cut)
+        bound = tail_bound(normal, GAP_RATE)
+        if bound < value and lowest < value:
+            value = max(bound, lowest)
+            notes.append(_gap_note(value, float(below.max()), cut, "sample", "samples"))
+    hits = int((anomalous >= value).sum())
+    low, high = share_interval(hits, len(anomalous))
+    if high - low > UNSURE:
+        notes.append(
+            f"recall is uncertain: {hits} of {len(anomalous)} anomalies in validation are found, so it lies between"
+            f" {low:.0%} and {high:.0%} (95 %, Clopper-Pearson)"
+        )
+    rate = float(curve.fpr[best])
+    return Threshold(value, str(rule), True, rate, len(normal), len(anomalous), "; ".join(notes))
+
+
+def _gap_note(value: float, low: float, high: float, what: str, normals: str) -> str:
+    return (
+        f"labels leave the threshold open between {low:.6g} and {high:.6g} nats, where no normal {what} of validation"
+        f" lies: it stands at {value:.6g}, which by their own tail at most {GAP_RATE:g} of the normal {normals} reach"
     )
 
 
-def _best(rule: Policy, curve: Curve) -> tuple[int, str]:
-    """Which point of a ROC curve the rule prefers, and what the user should know of it."""
+def _best(rule: Policy, curve: Curve) -> int:
+    """Which point of a ROC curve the rule prefers."""
     fpr, tpr = curve.fpr, curve.tpr
     false, hits = fpr * curve.normals, tpr * curve.anomalies
-    value, note = rule.value or 0.0, ""
     if rule.name == "youden":
-        best = int(np.argmax(tpr - fpr))
-    elif rule.name == "f1":
-        best = int(np.argmax(2 * hits / (hits + false + curve.anomalies)))
-    elif rule.name == "cost":
-        best = int(np.argmin(false + value * (curve.anomalies - hits)))
-    elif rule.name == "recall":
-        best = int(np.argmax(tpr >= value))  # tpr rises to 1, so there is a first
-    else:
-        within = fpr <= value
-        best = int(np.flatnonzero(within)[-1]) if within.any() else 0
-        if not within.any():
-            note = (
-                f"the highest {round(false[0])} of {curve.normals} normal scores tie or lead, so no threshold reaches a"
-                f" false-alarm rate of {value:g}; this one gives {fpr[0]:.2g}"
-            )
-    return best, note
-
-
-def _between(cuts: NDArray[np.float64], best: int) -> float:
-    """Half-way from a cut to the next lower score: the same validation alarms, and the widest margin to both."""
-    if best + 1 == len(cuts):
-        return float(cuts[best])
-    middle = 0.5 * (cuts[best] + cuts[best + 1])
-    return float(middle if cuts[best + 1] < middle <= cuts[best] else cuts[best])
+        return int(np.argmax(tpr - fpr))
+    if rule.name == "f1":
+        return int(np.argmax(2 * hits / (hits + false + curve.anomalies)))
+    assert rule.value is not None
+    if rule.name == "cost":
+        return int(np.argmin(false + rule.value * (curve.anomalies - hits)))
+    return int(np.argmax(tpr >= rule.value))  # recall: tpr rises to 1, so there is a first

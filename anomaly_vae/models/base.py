@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anomaly_vae.core.config import ModelConfig
 from anomaly_vae.core.distributed import mean
 from anomaly_vae.models.inputs import RowInputs
-from anomaly_vae.models.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood, observed_nll
+from anomaly_vae.models.likelihoods import Bernoulli, FittedLikelihood, Gaussian, Laplace, Likelihood, observed_nll
 
 LOG_SIGMA = 80.0  # clamp of a decoded scale: exp() stays finite
 LOG_VAR = (-8.0, 4.0)  # clamp of a posterior's log variance: beyond, exp() is noise or overflows under autocast
@@ -24,12 +24,14 @@ class Output(NamedTuple):
     """The result of a model for a batch of B samples.
 
     px: p(x|z) of every element, (B, *shape), or (M, B, *shape) from M members whose NLLs are averaged.
-    kl: (B, G) in nats, one column a latent group: a dimension, a level or a codebook; members share it evenly.
+    kl: (B, G) in nats, one column a latent group: a dimension, a level or a codebook; members share it evenly, so that
+        a column holds its group's KL divided by `members`.
     mu: (B, D) the place of x in latent space, without sampling: what `code` returns.
     log_var: (B, D) such that q(z|x) is N(mu, exp(log_var)); None where it is no diagonal Gaussian.
     aux: a training-only term that the model owns, in nats a sample; 0 where there is none.
     codes: (B, P) the entries of the codebook that encode x; None without a codebook.
     n_condition: number of trailing channels of x that hold the condition; excluded from p(x|z).
+    members: number of independent VAEs whose latent groups stand side by side in `kl`.
     """
 
     px: Likelihood
@@ -39,6 +41,7 @@ class Output(NamedTuple):
     aux: Tensor | float = 0.0
     codes: Tensor | None = None
     n_condition: int = 0
+    members: int = 1
 
     def data(self, x: Tensor) -> Tensor:
         """x (B, *shape) without its condition: the data that p(x|z) describes."""
@@ -85,11 +88,16 @@ class VAE(nn.Module, ABC):
         """(n, D) draws of p(z), on the device of the generator."""
 
     @abstractmethod
-    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+    def log_weights(
+        self, x: Tensor, generator: torch.Generator, samples: int, target: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """log p(x|z) + log p(z) - log q(z|x), (B,) nats, of one posterior sample after the other.
 
         Their log-mean-exp is the importance-weighted bound on log p(x) (Burda 2016). x is encoded once. With members,
         p(x) is the equal mixture of theirs.
+
+        target: (B, *shape) the data, without its condition, that p(x|z) is taken of, NaN for elements that it is not
+        taken of; None: all of x. The encoder reads x in any case, so the bound is one on log p(target).
         """
 
 
@@ -163,19 +171,25 @@ class Head(nn.Module):
         return Gaussian(mean, sigma) if self.likelihood == "gaussian" else Laplace(mean, sigma)
 
 
-class _Optimal:
+class _Optimal(FittedLikelihood):
     """p(x|z) with the one scale that maximises it on the batch itself.
 
-    A Gaussian's variance is then the mean squared error, a Laplace distribution's scale the mean absolute error.
+    A Gaussian's variance is then the mean squared error, a Laplace distribution's scale the mean absolute error, of the
+    elements that are there.
     """
 
     def __init__(self, mean: Tensor, head: Head) -> None:
         self.mean, self.head = mean, head
 
     def nll(self, x: Tensor) -> Tensor:
-        error = (x - self.mean).abs()
-        best = 0.5 * mean(error.square()).log() if self.head.likelihood == "gaussian" else mean(error).log()
-        optimum = best.clamp(min=self.head.floor)
+        return self.nll_without(x, torch.zeros_like(x, dtype=torch.bool))
+
+    def nll_without(self, x: Tensor, missing: Tensor) -> Tensor:
+        error, there = (x - self.mean).abs(), ~missing.expand_as(self.mean)
+        power = 2 if self.head.likelihood == "gaussian" else 1
+        # the floor comes before the logarithm, which has no gradient at 0
+        best = mean(error.pow(power), there).clamp(min=math.exp(power * self.head.floor))
+        optimum = best.log() / power
         with torch.no_grad():  # as batch norm does: evaluation uses the running mean
             free = torch.expm1(optimum - self.head.floor).clamp(min=1e-6).log() + self.head.floor
             self.head.log_sigma.lerp_(free.detach().expand_as(self.head.log_sigma), 0.05)
@@ -185,9 +199,8 @@ class _Optimal:
 def elements(x: Tensor, out: Output) -> Tensor:
     """-log p(x|z) of each element in nats, shape of x less its condition.
 
-    0 where x is NaN, for a missing element is no evidence.
-
-    Of several members the mean: the average of bounds on log p(x) is a bound too.
+    0 where x is NaN, for a missing element is no evidence. Of several members the mean: with z drawn from each one's
+    posterior, the average of their bounds on log p(x) is a bound too.
     """
     nats = observed_nll(out.px, out.data(x))
     return nats if nats.dim() == x.dim() else nats.mean(0)

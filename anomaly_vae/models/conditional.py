@@ -41,7 +41,8 @@ class ConditionalVAE(VAE):
         mu, log_var, condition = self._encode(x)
         z = mu if generator is None else reparameterise(mu, log_var, generator)
         kl = kl_normal(mu, log_var) / self.members
-        return Output(self.inner.decode(torch.cat([z, condition], 1)), kl, mu, log_var, n_condition=self.n_condition)
+        px = self.inner.decode(torch.cat([z, condition], 1))
+        return Output(px, kl, mu, log_var, n_condition=self.n_condition, members=self.members)
 
     def code(self, x: Tensor) -> Tensor:
         mu, _, condition = self._encode(x)
@@ -53,10 +54,12 @@ class ConditionalVAE(VAE):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self.inner.prior(n, generator)
 
-    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+    def log_weights(
+        self, x: Tensor, generator: torch.Generator, samples: int, target: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """Of log p(x|c)."""
         mu, log_var, condition = self._encode(x)
-        data = x[:, : x.shape[1] - self.n_condition]
+        data = x[:, : x.shape[1] - self.n_condition] if target is None else target
         for _ in range(samples):
             z = reparameterise(mu, log_var, generator)
             noise = (z - mu) * torch.exp(-0.5 * log_var)

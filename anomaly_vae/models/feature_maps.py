@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,11 +67,5 @@ def _sampling(place: Grid, grid: Grid) -> tuple[Tensor, Tensor]:
 def interpolation(n_to: int, stride_to: float, centre_to: float, n: int, stride: float, centre: float) -> Tensor:
     """(n_to, n) float32: linear interpolation from n cells, cell i at stride * i + centre, to n_to such cells; beyond
     the first and the last, their values."""
-    at = (torch.arange(n_to, dtype=torch.float64) * stride_to + centre_to - centre) / stride
-    at = at.clamp(0, n - 1)
-    below = at.floor().clamp(max=max(0, n - 2)).long()
-    rows = torch.arange(n_to)
-    matrix = torch.zeros(n_to, n, dtype=torch.float64)
-    matrix[rows, below] = 1 - (at - below)
-    matrix[rows, (below + 1).clamp(max=n - 1)] += at - below
-    return matrix.float()
+    at = (np.arange(n_to) * stride_to + centre_to - centre) / stride
+    return torch.from_numpy(np.stack([np.interp(at, np.arange(n), unit) for unit in np.eye(n)], axis=1)).float()

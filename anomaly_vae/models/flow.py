@@ -61,11 +61,13 @@ class FlowVAE(VAE):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self.inner.prior(n, generator)
 
-    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+    def log_weights(
+        self, x: Tensor, generator: torch.Generator, samples: int, target: Tensor | None = None
+    ) -> Iterator[Tensor]:
         mu, log_var = self.inner.encode(x)
         for _ in range(samples):
             z, noise, spread = self._flow(mu, log_var, normal(mu.shape, generator, mu.dtype))
-            yield log_weight(x, self.inner.decode(z), kl_sampled(z, noise, spread))
+            yield log_weight(x if target is None else target, self.inner.decode(z), kl_sampled(z, noise, spread))
 
     def _flow(self, mu: Tensor, log_var: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(z, noise, log v), each (B, D) in the order of the latent dimensions of z.

@@ -25,7 +25,8 @@ class GaussianVAE(VAE):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Output:
         mu, log_var = self.encode(x)
         z = mu if generator is None else reparameterise(mu, log_var, generator)
-        return Output(self.decode(z), kl_normal(mu, log_var) / self.members, mu, log_var)
+        kl = kl_normal(mu, log_var) / self.members
+        return Output(self.decode(z), kl, mu, log_var, members=self.members)
 
     def code(self, x: Tensor) -> Tensor:
         return self.encode(x)[0]
@@ -33,12 +34,15 @@ class GaussianVAE(VAE):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.latent, generator=generator, device=generator.device)
 
-    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+    def log_weights(
+        self, x: Tensor, generator: torch.Generator, samples: int, target: Tensor | None = None
+    ) -> Iterator[Tensor]:
         mu, log_var = self.encode(x)
         for _ in range(samples):
             z = reparameterise(mu, log_var, generator)
             noise = (z - mu) * torch.exp(-0.5 * log_var)
-            yield log_weight(x, self.decode(z), kl_sampled(z, noise, log_var), self.members)
+            kl = kl_sampled(z, noise, log_var)
+            yield log_weight(x if target is None else target, self.decode(z), kl, self.members)
 
 
 def posterior_head(features: Tensor) -> tuple[Tensor, Tensor]:

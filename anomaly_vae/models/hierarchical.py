@@ -78,11 +78,14 @@ class HierarchicalVAE(VAE):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, self.latent, generator=generator, device=generator.device)
 
-    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+    def log_weights(
+        self, x: Tensor, generator: torch.Generator, samples: int, target: Tensor | None = None
+    ) -> Iterator[Tensor]:
         features = self._features(x)
         for _ in range(samples):
             px, levels = self._infer(features, generator)
-            yield log_weight(x, px, torch.cat([kl_sampled(v.z, v.noise, v.log_var) for v in levels], dim=1))
+            kl = torch.cat([kl_sampled(v.z, v.noise, v.log_var) for v in levels], dim=1)
+            yield log_weight(x if target is None else target, px, kl)
 
     def _features(self, x: Tensor) -> list[Tensor]:
         """Features of x (B, *shape) at each scale, the largest first."""

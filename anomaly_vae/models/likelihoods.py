@@ -8,6 +8,7 @@ log-likelihood (NLL) for each element, the KL one number for each latent dimensi
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,14 @@ class Likelihood(Protocol):
     @property
     def mean(self) -> Tensor:
         """The expected x, shape of x."""
+
+
+class FittedLikelihood(ABC):
+    """A likelihood that is fitted to the very x that it is asked of, and must know which elements are missing."""
+
+    @abstractmethod
+    def nll_without(self, x: Tensor, missing: Tensor) -> Tensor:
+        """`nll` of x, whose `missing` elements (bool, shape of x) have no part in the fit."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +93,23 @@ class Categorical:
 
 
 @dataclass(frozen=True)
-class Columns:
+class Columns(FittedLikelihood):
     """A row whose columns, on the last axis, follow several distributions, each owning the columns at `where`."""
 
     parts: tuple[tuple[Tensor, Likelihood], ...]  # (indices (F_i,), distribution over (..., F_i)), together all of F
 
     def nll(self, x: Tensor) -> Tensor:
         return self._place([part.nll(x[..., where]) for where, part in self.parts])
+
+    def nll_without(self, x: Tensor, missing: Tensor) -> Tensor:
+        return self._place(
+            [
+                part.nll_without(x[..., where], missing[..., where])
+                if isinstance(part, FittedLikelihood)
+                else part.nll(x[..., where])
+                for where, part in self.parts
+            ]
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -104,7 +123,9 @@ class Columns:
 def observed_nll(px: Likelihood, x: Tensor) -> Tensor:
     """-log p(x|z) of each element in nats, shape of px; 0 where x is NaN, for a missing element is no evidence."""
     missing = torch.isnan(x)
-    return px.nll(torch.where(missing, 0.0, x)).masked_fill_(missing, 0.0)
+    x = torch.where(missing, 0.0, x)
+    nats = px.nll_without(x, missing) if isinstance(px, FittedLikelihood) else px.nll(x)
+    return nats.masked_fill_(missing, 0.0)
 
 
 def kl_sampled(z: Tensor, noise: Tensor, log_var: Tensor) -> Tensor:

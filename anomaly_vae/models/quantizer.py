@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_vae.core.distributed import whole
+from anomaly_vae.core.distributed import gathered
 from anomaly_vae.models.layers import Sides, convolutions
 
 DECAY = 0.99  # of the moving averages of a code
@@ -47,7 +47,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(self, x: Tensor, generator: torch.Generator) -> None:
         """Moves the codes towards the vectors x (B, P, E) of a batch, of which this process has its rows."""
-        points = whole(x.float(), generator).flatten(0, 1)  # (N, E)
+        points = gathered(x.float(), generator).flatten(0, 1)  # (N, E)
         with torch.autocast(x.device.type, enabled=False):
             assigned = F.one_hot(self.nearest(points[None])[0], len(self.vectors)).to(points.dtype)  # (N, K)
             self.use.lerp_(assigned.sum(0), 1 - DECAY)

@@ -66,9 +66,11 @@ class VectorQuantisedVAE(VAE):
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self._flat(self.codebook(self.codes.draw(n, generator)))
 
-    def log_weights(self, x: Tensor, generator: torch.Generator, samples: int) -> Iterator[Tensor]:
+    def log_weights(
+        self, x: Tensor, generator: torch.Generator, samples: int, target: Tensor | None = None
+    ) -> Iterator[Tensor]:
         out = self(x)
-        weight = log_weight(x, out.px, out.kl)
+        weight = log_weight(x if target is None else target, out.px, out.kl)
         for _ in range(samples):  # the posterior is certain: every draw is the same
             yield weight
 

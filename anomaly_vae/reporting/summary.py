@@ -15,6 +15,7 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Source
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit
+from anomaly_vae.detector.metrics import share_interval
 from anomaly_vae.detector.thresholds import Threshold, choose
 
 LABELLED = ("youden", "f1", "fpr=0.01", "fpr=0.05", "recall=0.95")  # policies shown beside the chosen one
@@ -42,9 +43,9 @@ class Summary:
     """The result of a fit.
 
     data_is: how the data was recognised. rows: number in each part of the split. metrics: of the test rows, see
-    `metrics.metrics`, and active_units. pixels: the pixel threshold of pictures. choices: the thresholds of the chosen
-    policy and of others. changed: settings that differ from the defaults. seconds: from opening the data to the end of
-    scoring. worries: reasons to doubt the detector, a sentence each.
+    `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
+    choices: the thresholds of the chosen policy and of others. changed: settings that differ from the defaults.
+    seconds: from opening the data to the end of scoring. worries: reasons to doubt the detector, a sentence each.
     """
 
     kind: str
@@ -77,6 +78,7 @@ class Summary:
             ("threshold", f"{self.threshold.value:.6g} nats ({self.chosen_by()})"),
             *pixel_facts(self.pixels),
             ("active units", f"{metrics['active_units']:.0f}"),
+            ("latent KL", f"{metrics['kl_total']:.3g} nats, {metrics['kl_dimensions']:.0f} dimensions above 0.1"),
             ("time", f"{self.seconds:.1f} s"),
         ]
 
@@ -160,7 +162,8 @@ def pixel_facts(threshold: Threshold | None) -> Facts:
     if threshold.labelled:
         how = f"{threshold.policy} on the pixels' ROC curve, {threshold.false_alarm_rate:.2g} of the normal ones above"
     else:
-        how = f"{threshold.policy}, from the peaks of {threshold.normals} held-out normal pictures"
+        rate = f"at most {threshold.false_alarm_rate:.3g} of normal pictures reach it"
+        how = f"{threshold.policy}, {rate}, from the peaks of {threshold.normals} held-out ones"
     return [("pixel threshold", f"{threshold.value:.4g} nats above the usual ({how})")]
 
 
@@ -168,12 +171,14 @@ def _choices(
     detector: Detector, scores: NDArray[np.float64], is_anomaly: NDArray[np.bool_] | None
 ) -> tuple[Choice, ...]:
     """The thresholds of the chosen policy and of others, the largest first. scores, is_anomaly: (N,) of the test."""
-    thresholds = {detector.threshold.policy: detector.threshold}
+    thresholds = [detector.threshold]
     for policy in LABELLED if len(detector.anomalous) else UNLABELLED:
         threshold = choose(policy, detector.normal, detector.anomalous)
-        thresholds.setdefault(threshold.policy, threshold)  # few rows turn several rates into the same policy
+        shown = {(t.policy if t.labelled else t.value) for t in thresholds}  # few rows make several rates the same
+        if (threshold.policy if threshold.labelled else threshold.value) not in shown:
+            thresholds.append(threshold)
     choices = []
-    for threshold in thresholds.values():
+    for threshold in thresholds:
         alarm = scores >= threshold.value
         choices.append(
             Choice(
@@ -198,7 +203,8 @@ def _worries(detector: Detector, normal: NDArray[np.float64], metrics: Mapping[s
     chosen, series = detector.threshold, KINDS[detector.layout.kind].ordered
     worries = [chosen.note] if chosen.note else []
     if "auroc" not in metrics:
-        worries.append("nothing is labelled: how many anomalies it finds is not known; `anomaly-vae evaluate` tells")
+        what = "no anomaly in the test" if "anomalies" in metrics else "nothing"
+        worries.append(f"{what} is labelled: how many anomalies it finds is not known; `anomaly-vae evaluate` tells")
     elif metrics["auroc"] < 0.5:
         worries.append(f"AUROC is {metrics['auroc']:.3f}: normals score above anomalies; is the normal label right?")
     elif metrics["auroc"] < 0.7:
@@ -223,7 +229,7 @@ def _alarm_worries(alarms: int, normals: int, chosen: Threshold, series: bool) -
     independent, so a test of their counts would always reject: there, a rate that is far above it."""
     if not normals:
         return []
-    from scipy.stats import beta, fisher_exact
+    from scipy.stats import fisher_exact
 
     rate, promised = alarms / normals, chosen.false_alarm_rate
     worries = []
@@ -238,8 +244,7 @@ def _alarm_worries(alarms: int, normals: int, chosen: Threshold, series: bool) -
             f"false alarms on test are {rate:.2%} where validation let {promised:.2%} expect; do normals drift?"
         )
     if normals < FEW and not series:
-        low, high = beta.ppf(0.025, alarms, normals - alarms + 1), beta.ppf(0.975, alarms + 1, normals - alarms)
-        low, high = (0.0 if alarms == 0 else low), (1.0 if alarms == normals else high)
+        low, high = share_interval(alarms, normals)
         worries.append(
             f"{alarms} of only {normals} normal test rows are false alarms: the rate lies between {low:.1%} and"
             f" {high:.1%} (95 %, Clopper-Pearson)"
@@ -249,7 +254,8 @@ def _alarm_worries(alarms: int, normals: int, chosen: Threshold, series: bool) -
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a fit or an evaluation. metrics: of the test rows; see `metrics.metrics`."""
+    """The result of a fit or an evaluation. metrics: of the test rows; see `metrics.metrics`. trained_on: of an
+    evaluation, how many of its rows the detector was trained on; None where that is not known."""
 
     run_id: str
     detector: str
@@ -263,6 +269,7 @@ class Result:
     notes: tuple[str, ...] = ()
     pixels: Threshold | None = field(default=None, repr=False)
     summary: Summary | None = field(default=None, repr=False)  # of a fit
+    trained_on: int | None = None
 
     def to_json(self) -> str:
         """All fields but pixels and summary as one JSON object."""

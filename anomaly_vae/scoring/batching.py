@@ -43,12 +43,26 @@ def block_sizes(net: ScoreModule, shape: tuple[int, ...], device: torch.device) 
     if net.backbone is not None:
         return (FEATURE_BLOCK[device.type],)
     if len(shape) > 1 or net.model.rows is None:
-        return (max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape))),)
+        return (one_size(shape),)
     found = _agreeing.setdefault(net, {})
     if device.type not in found:
         # with a thread like those that will compute the blocks
         found[device.type] = workers().submit(_agree, net, device).result()
     return found[device.type]
+
+
+def one_size(shape: tuple[int, ...]) -> int:
+    """The size of block that samples of any shape may go through a network in."""
+    return max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape)))
+
+
+def padded(x: Tensor, block: Block) -> Tensor:
+    """The samples of a block (rows, *shape) at its place among `size`, the others of which are zeros."""
+    if block.rows == block.size:
+        return x
+    whole = x.new_zeros(block.size, *x.shape[1:])
+    whole[block.place : block.place + block.rows] = x
+    return whole
 
 
 def blocks(first: int, n: int, sizes: tuple[int, ...]) -> Iterator[Block]:

@@ -56,7 +56,8 @@ def _of_samples(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:
         torch.manual_seed(config.seed)
         read = (shape[0] + scaler.n_condition, *shape[1:])
         model = registry.build(config.model, read, categories if any(categories) else (), scaler.n_condition)
-    has_numbers = any(column.categories is None for column in layout.columns)  # without, there are no distances
+    # A table without numbers has no distances; pictures cannot have them, which the part says.
+    has_numbers = not layout.columns or any(column.categories is None for column in layout.columns)
     return ScoreModel(model, parts_of(model, config.scoring, shape, "neighbours" if has_numbers else None))
 
 

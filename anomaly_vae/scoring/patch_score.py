@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,8 +125,8 @@ class PatchScore(ScoreModule):
             for name, nats in self.nats(maps[None]).items():
                 means[name] = means.get(name, torch.zeros(())) + nats[0].double() / len(held)
         if memory is not None:
-            elbo = (means["recon"] + means["kl"]).mean()
-            memory.unit = (SHARE * elbo / means[memory.column].mean().clamp(min=1e-12)).clamp(min=0).float()
+            usual = (means["recon"] + means["kl"]).mean()
+            memory.unit = (SHARE * usual / means[memory.column].mean().clamp(min=1e-12)).clamp(min=0).float()
             means[memory.column] = means[memory.column] * memory.unit
         if self.suppress_border:
             self.border = suppression(torch.stack(list(means.values())).sum(0)).float()
@@ -180,12 +179,8 @@ def suppression(nats: Tensor) -> Tensor:
 def to_pixels(size: int, cells: int, stride: int, centre: float) -> Tensor:
     """(size, cells): from cells, cell i at pixel stride * i + centre, to pixels, by linear interpolation and a Gaussian
     blur that reflects at the border."""
+    from scipy.ndimage import gaussian_filter1d
+
+    linear = interpolation(size, 1, 0.0, cells, stride, centre).double().numpy()
     reach = min(int(4 * BLUR), size - 1)
-    offsets = np.arange(-reach, reach + 1)
-    kernel = np.exp(-0.5 * (offsets / BLUR) ** 2)
-    blur = np.zeros((size, size))
-    for offset, weight in zip(offsets, kernel / kernel.sum(), strict=True):
-        at = np.abs(np.arange(size) + offset)
-        np.add.at(blur, (np.arange(size), np.where(at >= size, 2 * size - 2 - at, at)), weight)
-    linear = interpolation(size, 1, 0.0, cells, stride, centre).double()
-    return (torch.from_numpy(blur) @ linear).float()
+    return torch.from_numpy(gaussian_filter1d(linear, BLUR, axis=0, mode="mirror", radius=reach)).float()

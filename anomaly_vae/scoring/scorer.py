@@ -16,7 +16,7 @@ from anomaly_vae.core.threads import workers
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
-from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks
+from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks, padded
 from anomaly_vae.scoring.parts.sensor_level import LevelStream
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scores import DECIMALS, Scores
@@ -81,14 +81,10 @@ class Scorer:
         @torch.inference_mode()
         def run(block: Block) -> tuple[dict[str, Tensor], Tensor | None]:
             some, here = slice(block.start, block.start + block.rows), slice(block.place, block.place + block.rows)
-            x = torch.from_numpy(read(some))
+            x = padded(torch.from_numpy(read(some)), block)
             mine = None if own is None else own[some]
-            if block.rows < block.size:
-                whole = x.new_zeros(block.size, *x.shape[1:])
-                whole[here] = x
-                x = whole
-                if mine is not None:
-                    mine = torch.cat([mine, mine.new_full((block.size - block.rows,), -1)]).roll(block.place)
+            if mine is not None and block.rows < block.size:
+                mine = torch.cat([mine, mine.new_full((block.size - block.rows,), -1)]).roll(block.place)
             found, parts = self.score_model(x.to(device), None if mine is None else mine.to(device))
             if keep and not self.kind.keeps_channels:
                 found = found.sum(1, keepdim=True)

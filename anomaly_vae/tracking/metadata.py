@@ -23,7 +23,7 @@ PACKAGES = ("mlflow", "numpy", "scikit-learn", "torch")  # those whose versions 
 
 def run_tags() -> dict[str, str]:
     """Tags of a new run: user, source and commit under MLflow's names, and `version.NAME` of PACKAGES."""
-    from anomaly_vae import __version__
+    from anomaly_vae.core.version import __version__
 
     tags = {"mlflow.source.name": "anomaly-vae", "mlflow.source.type": "LOCAL"}
     with suppress(Exception):  # no name for this user id, as in some containers
@@ -55,7 +55,7 @@ def _repository_tags() -> dict[str, str]:
 
 # --- tags of an experiment: its kind, and the columns of its run list ----------------------------------------------
 
-REVIEW_METRICS = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units", "seconds")
+REVIEW_METRICS = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units", "kl_total", "seconds")
 REVIEW_VIEW = "mlflow.sharedViewState.anomaly-vae"
 
 

@@ -13,7 +13,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
-from anomaly_vae import __version__
+from anomaly_vae.core.version import __version__
 from anomaly_vae.data.frames import Field
 from anomaly_vae.detector.dataframe import example, interface
 from anomaly_vae.detector.detector import Detector

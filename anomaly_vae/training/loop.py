@@ -236,11 +236,11 @@ def held_out(
         x = with_data(x, model.n_condition, lambda data: binarised(data, noise)) if binarise else x
         out = model(x, noise)
         recon, kl = terms(x, out)
-        total += distributed.whole(recon + kl, noise).sum()
-        mus.append(distributed.whole(out.mu, noise))
-        kls.append(distributed.whole(out.kl, noise))
+        total += distributed.gathered(recon + kl, noise).sum()
+        mus.append(distributed.gathered(out.mu, noise))
+        kls.append(distributed.gathered(out.kl, noise))
         if out.codes is not None:
-            codes.append(distributed.whole(out.codes, noise))
+            codes.append(distributed.gathered(out.codes, noise))
     found = {"valid_loss": float(total) / len(index), "active_units": float(active_units(torch.cat(mus)).sum())}
     found |= {"perplexity": perplexity(torch.cat(codes))} if codes else {}
     return found, torch.cat(kls).float().mean(0).tolist()

@@ -1,4 +1,4 @@
-"""The negative ELBO, defined once: the loss and the score are made of the same `terms`."""
+"""The negative ELBO of a draw of z, defined once: the loss and the held-out loss are made of the same `terms`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ ACTIVE = 0.01  # variance of a posterior mean over the data above which a unit i
 
 
 def terms(x: Tensor, out: Output) -> tuple[Tensor, Tensor]:
-    """(recon, kl), each (B,), in nats, summed over elements and latent groups. recon + kl is the negative ELBO."""
+    """(recon, kl), each (B,), in nats, summed over elements and latent groups.
+
+    Of an output whose z was drawn from q(z|x), recon + kl is an unbiased estimate of the negative ELBO.
+    """
     return elements(x, out).flatten(1).sum(1), out.kl.sum(1)
 
 
@@ -28,15 +31,16 @@ def loss(
     free bits have no part.
 
     Free bits (Kingma 2016, C.8): the batch-mean KL of each latent group counts only above `free_bits`, and their sum
-    only above `free_bits_total`, so that the optimiser gains nothing by switching a unit off. With beta = 1 and no
-    free bits the loss is exactly the negative ELBO.
+    only above `free_bits_total`, so that the optimiser gains nothing by switching a unit off. Members have theirs each:
+    a column of theirs holds its share of the KL, and has the same share of `free_bits`. With beta = 1 and no free bits
+    the loss is exactly the negative ELBO.
     """
     recon, kl = terms(x, out)
     aux = out.aux if isinstance(out.aux, Tensor) else torch.full_like(kl, out.aux)
     groups, recon, kl, aux = batch_means(out.kl, recon, kl, aux)
     if capacity is not None:
         return recon + beta * (kl - capacity).abs() + aux, recon, kl
-    charged = groups.clamp(min=config.free_bits).sum().clamp(min=config.free_bits_total)
+    charged = groups.clamp(min=config.free_bits / out.members).sum().clamp(min=config.free_bits_total)
     return recon + beta * charged + aux, recon, kl
 
 

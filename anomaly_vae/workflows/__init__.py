@@ -1,1 +1,1 @@
-"""One page a command, top to bottom: open, do, record, return. Read these first."""
+"""One file for each command: it opens the data, does the work, records the run and returns the result."""

@@ -15,12 +15,14 @@ from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
-from anomaly_vae.data.split import is_anomalous
+from anomaly_vae.data.split import is_anomalous, is_labelled, left_out_note
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.likelihood import measure_of
 from anomaly_vae.detector.metrics import metrics
+from anomaly_vae.detector.trained_rows import RowHasher
 from anomaly_vae.reporting.summary import Result
-from anomaly_vae.scoring.importance import Bound, Drawn, weigh
+from anomaly_vae.scoring.importance import Bound, weigh
 from anomaly_vae.scoring.scores import numbered
 from anomaly_vae.workflows.opening import open_data
 
@@ -34,15 +36,18 @@ def evidence(
     label: str | None = None,
     normal: tuple[str, ...] = (),
     skip_broken: bool = False,
+    unlabelled: str = "leave_out",
     run_id: str = "",
     progress: Progress = lambda *_: None,
 ) -> Bound:
     """The importance-weighted bound of a fitted detector's model on a file or folder; added to its run, if it has one.
 
+    Of rows and windows it is one on a density in the units of the data, which counts each number of a row once.
     draws: posterior samples of each row (K). rows: at most so many, drawn with the detector's seed; windows of a
-    series. label, normal: instead of those it was fitted with. Of labelled data only the normal rows count.
+    series. label, normal: instead of those it was fitted with. unlabelled: "normal" takes rows without a label as
+    normal, as `data.unlabelled` of the fit does. Of labelled data only the normal rows count.
     """
-    config = detector.config.labelled(label, normal, skip_broken)
+    config = detector.config.labelled(label, normal, skip_broken, unlabelled)
     found = bound(open_source(path, config.data), detector, config, draws=draws, rows=rows, progress=progress)
     if run_id:
         from anomaly_vae import tracking
@@ -63,15 +68,14 @@ def bound(
     progress: Progress = lambda *_: None,
 ) -> Bound:
     """The same of an open source, without a record. config: of the detector, but for how the source was opened."""
-    if not detector.score_model.has_density:
-        raise DataError(
-            "this detector models features of pictures (model.kind=features), which have no density as pictures"
-        )
+    measure = measure_of(detector)
     layout, kind = detector.layout, KINDS[detector.layout.kind]
     device = next(detector.score_model.parameters()).device
     labels = source.labels()
-    anomalous = np.zeros(source.count(), bool) if labels is None else is_anomalous(labels, config, source.path)
-    chosen, rng = np.flatnonzero(~anomalous), np.random.default_rng(config.seed)
+    normal = np.ones(source.count(), bool)
+    if labels is not None:
+        normal = is_labelled(labels, config) & ~is_anomalous(labels, config, source.path)
+    chosen, rng = np.flatnonzero(normal), np.random.default_rng(config.seed)
     if kind.ordered:  # every step is read, for a window lies within normal steps that follow each other
         data = Chunk.join(source.chunks(layout, detector.chunk_rows))
     else:
@@ -81,13 +85,13 @@ def bound(
     if len(held) == 0:
         raise DataError(f"{source.path}: holds no normal {'window' if kind.ordered else 'row'} to weigh")
     index = torch.from_numpy(np.sort(rng.permutation(len(held))[:rows]))
-    drawn, nll, elbo = _drawn(detector), [], []
-    for batch_nll, batch_elbo in weigh(detector.score_model.model, held, index, drawn, draws, config.seed):
+    nll, elbo, model = [], [], detector.score_model.model
+    for batch_nll, batch_elbo in weigh(model, held, index, measure.drawn, draws, config.seed, measure.log_units):
         nll.append(batch_nll)
         elbo.append(batch_elbo)
         progress("weighing", sum(map(len, nll)), len(index))
-    pixels = int(np.prod(layout.shape)) if drawn == "dequantised" else None
-    return Bound.of(torch.cat(nll).cpu().numpy(), torch.cat(elbo).cpu().numpy(), draws, pixels)
+    pixels = int(np.prod(layout.shape)) if measure.drawn == "dequantised" else None
+    return Bound.of(torch.cat(nll).cpu().numpy(), torch.cat(elbo).cpu().numpy(), draws, pixels, measure.unit)
 
 
 def _picked(source: Source, detector: Detector, rows: NDArray[np.intp]) -> Chunk:
@@ -103,15 +107,6 @@ def _picked(source: Source, detector: Detector, rows: NDArray[np.intp]) -> Chunk
     return Chunk.join(pieces)
 
 
-def _drawn(detector: Detector) -> Drawn:
-    """What makes the model's likelihood a probability of the data."""
-    if not KINDS[detector.layout.kind].pictures:
-        return "given"
-    if detector.config.model.likelihood == "bernoulli":
-        return "binarised" if detector.config.training.binarise else "binary"
-    return "dequantised"
-
-
 def evaluate(
     path: str,
     detector: Detector,
@@ -119,24 +114,28 @@ def evaluate(
     label: str | None = None,
     normal: tuple[str, ...] = (),
     skip_broken: bool = False,
+    unlabelled: str = "leave_out",
     run_id: str = "",
 ) -> Result:
     """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`.
 
-    Of data that names its parts, on the test part alone. label, normal: instead of those it was fitted with.
+    Of data that names its parts, on the test part alone. label, normal, unlabelled: as in `evidence`.
     """
     began = time.perf_counter()
-    config = detector.config.labelled(label, normal, skip_broken)
+    config = detector.config.labelled(label, normal, skip_broken, unlabelled)
     source = open_data(path, config)
     labels = source.labels()
     if labels is None:
         raise DataError(f"{path}: has no labels to evaluate by; name their column with --label")
-    anomalous = is_anomalous(labels, config, path)
+    anomalous, labelled = is_anomalous(labels, config, path), is_labelled(labels, config)
     roles, meter, totals = source.roles(), PixelMeter(detector, source), []
-    tested = np.ones(len(labels), bool) if roles is None else roles == "test"
+    tested = labelled if roles is None else labelled & (roles == "test")
     if not tested.any():
-        raise DataError(f"{path}: no row of it is said to be a test; name its part to test on, or one without a split")
-    for scores, rows in numbered(detector.score_source(source, explain=meter.wanted)):
+        raise DataError(
+            f"{path}: no row with a label is said to be a test; name its part to test on, or one without a split"
+        )
+    hasher, stream = RowHasher(detector.layout), detector.score_source(source, explain=meter.wanted)
+    for scores, rows in numbered(hasher.watch(stream) if detector.trained_rows else stream):
         totals.append(scores.total[tested[rows]])
         meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
     total = np.concatenate(totals)
@@ -147,7 +146,29 @@ def evaluate(
         with tracking.update(run_id, detector.config) as run:
             run.metrics({f"evaluate_{name}": value for name, value in found.items()})
             run.tags({"evaluated_on": path})
+    noun, trained_on = KINDS[source.kind].noun, None
+    if detector.trained_rows is not None:
+        trained_on = int(detector.trained_rows.contains(hasher.hashes()[tested]).sum())
+    notes = (left_out_note(labelled, config, noun), _trained_note(detector, trained_on, len(total), noun))
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
-        round(time.perf_counter() - began, 2), {"test": len(total)}, source.notes, detector.pixels,
+        round(time.perf_counter() - began, 2), {"test": len(total)}, (*source.notes, *filter(None, notes)),
+        detector.pixels, trained_on=trained_on,
     )  # fmt: skip
+
+
+def _trained_note(detector: Detector, trained_on: int | None, rows: int, noun: str) -> str:
+    """What the user should know of the rows that the detector was trained on; empty where it was on none."""
+    if detector.trained_rows is None or trained_on is None:
+        return (
+            f"whether the detector was trained on these {noun} cannot be checked: it records no training rows"
+            " (fitted by an earlier version, or on too many)"
+        )
+    if not trained_on:
+        return ""
+    if detector.trained_rows.more_than_chance(trained_on, rows):
+        return f"{trained_on} of {rows} {noun} were trained on: the metrics of new {noun} will be worse"
+    return (
+        f"{trained_on} of {rows} {noun} equal a training one, no more than by chance: of held-out normals"
+        f" {detector.trained_rows.chance:.1%} do"
+    )

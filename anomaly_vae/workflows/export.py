@@ -1,4 +1,4 @@
-"""A detector as a file for other runtimes: ONNX, or torch.export's .pt2. Raw values in, the score and its parts out."""
+"""Exports a detector for other runtimes: ONNX, or torch.export's .pt2. Raw values in, the score and its parts out."""
 
 from __future__ import annotations
 
@@ -16,39 +16,57 @@ import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 
-from anomaly_vae import __version__
 from anomaly_vae.core.errors import DetectorError, UsageError
 from anomaly_vae.core.files import graph_format, replacing
+from anomaly_vae.core.version import __version__
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.graph import RowGraph, SeriesGraph
 
-ABOUT = "about.json"  # within a .pt2: what an ONNX file holds as metadata
+ABOUT = "about.json"  # file within a .pt2 with the description that an ONNX file holds as metadata
 
 
 def export(detector: Detector, path: str | Path, kind: str | None = None) -> dict[str, str]:
-    """Writes a detector as a graph with one input, `values`, and the outputs `score` and its parts; what it says of
-    itself.
+    """Write a detector as a graph.
 
-    kind: onnx or torch; None: by the ending of the path. values: rows (N, F) float64 in the order of `columns`, NaN
-    where a cell is missing and a category as its code; (N, C) float64 consecutive steps of one machine, at least a
-    window; or (N, C, H, W) uint8 pictures. N is free. Outputs: (N,) float64 nats.
-    Raises UsageError for an unknown ending or where the extra `onnx` is missing, DetectorError for a model that cannot
-    be traced.
+    The graph has one input, `values`, and the outputs `score` and its parts, (N,) float64 in nats. `values` holds rows
+    (N, F) float64 in the order of `columns`, NaN for a missing cell and a category as its code; or (N, C) float64
+    consecutive steps of one machine, at least one window; or pictures (N, C, H, W) uint8. N is free.
+
+    Parameters
+    ----------
+    detector : Detector
+        The detector.
+    path : str or Path
+        The file to write.
+    kind : {"onnx", "torch"}, optional
+        The format; None: by the suffix of `path`.
+
+    Returns
+    -------
+    dict of str to str
+        The description that the file holds; see `about`.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is unknown, or the extra `onnx` is not installed.
+    DetectorError
+        If the detector has a condition, or its model cannot be traced.
     """
     kind = kind or graph_format(path)
     write = _onnx_writer() if kind == "onnx" else _write_torch
-    described = about(detector)
+    description = about(detector)
     with _quiet():
         program = trace(detector)
-        content = write(program, described)
+        content = write(program, description)
     with replacing(path) as beside:
         beside.write_bytes(content)
-    return described
+    return description
 
 
 def trace(detector: Detector) -> ExportedProgram:
-    """The graph over any number of rows, steps or pictures, on the CPU.
+    """The graph for any number of rows, steps or pictures, on the CPU.
 
     Raises DetectorError for a detector with a condition, and for a model that cannot be traced.
     """
@@ -59,25 +77,25 @@ def trace(detector: Detector) -> ExportedProgram:
         )
     net = copy.deepcopy(detector.score_model).cpu().eval().requires_grad_(False)
     layout, window = detector.layout, detector.config.data.window
-    least = 1
+    min_rows = 1
     graph: torch.nn.Module
     if KINDS[layout.kind].ordered:
         assert window
-        graph, least = SeriesGraph(net, detector.scaler, window), window
+        graph, min_rows = SeriesGraph(net, detector.scaler, window), window
     else:
         graph = RowGraph(net, detector.scaler)
-    values = torch.from_numpy(np.zeros((3 * least, *layout.shape), np.float64 if layout.columns else np.uint8))
-    rows = Dim("rows", min=least)
+    values = torch.from_numpy(np.zeros((3 * min_rows, *layout.shape), np.float64 if layout.columns else np.uint8))
+    rows = Dim("rows", min=min_rows)
     try:
         with torch.no_grad():
             return torch.export.export(graph.eval(), (values,), dynamic_shapes={"values": {0: rows}})
-    except Exception as error:  # torch raises whatever its tracer meets
+    except Exception as error:  # torch's tracer raises exceptions of any type
         reason = str(error).strip().split("\n")[0][:200]
         raise DetectorError(f"a {detector.config.model.kind} model cannot be written as a graph: {reason}") from error
 
 
 def about(detector: Detector) -> dict[str, str]:
-    """What a graph says of itself; lists and objects as JSON."""
+    """The description of a detector that an exported file holds; lists and objects are JSON."""
     layout = detector.layout
     columns = [{"name": column.name, "categories": column.categories} for column in layout.columns]
     return {
@@ -95,7 +113,7 @@ def about(detector: Detector) -> dict[str, str]:
 
 def _onnx_writer() -> Callable[[ExportedProgram, dict[str, str]], bytes]:
     try:
-        import onnxscript  # noqa: F401  what torch.onnx writes with
+        import onnxscript  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
         raise UsageError(
             f"--format onnx needs {error.name}, which is not installed: pip install 'anomaly-vae[onnx]'"
@@ -103,29 +121,29 @@ def _onnx_writer() -> Callable[[ExportedProgram, dict[str, str]], bytes]:
     return _write_onnx
 
 
-def _write_onnx(program: ExportedProgram, described: dict[str, str]) -> bytes:
-    outputs = json.loads(described["outputs"])
+def _write_onnx(program: ExportedProgram, description: dict[str, str]) -> bytes:
+    outputs = json.loads(description["outputs"])
     graph = torch.onnx.export(
         program, input_names=["values"], output_names=outputs, dynamo=True, verbose=False, external_data=False
     )
     assert graph is not None
     model = graph.model_proto
-    for key, value in described.items():
+    for key, value in description.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     content: bytes = model.SerializeToString()
     return content
 
 
-def _write_torch(program: ExportedProgram, described: dict[str, str]) -> bytes:
+def _write_torch(program: ExportedProgram, description: dict[str, str]) -> bytes:
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={ABOUT: json.dumps(described)})
+    torch.export.save(program, file, extra_files={ABOUT: json.dumps(description)})
     return file.getvalue()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporters say to their own developers."""
+    """Suppresses the warnings and log messages of torch's exporters, which are meant for their developers."""
     loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

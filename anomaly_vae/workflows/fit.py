@@ -1,7 +1,4 @@
-"""The main job, top to bottom: fit a detector, score new data with it, evaluate it, choose its threshold again.
-
-Each function is one page: open the data, do the one thing, record it, return what a caller prints.
-"""
+"""Fits a detector on a file or folder, and records the fit as a run."""
 
 from __future__ import annotations
 
@@ -26,8 +23,10 @@ from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.detector.metrics import metrics
 from anomaly_vae.reporting.summary import Result, summarise
 from anomaly_vae.tracking.run import MODEL, NoRun, Run
+from anomaly_vae.workflows.fit_record import log_fit
 from anomaly_vae.workflows.opening import open_data
-from anomaly_vae.workflows.record import log_fit
+
+RESUME = "run.json"  # file beside the checkpoint with what `--resume` needs
 
 
 def fit(
@@ -40,15 +39,37 @@ def fit(
     progress: Progress = lambda *_: None,
     say: Say = lambda _: None,
 ) -> Result:
-    """Trains a detector on a file, folder or, with path None, the embedded digits; records it as one run.
+    """Train a detector and record the fit as one run.
 
-    output: also save the detector there. resume: continue the killed run of this id with its own data and settings.
-    parent: the run of the study that this fit is part of.
-    Raises AnomalyVAEError subclasses for whatever a user can mend.
+    Parameters
+    ----------
+    path : str or None
+        File or folder to train on; None: the embedded digits.
+    config : Config
+        The settings.
+    output : str, optional
+        New folder in which the detector is saved too.
+    resume : str, optional
+        Id, or its first characters, of an interrupted run, which is continued with its own data and settings; `path`
+        and the other settings of `config` are then ignored.
+    parent : str, optional
+        Id of the run that the new run is nested under, e.g. that of a study.
+    progress, say : callable
+        Called with the progress of the training, and with lines for the user.
+
+    Returns
+    -------
+    Result
+        The run's id, where the detector is, its threshold and the metrics on the test rows.
+
+    Raises
+    ------
+    AnomalyVAEError
+        Or a subclass, for everything that a user can correct: settings, data, folders, the tracking store.
     """
     from anomaly_vae.tracking import store
 
-    began, lead = time.perf_counter(), distributed.is_lead()
+    start, lead = time.perf_counter(), distributed.is_lead()
     if output and lead:
         require_free(output)
     if resume:
@@ -68,41 +89,50 @@ def fit(
             progress("training", epoch + 1, epochs)
 
         with distributed.together():
-            detector, seen = fit_detector(source, config, on_epoch, checkpoint)
-        scores, anomalous = seen.part(seen.split.test)
+            detector, fit_result = fit_detector(source, config, on_epoch, checkpoint)
+        scores, anomalous = fit_result.part(fit_result.split.test)
         threshold = detector.threshold
-        found = metrics(anomalous, scores.total, threshold.value)
-        found["active_units"] = float(seen.active.sum())
+        test_metrics = metrics(anomalous, scores.total, threshold.value)
+        test_metrics |= fit_result.latent_metrics()
         meter = PixelMeter(detector, source)
-        for piece in seen.pieces(seen.split.test) if meter.wanted else ():
+        for piece in fit_result.pieces(fit_result.split.test) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))
-        found |= meter.metrics()
-        seconds = time.perf_counter() - began
-        summary = summarise(source, detector, seen, config, found, round(seconds, 2))
+        test_metrics |= meter.metrics()
+        seconds = time.perf_counter() - start
+        summary = summarise(source, detector, fit_result, config, test_metrics, round(seconds, 2))
         if run.run_id:
             from anomaly_vae.tracking.model import log_model
 
-            log_model(run, detector)  # first, so that the metrics are linked to it
-            log_fit(run, source, detector, seen, summary, run_name)
+            log_model(run, detector)  # before the metrics, so that MLflow links them to the model
+            log_fit(run, source, detector, fit_result, summary, run_name)
         if output and lead:
             detector.save(output)
     if checkpoint:
         shutil.rmtree(checkpoint, ignore_errors=True)
-    where = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
+    location = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
+    notes = fit_result.notes + ((threshold.note,) if threshold.note else ())
     if run.lost:
-        kept, why = run.lost
-        where = output or str(kept / "artifacts" / "detector")
-    notes = seen.notes + ((threshold.note,) if threshold.note else ())
-    if run.lost:
-        notes += (f"{why}; the run is kept in {kept}, and `anomaly-vae runs --sync` sends it",)
+        folder, reason = run.lost
+        location = output or str(folder / "artifacts" / "detector")
+        notes += (f"{reason}; the run is kept in {folder}, and `anomaly-vae runs --sync` sends it",)
     return Result(
-        run.run_id, where, source.kind, source.path, threshold.value, threshold.policy, found,
-        summary.seconds, dict(summary.rows), notes, detector.pixels, summary,
-    )  # fmt: skip
+        run_id=run.run_id,
+        detector=location,
+        kind=source.kind,
+        data=source.path,
+        threshold=threshold.value,
+        policy=threshold.policy,
+        metrics=test_metrics,
+        seconds=summary.seconds,
+        rows=dict(summary.rows),
+        notes=notes,
+        pixels=detector.pixels,
+        summary=summary,
+    )
 
 
 def _recorded(config: Config, **named: Any) -> AbstractContextManager[Run]:
-    """`tracking.start`; where nothing is to be recorded without mlflow, which takes a second or two to import."""
+    """`tracking.start`; without tracking a run that ignores every call, which avoids the slow import of mlflow."""
     if not config.tracking.enabled:
         return nullcontext(NoRun())
     from anomaly_vae import tracking
@@ -110,11 +140,8 @@ def _recorded(config: Config, **named: Any) -> AbstractContextManager[Run]:
     return tracking.start(config, **named)
 
 
-RESUME = "run.json"
-
-
 def _remember(folder: Path | None, path: str | None, config: Config) -> None:
-    """Keeps beside the checkpoint what `--resume` needs: the data's path and the settings."""
+    """Writes what `--resume` needs, the path of the data and the settings, into the folder of the checkpoint."""
     if folder is not None and not (folder / RESUME).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         tree = {"path": None if path is None else str(Path(path).absolute()), "config": config.model_dump(mode="json")}
@@ -123,7 +150,7 @@ def _remember(folder: Path | None, path: str | None, config: Config) -> None:
 
 
 def _remembered(run: str, config: Config) -> tuple[str, str | None, Config]:
-    """The id, the data's path and the settings of a killed run."""
+    """The id, the path of the data and the settings of an interrupted run. Raises RunError if it cannot be resumed."""
     from anomaly_vae import tracking
     from anomaly_vae.tracking import store
 
@@ -139,5 +166,5 @@ def _remembered(run: str, config: Config) -> tuple[str, str | None, Config]:
 
 
 def _untracked(config: Config) -> Config:
-    """The same job in a process that records nothing."""
+    """The configuration without tracking, for processes other than the lead."""
     return config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})

@@ -1,4 +1,4 @@
-"""Does new data still look like training, and does the threshold still keep its promise? One page: `monitor`."""
+"""Compares new data with the training data, and the rate of alarms with the one that the threshold was chosen for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from anomaly_vae.detector.drift import DriftTest, Finding, MonitoredValues, judg
 from anomaly_vae.detector.thresholds import alarm_interval
 from anomaly_vae.workflows.opening import reopen
 
-LEVEL = 0.01  # chance of a verdict on data that is as in training, of the alarms and of all drifts together
-NAMED = 5  # new categories that are named of a column
-CURVES = 50  # quantities with a curve of their own in the run, at most
+LEVEL = 0.01  # probability of a false verdict on data like that of training, for the alarms and for all drifts together
+NAMED = 5  # largest number of new categories that are named for a column
+CURVES = 50  # largest number of quantities that get a curve each in the run
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a check found. promised: the false-alarm rate of the threshold; low, high: where the share of alarms among
-    rows that are all normal lies with 99 %. new: column -> categories that training had not; lost: that never came."""
+    """The result of a comparison.
+
+    data: the path of the data. rows, alarms: the numbers of rows and of alarms. promised: the false-alarm rate of the
+    threshold. low, high: the 99 % interval of the share of alarms among normal rows. findings: one for each quantity,
+    the largest drift first. new: column -> categories that training did not have. lost: column -> categories of
+    training that the data does not have.
+    """
 
     data: str
     rows: int
@@ -28,32 +33,50 @@ class Check:
     promised: float
     low: float
     high: float
-    findings: tuple[Finding, ...]  # the worst first
+    findings: tuple[Finding, ...]
     new: dict[str, list[str]]
     lost: dict[str, list[str]]
 
     @property
     def share(self) -> float:
+        """The share of rows that are alarms."""
         return self.alarms / self.rows
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the detector should be fitted again; empty where it need not."""
-        drifted = tuple(f"{finding.name} drifted" for finding in self.findings if finding.drifted)
-        many = (f"{100 * self.share:.3g} % of the rows are alarms, {100 * self.high:.3g} % at most were promised",)
-        return (many if self.share > self.high else ()) + drifted
+        """The reasons why the detector should be fitted again; empty if there are none."""
+        drifts = tuple(f"{finding.name} drifted" for finding in self.findings if finding.drifted)
+        alarms = (f"{100 * self.share:.3g} % of the rows are alarms, {100 * self.high:.3g} % at most were promised",)
+        return (alarms if self.share > self.high else ()) + drifts
 
     def to_json(self) -> str:
+        """The fields, `share`, `retrain` and `reasons` as JSON."""
         tree = asdict(self) | {"share": self.share, "retrain": bool(self.reasons), "reasons": self.reasons}
         return json.dumps(tree, ensure_ascii=False)
 
 
 def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: bool = False) -> Check:
-    """Compares new data with the training reference, in constant memory; logged as a point of `monitor.*` curves and as
-    monitor/NUMBER.json on the run, if there is one.
+    """Compare new data with the reference of the training data, in constant memory.
 
-    Of a series, whose steps are not independent, alarms are counted as if one window were one observation.
-    Raises DetectorError for a detector without a reference, DataError for data without rows.
+    The time steps of a series are not independent, so the interval of its alarms counts one window as one observation.
+
+    Parameters
+    ----------
+    path : str
+        File or folder of new data.
+    detector : Detector
+        The detector that scores it.
+    run_id : str, optional
+        Run to which the result is logged, as a point of the `monitor.*` curves and as monitor/NUMBER.json.
+    skip_broken : bool, default False
+        Leave out pictures that cannot be decoded.
+
+    Raises
+    ------
+    DetectorError
+        If the detector has no reference of its training data.
+    DataError
+        If the data cannot be read or has no rows.
     """
     if not detector.references:
         raise DetectorError("this detector has no reference of its training data; fit again to monitor it")
@@ -68,32 +91,39 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
             test.add(values)
     if not rows:
         raise DataError(f"{path}: holds no rows to compare")
-    low, high = _promise(detector, rows)
+    low, high = _alarm_interval(detector, rows)
     check = Check(
-        path, rows, alarms, detector.threshold.false_alarm_rate, low, high, tuple(judge(tests, LEVEL)),
-        _new(source, tests) if isinstance(source, TabularSource) else {},
-        {test.reference.name: lost for test in tests if (lost := test.lost())},
-    )  # fmt: skip
+        data=path,
+        rows=rows,
+        alarms=alarms,
+        promised=detector.threshold.false_alarm_rate,
+        low=low,
+        high=high,
+        findings=tuple(judge(tests, LEVEL)),
+        new=_new_categories(source, tests) if isinstance(source, TabularSource) else {},
+        lost={test.reference.name: lost for test in tests if (lost := test.lost())},
+    )
     if run_id:
         _log(check, run_id, detector)
     return check
 
 
-def _promise(detector: Detector, rows: int) -> tuple[float, float]:
-    """The interval of the share of alarms among `rows` normals, from the held-out normals at or above the threshold."""
-    together = detector.window or 1
-    above = int((detector.normal >= detector.threshold.value).sum())
-    n, m = max(1, len(detector.normal) // together), max(1, rows // together)
-    return alarm_interval(min(n, 1 + above // together), n, m, 1 - LEVEL)
+def _alarm_interval(detector: Detector, rows: int) -> tuple[float, float]:
+    """The interval of the share of alarms among `rows` normal rows, from the scores of the held-out normal rows."""
+    window = detector.window or 1
+    n_above = int((detector.normal >= detector.threshold.value).sum())
+    n_held_out, n_new = max(1, len(detector.normal) // window), max(1, rows // window)
+    return alarm_interval(min(n_held_out, 1 + n_above // window), n_held_out, n_new, 1 - LEVEL)
 
 
-def _new(source: TabularSource, tests: list[DriftTest]) -> dict[str, list[str]]:
-    """The categories that training had not, of the columns where some came: the data is read once more for them."""
-    wanted = {w.reference.name: w.reference.categories for w in tests if len(w.counts) and w.counts[-1]}
-    return source.other_values(wanted, NAMED) if wanted else {}
+def _new_categories(source: TabularSource, tests: list[DriftTest]) -> dict[str, list[str]]:
+    """The categories that training did not have, by column; only if there are any, the data is read again."""
+    known = {t.reference.name: t.reference.categories for t in tests if len(t.counts) and t.counts[-1]}
+    return source.other_values(known, NAMED) if known else {}
 
 
 def _log(check: Check, run_id: str, detector: Detector) -> None:
+    """Logs a comparison to a run."""
     from anomaly_vae import tracking
 
     number = tracking.times_logged(run_id, "monitor.alarm_share", detector.config)

@@ -1,4 +1,4 @@
-"""What a command starts from: its data and its detector."""
+"""Opens the data and the detector of a command."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from anomaly_vae.detector.detector import Detector
 
 @dataclass(frozen=True)
 class Model:
-    """A detector and where it was found: name is its folder, the id of the run that logged it (run_id, else empty) or
-    the address of a registered model."""
+    """A detector and its location.
+
+    name: its folder, the id of its run, or the address of a registered or logged model (models:/...). run_id: the run
+    that logged it; empty for a folder.
+    """
 
     detector: Detector
     name: str
@@ -24,11 +27,24 @@ class Model:
 
 
 def find(name: str | None, config: Config) -> Model:
-    """The detector of a folder, of a run id, of runs:/RUN_ID/..., or of a registered or logged model (models:/...);
-    None: of the latest finished run.
+    """Load a detector.
 
-    Only the detector's own files are read, and they hold no code. Raises RunError for an unknown run or model,
-    DetectorError for a folder that is no detector or was altered.
+    Only the detector's own files are read, and they hold no code.
+
+    Parameters
+    ----------
+    name : str or None
+        A folder, a run id or its first characters, runs:/RUN_ID/..., or the address of a registered or logged model
+        (models:/...); None: the latest finished run.
+    config : Config
+        The settings, of which the device and the tracking store are used.
+
+    Raises
+    ------
+    RunError
+        If the run or model is unknown.
+    DetectorError
+        If the folder is not a detector, or was modified.
     """
     if name and name.startswith("runs:/"):  # as MLflow writes it, and `fit --json`
         name = name.removeprefix("runs:/").split("/")[0]
@@ -42,7 +58,7 @@ def find(name: str | None, config: Config) -> Model:
 
 
 def open_data(path: str | None, config: Config) -> Source:
-    """A file or folder as a source; None: the embedded digits."""
+    """Opens a file or folder as a source; None: the embedded digits. Raises DataError if it cannot be read."""
     if path is not None:
         return open_source(path, opening(config))
     from anomaly_vae.data.examples import digits
@@ -53,7 +69,11 @@ def open_data(path: str | None, config: Config) -> Source:
 
 
 def reopen(path: str, detector: Detector, id_column: str | None = None, skip_broken: bool = False) -> Source:
-    """New data as the detector's own kind, whatever it would be recognised as."""
+    """Opens new data as the kind of data that the detector was fitted on. Raises DataError if it cannot be read.
+
+    id_column: the column of the ids; None: that of the detector. skip_broken: leave out pictures that cannot be
+    decoded.
+    """
     changes = {
         "kind": detector.layout.kind,
         "id": id_column or detector.config.data.id,

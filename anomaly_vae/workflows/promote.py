@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from anomaly_vae import tracking
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import AnomalyVAEError, DataError, UsageError
+from anomaly_vae.detector.detector import Detector
 from anomaly_vae.reporting.summary import Result
 from anomaly_vae.workflows.evaluate import evaluate
 from anomaly_vae.workflows.opening import find
@@ -43,6 +44,8 @@ class Promotion:
                 "metrics": self.candidate.metrics,
                 "was": self.champion and self.champion.uri,
                 "was_metrics": self.before and self.before.metrics,
+                "trained_on": self.candidate.trained_on,
+                "was_trained_on": self.before and self.before.trained_on,
                 "champion": self.version and self.version.uri,
                 "refused": self.refused,
             },
@@ -62,9 +65,10 @@ def promote(
 ) -> Promotion:
     """Registers the model of a run and makes it the champion, after evaluating both on the same labelled data.
 
-    A candidate with a lower AUROC than the champion's is refused, unless `force`: then a champion that cannot be
-    evaluated is no hindrance either. path: labelled data; None: what the run was last evaluated on. label, normal: as
-    for `evaluate`. name: of the registered model, after `anomaly-vae-`; None: that of the run's experiment.
+    A candidate with a lower AUROC than the champion's is refused, and so is one on data that either was trained on,
+    unless `force`: then a champion that cannot be evaluated is no hindrance either. path: labelled data; None: what the
+    run was last evaluated on. label, normal: as for `evaluate`. name: of the registered model, after `anomaly-vae-`;
+    None: that of the run's experiment.
     Raises UsageError where there is no data to decide by, DataError for data that decides nothing.
     """
     run_id, experiment, evaluated_on = tracking.run_facts(run, config)
@@ -73,17 +77,20 @@ def promote(
         raise UsageError(f"run {run_id} was not evaluated yet; name labelled data: anomaly-vae promote {run} DATA")
     title = registered_name(name or experiment)
     candidate = find(run_id, config)
-    found = evaluate(path, candidate.detector, label=label, normal=normal, run_id=run_id)
+    taken = config.data.unlabelled
+    found = evaluate(path, candidate.detector, label=label, normal=normal, unlabelled=taken, run_id=run_id)
     if DECIDES not in found.metrics:
         raise DataError(f"{path}: holds no normal rows, or no anomalies, and decides nothing; name data with both")
     champion, before, excuse = tracking.champion(title, config), None, ""
+    trained = _trained_on(f"run {run_id[:8]}", candidate.detector, found)
     try:
         if champion is not None:
             present = find(champion.uri, config).detector
-            before = evaluate(path, present, label=label, normal=normal)
+            before = evaluate(path, present, label=label, normal=normal, unlabelled=taken)
+            trained = trained or _trained_on(champion.uri, present, before)
     except AnomalyVAEError as error:
         excuse = str(error)
-    refused = "" if force else _refusal(found, champion, before, excuse)
+    refused = "" if force else _refusal(found, champion, before, excuse, trained)
     version = None
     if not refused:
         tags = {"evaluated_on": path, **{f"evaluate_{key}": f"{value:.6g}" for key, value in found.metrics.items()}}
@@ -97,8 +104,18 @@ def registered_name(name: str) -> str:
     return fit if fit.startswith("anomaly-vae-") else f"anomaly-vae-{fit}"
 
 
-def _refusal(found: Result, champion: tracking.Version | None, before: Result | None, excuse: str) -> str:
-    """Why the candidate is not promoted; empty where it is."""
+def _trained_on(name: str, detector: Detector, found: Result) -> str:
+    """That a detector was trained on the rows it was evaluated on; empty where it was not, or where it is not known."""
+    rows, count, of = detector.trained_rows, found.trained_on, found.rows["test"]
+    if rows is None or count is None or not rows.more_than_chance(count, of):
+        return ""
+    return f"{name} was trained on {count} of the {of} rows of {found.data}"
+
+
+def _refusal(found: Result, champion: tracking.Version | None, before: Result | None, excuse: str, trained: str) -> str:
+    """Why the candidate is not promoted; empty where it is. trained: see `_trained_on`."""
+    if trained:
+        return f"not promoted: {trained}; name data that it has not seen, or --force promotes all the same"
     if champion is None:
         return ""
     if before is None:

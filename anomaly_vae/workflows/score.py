@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,6 +20,7 @@ from anomaly_vae.data.source import Source
 from anomaly_vae.data.writers import batch, open_writer
 from anomaly_vae.detector.dataframe import explained_names, score_columns
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.likelihood import elbo_measure, elbo_of
 from anomaly_vae.reporting.heatmaps import HeatMaps, heat_maps
 from anomaly_vae.workflows.opening import reopen
 
@@ -28,13 +30,15 @@ class Options:
     """How data is scored.
 
     threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, with their
-    shares. id_column: reported as id. skip_broken: leave out, and name, pictures that cannot be decoded.
+    shares. id_column: reported as id. skip_broken: leave out, and name, pictures that cannot be decoded. elbo: draws of
+    the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
     """
 
     threshold: float | None = None
     explain: int = 0
     id_column: str | None = None
     skip_broken: bool = False
+    elbo: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,14 @@ def score(
 ) -> tuple[int, int]:
     """Scores every row of a file or folder into a CSV, Parquet or JSON (None: CSV on stdout); (rows, alarms).
 
-    Columns: id, the parts of the score (nats), p_value, is_anomaly. file: a name to stand before every row, where the
-    scores of several files will be read as one table.
+    Columns: id, the parts of the score (nats), p_value, is_anomaly, and what the options add. file: a name to stand
+    before every row, where the scores of several files will be read as one table.
     """
     if output:
         require_ending(output, SCORES)
     options = options or Options()
+    if options.elbo:
+        elbo_measure(detector)  # refused before anything is read
     source = reopen(path, detector, options.id_column, options.skip_broken)
     for note in source.notes:
         say(f"note: {note}")
@@ -83,10 +89,13 @@ def score(
                 if heat_maps is not None:
                     heat_maps.draw(chunk, scores, is_anomaly)
                 unseen.update(unseen_classes(chunk, detector.layout))
+                columns: dict[str, Any] = {} if file is None else {"file": [file] * len(scores)}
+                columns |= score_columns(scores, detector, is_anomaly, names, options.explain)
+                if options.elbo:
+                    columns["elbo"] = elbo_of(detector, chunk, options.elbo, rows)
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
                 progress("scoring", rows, None)
-                columns = {} if file is None else {"file": [file] * len(scores)}
-                yield batch(columns | score_columns(scores, detector, is_anomaly, names, options.explain))
+                yield batch(columns)
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing

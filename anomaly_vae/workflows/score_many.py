@@ -18,6 +18,7 @@ from anomaly_vae.core.files import make_folder, replacing
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural, stem
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.likelihood import elbo_measure
 from anomaly_vae.detector.storage import MANIFEST
 from anomaly_vae.workflows.score import Options, score
 
@@ -69,7 +70,10 @@ def score_many(
     matches, and at the end where files could not be scored.
     """
     parts = partitions(pattern, folder, ending, pictures=KINDS[detector.layout.kind].folders)
-    packed, options = _packed(detector), options or Options()
+    options = options or Options()
+    if options.elbo:
+        elbo_measure(detector)
+    packed = _packed(detector)
     _claim(folder, packed[MANIFEST], options)
     todo = [part for part in parts if not part.done()]
     say(f"{plural(len(parts), 'file')}, {len(parts) - len(todo)} of them scored before")
@@ -133,7 +137,7 @@ def _claim(folder: str, manifest: bytes, options: Options) -> None:
             raise UsageError(f"{folder}: holds something else than scores; name a new folder")
         with replacing(job) as beside:
             beside.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-    elif json.loads(job.read_text(encoding="utf-8")) != asked:
+    elif asdict(Options()) | json.loads(job.read_text(encoding="utf-8")) != asked:  # an older job lacks newer options
         raise UsageError(f"{folder}: holds scores of another detector or with other options; name a new folder")
 
 

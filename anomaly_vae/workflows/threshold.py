@@ -1,4 +1,4 @@
-"""Choose the threshold of a fitted detector again, without training again."""
+"""Chooses another threshold for a fitted detector, without training."""
 
 from __future__ import annotations
 
@@ -10,9 +10,24 @@ from anomaly_vae.workflows.opening import Model
 
 
 def rethreshold(model: Model, policy: str) -> Detector:
-    """The detector of `model` with its threshold chosen by another policy, in the place where it was found.
+    """Choose the threshold of a detector by another policy, and save the detector in its folder or log it to its run.
 
-    Raises UsageError for a model of the registry: its versions never change.
+    Parameters
+    ----------
+    model : Model
+        The detector and its location; see `opening.find`.
+    policy : str
+        The policy as `threshold.policy` takes it, e.g. `fpr=0.01`.
+
+    Returns
+    -------
+    Detector
+        The detector with the new threshold.
+
+    Raises
+    ------
+    UsageError
+        If the model is a version in the registry, which cannot change, or the policy is unknown.
     """
     if model.name.startswith("models:/"):
         raise UsageError(

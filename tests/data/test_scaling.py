@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
@@ -30,7 +31,7 @@ def values() -> NDArray[Any]:
 
 
 def test_a_sensor_is_standardised_and_missing_cells_stay(values: NDArray[Any]) -> None:
-    scaler = Scaler.fit(values, numbers("series", 3))
+    scaler = Scaler.fit(values.T, numbers("series", 3))
     scaled = scaler.transform(values)
     assert scaled.dtype == np.float32
     expected = (values - np.nanmean(values, axis=0)) / np.nanstd(values, axis=0)
@@ -40,7 +41,7 @@ def test_a_sensor_is_standardised_and_missing_cells_stay(values: NDArray[Any]) -
 
 def test_a_sensor_that_wanders_is_read_as_its_differences(values: NDArray[Any]) -> None:
     wandering = np.c_[np.cumsum(values[:, 0]), values[:, 0]]
-    scaler = Scaler.fit(wandering, numbers("series", 2))
+    scaler = Scaler.fit(wandering.T, numbers("series", 2))
     scaled = scaler.transform(wandering)
     steps = np.diff(wandering[:, 0], prepend=wandering[0, 0])
     np.testing.assert_allclose(scaled[:, 0], (steps - steps.mean()) / steps.std(), rtol=1e-4, atol=1e-5)
@@ -53,13 +54,13 @@ def test_a_sensor_that_wanders_is_read_as_its_differences(values: NDArray[Any]) 
 
 
 def test_only_training_rows_count(values: NDArray[Any]) -> None:
-    scaler = Scaler.fit(values, numbers("series", 3))
+    scaler = Scaler.fit(values.T, numbers("series", 3))
     moved = scaler.transform(values[:5] + 7 * np.nanstd(values, axis=0))
     np.testing.assert_allclose(moved, scaler.transform(values[:5]) + 7, rtol=1e-4)
 
 
 def test_a_number_of_a_table_comes_with_a_second_element_that_bends_its_tails(values: NDArray[Any]) -> None:
-    scaler = Scaler.fit(values, numbers("table", 3))
+    scaler = Scaler.fit(values.T, numbers("table", 3))
     scaled = scaler.transform(values)
     assert scaler.column.tolist() == [0, 1, 2, 0, 1, 2]
     np.testing.assert_allclose(np.nanmean(scaled, axis=0), 0, atol=1e-5)
@@ -70,17 +71,17 @@ def test_a_number_of_a_table_comes_with_a_second_element_that_bends_its_tails(va
 
 
 def test_elements_are_summed_to_their_columns(values: NDArray[Any]) -> None:
-    scaler = Scaler.fit(values, numbers("table", 3))
+    scaler = Scaler.fit(values.T, numbers("table", 3))
     nats = np.arange(12, dtype=np.float32).reshape(2, 6)
     np.testing.assert_array_equal(scaler.by_column(nats), nats[:, :3] + nats[:, 3:])
-    sensors = Scaler.fit(values, numbers("series", 3))
+    sensors = Scaler.fit(values.T, numbers("series", 3))
     np.testing.assert_array_equal(sensors.by_column(nats[:, :3]), nats[:, :3])
 
 
 def test_codes_pass_and_an_unseen_value_has_a_class() -> None:
     columns = layout("table", Column("size"), Column("colour", ("blue", "red")))
     values = np.array([[1.0, 0], [2.0, 1], [3.0, np.nan], [7.0, 0]])
-    scaler = Scaler.fit(values, columns)
+    scaler = Scaler.fit(values.T, columns)
     unseen = np.array([[1.0, 2.0]])
     assert scaler.transform(unseen)[0, scaler.column == 1].tolist() == [2.0]
     assert [classes for classes, column in zip(scaler.categories(columns), scaler.column, strict=True) if column] == [3]
@@ -91,13 +92,13 @@ def test_a_column_that_does_not_vary_is_not_blown_up(level: float) -> None:
     values = np.c_[np.full(10, level), np.arange(10.0)]
     values[3, 0] += 1e-6 * (level > 0)  # rounding at this magnitude
     for kind in ("table", "series"):
-        scaled = Scaler.fit(values, numbers(kind, 2)).transform(values)  # type: ignore[arg-type]
+        scaled = Scaler.fit(values.T, numbers(kind, 2)).transform(values)  # type: ignore[arg-type]
         assert np.abs(scaled).max() < 4
 
 
 @pytest.mark.parametrize("kind", ["table", "series"])
 def test_what_is_beyond_all_bounds_is_clipped(values: NDArray[Any], kind: str) -> None:
-    scaler = Scaler.fit(values, numbers(kind, 3))
+    scaler = Scaler.fit(values.T, numbers(kind, 3))
     extreme = scaler.transform(np.array([[1e300, -1e300, 0.0]]))
     assert extreme[0, :2].tolist() == [KINDS[kind].limit, -KINDS[kind].limit]
     assert np.isfinite(np.square(extreme)).all()
@@ -105,19 +106,49 @@ def test_what_is_beyond_all_bounds_is_clipped(values: NDArray[Any], kind: str) -
 
 def test_pictures_are_divided_by_255() -> None:
     pictures = np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8)
-    scaler = Scaler.fit(pictures, Layout("pixels", (1, 8, 8)))
+    scaler = Scaler.fit([], Layout("pixels", (1, 8, 8)))
     np.testing.assert_array_equal(scaler.transform(pictures), pictures.astype(np.float32) / np.float32(255))
 
 
 @pytest.mark.parametrize("kind", ["table", "series"])
 def test_through_json_not_a_bit_changes(values: NDArray[Any], kind: str) -> None:
-    scaler = Scaler.fit(values, numbers(kind, 3))
+    scaler = Scaler.fit(values.T, numbers(kind, 3))
     restored = Scaler.from_json(json.loads(json.dumps(scaler.to_json())))
     np.testing.assert_array_equal(restored.transform(values), scaler.transform(values))
     assert restored.elements == scaler.elements
 
 
 def test_pictures_through_json() -> None:
-    scaler = Scaler.fit(np.zeros((2, 1, 2, 2), np.uint8), Layout("images", (1, 2, 2)))
+    scaler = Scaler.fit([], Layout("images", (1, 2, 2)))
     restored = Scaler.from_json(json.loads(json.dumps(scaler.to_json())))
     assert restored.transform(np.full((1, 1, 2, 2), 51, np.uint8)).max() == np.float32(0.2)
+
+
+def test_log_units_bring_a_density_to_the_units_of_the_data() -> None:
+    """The standard normal of a scaled element plus its unit is the density of the column; asinh tells it again."""
+    rng = np.random.default_rng(0)
+    columns = (Column("x"), Column("c", ("a", "b")), Column("y"))
+    values = np.c_[rng.normal(3.0, 250.0, 5000), rng.integers(0, 2, 5000), rng.normal(0.0, 0.004, 5000)]
+    scaler = Scaler.fit(values, layout("table", *columns))
+    units = scaler.log_units()
+    assert [element.how for element in scaler.elements] == ["linear", "code", "linear", "asinh", "asinh"]
+    assert np.isnan(units).tolist() == [False, False, False, True, True]
+    assert units[1] == 0
+    scaled = scaler.transform(values)
+    for element, column in ((0, 0), (2, 2)):
+        x = values[:, column]
+        expected = -norm.logpdf(x, x.mean(), x.std())
+        np.testing.assert_allclose(-norm.logpdf(scaled[:, element]) + units[element], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_log_unit_of_a_difference_is_that_of_the_next_step(values: NDArray[Any]) -> None:
+    """Given the step before, the density of a step is that of its difference."""
+    wandering = np.cumsum(values[:, :1], axis=0)
+    scaler = Scaler.fit(wandering, numbers("series", 1))
+    assert scaler.elements[0].how == "difference"
+    steps = np.diff(wandering[:, 0], prepend=wandering[0, 0])
+    assert scaler.log_units().tolist() == pytest.approx([np.log(steps.std())])
+
+
+def test_pictures_have_no_log_units() -> None:
+    assert Scaler.fit(np.zeros((2, 1, 2, 2), np.uint8), Layout("images", (1, 2, 2))).log_units().tolist() == []

@@ -258,7 +258,7 @@ def test_a_room_without_a_place_says_so() -> None:
 
 
 def test_samples_of_mapped_values_and_of_some_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "TOUCHED", 1)  # pages are let go after every batch
+    monkeypatch.setattr(datasets, "RELEASE_AFTER", 1)  # pages are let go after every batch
     values = ArrayStore(0, tmp_path).empty((9, 1, 2, 2), np.uint8)
     values[:] = np.arange(36).reshape(9, 1, 2, 2)
     rows = np.array([7, 0, 3])

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.datasets import window_starts
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import CodedText, Source
 from anomaly_vae.data.split import Split, is_anomalous, split
 from anomaly_vae.detector.configuration import load
@@ -140,8 +142,10 @@ def test_the_data_says_who_chooses() -> None:
     ("labels", "normal", "said"),
     [
         (["1"] * 10, (), "which is not known as normal"),
-        (["0"] * 10, (), "holds only '0', so it separates nothing; leave --label out"),
-        (["a"] * 10, ("a",), "holds only 'a', so it separates nothing"),
+        (["1"] * 10 + [""] * 5, (), "holds only '1' beside 5 empty cells, which is not known as normal"),
+        (["1"] * 10 + [""] * 5, (), "--set data.unlabelled=normal takes rows without a label as normal"),
+        ([""] * 10, (), "holds no label at all; leave --label out"),
+        (["good", "ok", "bad", ""] * 5, (), "holds 3 values ('bad', 'good', 'ok'); name the normal ones"),
         (["a", "b", "c"] * 5, (), "holds 3 values ('a', 'b', 'c'); name the normal ones, e.g. --normal a"),
         (["0", "1", "2"] * 5, (), "holds 3 values ('0', '1', '2'); name the normal ones"),
         (["a", "b"] * 5, (), "holds 'a', 'b'; name the normal value with --normal"),
@@ -161,10 +165,61 @@ def test_labels_that_cannot_tell(labels: list[str], normal: tuple[str, ...], sai
         ([" Normal ", "attack"], (), [False, True]),
         (["3", "5", "7"], ("3", "7"), [False, True, False]),
         (["0", "1"], ("1",), [True, False]),
+        (["0", "0"], (), [False, False]),
+        (["a", "a"], ("a",), [False, False]),
+        (["", "0", "1"], (), [False, False, True]),
+        (["", "normal", "dos", "probe"], (), [False, False, True, True]),
+        (["", "1"], ("",), [False, True]),
     ],
 )
 def test_labels_that_can(labels: list[str], normal: tuple[str, ...], anomalous: list[bool]) -> None:
     assert is_anomalous(CodedText.of([np.array(labels)]), settings(normal=normal), "file.csv").tolist() == anomalous
+
+
+def unlabelled(kind: str = "table", role: Any = None) -> Stub:
+    """120 of 160 rows without a label; of the others 10 are anomalies."""
+    labels = np.array(["0"] * 30 + ["1"] * 10 + [""] * 120)[np.random.default_rng(1).permutation(160)]
+    return Stub(160, labels, kind, role)
+
+
+@pytest.mark.parametrize("kind", ["table", "series", "images"])
+def test_rows_without_a_label_are_in_no_part_and_it_is_said(kind: str) -> None:
+    source = unlabelled(kind, np.array(["train", "test"] * 80) if kind == "images" else None)
+    found = made(source, settings(0.5, 0.25))
+    parts = np.concatenate([found.train, found.valid, found.test])
+    assert (source.found[parts] != "").all()
+    assert found.anomalous is not None and found.anomalous.sum() == 10, "an empty cell is no anomaly"
+    assert found.note.startswith(f"120 of 160 {KINDS[kind].noun} have no label in 'y' and were left out")
+    if kind == "table":
+        assert sorted(parts) == np.flatnonzero(source.found != "").tolist()
+
+
+def test_rows_without_a_label_train_where_they_are_taken_as_normal() -> None:
+    source, config = unlabelled(), load(base={"split": {"train": 0.6, "valid": 0.2}, "data": {"label": "y"}})
+    found = made(source, config.model_copy(update={"data": config.data.model_copy(update={"unlabelled": "normal"})}))
+    assert (len(found.train), found.note) == (90, ""), "0.6 of 150"
+    assert len(found.valid) + len(found.test) == 60 + 10
+    only = load(base={"split": {"train": 0.6, "valid": 0.2}, "data": {"label": "y", "unlabelled": "normal"}})
+    source.found = np.where(source.found == "0", "", source.found)
+    again = made(source, only)
+    assert again.anomalous is not None and (again.anomalous.sum(), len(again.train)) == (10, 90)
+    source.found = np.where(source.found == "1", np.array(["dos", "probe"] * 80), source.found)
+    assert made(source, only).train.tolist() == again.train.tolist(), "whatever the anomalies are called"
+
+
+def test_steps_that_are_left_out_of_a_series_leave_a_gap_that_no_window_spans() -> None:
+    labels = np.array(["0"] * 40)
+    labels[[10, 11]] = ""
+    found = made(Stub(40, labels, "series"), settings(20, 10))
+    assert found.train.tolist() == [*range(10), *range(12, 22)]
+    _, starts = window_starts(found.train, None, 40, 4)
+    assert starts.tolist() == [*range(7), *range(12, 19)]
+
+
+def test_a_label_that_is_always_normal_says_that_no_anomaly_is_known() -> None:
+    found = made(Stub(50, ["0"] * 50))
+    assert found.anomalous is not None and not found.anomalous.any()
+    assert [len(part) for part in (found.train, found.valid, found.test)] == [30, 10, 10]
 
 
 def test_too_few_normal_rows_say_how_many_are_left() -> None:

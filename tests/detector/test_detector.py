@@ -208,6 +208,7 @@ FILES = [
     "reference.safetensors",
     "scaler.json",
     "threshold.json",
+    "trained_rows.safetensors",
 ]
 
 
@@ -258,6 +259,44 @@ def test_without_labels_the_threshold_is_conformal(cancer: tuple[Array, Array]) 
     assert found.threshold == choose("fpr=0.1", found.normal, np.empty(0))
     assert len(found.normal) == round(200 * NO_TEST["valid"])
     assert found.predict(X).mean() < 0.2
+
+
+def test_rows_that_are_not_known_neither_train_nor_test_and_it_is_said() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 3)), np.zeros(200)
+    y[:100] = np.nan
+    y[100:120] = 1
+    settings = QUICK | {"split__train": 0.5, "split__valid": 0.25}
+    _, seen = fit_memory(X, y, None, **settings)
+    parts = np.concatenate([seen.split.train, seen.split.valid, seen.split.test])
+    assert sorted(parts) == list(range(100, 200))
+    assert any(note.startswith("100 of 200 rows have no label in 'label' and were left out") for note in seen.notes)
+    _, seen = fit_memory(X, y, None, **settings, data__unlabelled="normal")
+    assert (len(seen.split.train), "no label" in " ".join(seen.notes)) == (90, False)
+    _, seen = fit_memory(X, np.zeros(200), None, **settings)
+    assert seen.split.anomalous is not None and not seen.split.anomalous.any(), "no anomaly is known, and it trains"
+
+
+def test_a_column_that_is_named_like_a_label_is_said_to_be_an_input() -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=["a", "Class", "label"])
+    detector, seen = fit_memory(frame, None, None, **QUICK)
+    assert [column.name for column in detector.layout.columns] == ["a", "Class"]
+    assert any(note.startswith("column 'Class' is an input, though it is named like a label") for note in seen.notes)
+
+
+def test_a_collapsed_posterior_is_told_by_its_kl() -> None:
+    """Every unit is active at beta = 10, and the KL in all is what free bits grant: 2 nats."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 4)) @ rng.normal(size=(4, 4))
+    settings = {"tracking__enabled": False, "device": "cpu", "training__steps": 300}
+    _, collapsed = fit_memory(X, None, None, **settings, objective__beta=10.0, objective__free_bits_total=0.0)
+    _, healthy = fit_memory(X, None, None, **settings, objective__beta=0.1)
+    for seen, told in ((collapsed, True), (healthy, False)):
+        latent = seen.latent_metrics()
+        assert latent["kl_total"] == pytest.approx(seen.kl.sum())
+        assert latent["kl_dimensions"] == (seen.kl * 4 > 0.1).sum(), "four members share each column"
+        assert any("posterior collapse: the latent code carries" in note for note in seen.notes) is told
+    assert collapsed.latent_metrics()["kl_total"] < 1 < healthy.latent_metrics()["kl_total"]
 
 
 def test_settings_and_data_that_cannot_work(cancer: tuple[Array, Array]) -> None:

@@ -61,7 +61,7 @@ def test_held_out_steps_choose_the_threshold_by_a_level_that_has_not_seen_them(
     level, held = detector.score_model.level, np.isin(np.arange(N), valid)
     assert level is not None
     scorer = Scorer(detector.score_model, detector.scaler, detector.layout, WINDOW)
-    residuals = fitting._residuals(scorer, seen.data)
+    residuals = fitting._residuals(scorer, seen.data, np.arange(N))
     own, expected = level.variances(), np.empty(N)
     try:
         for half in (held & early, held & ~early):

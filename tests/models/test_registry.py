@@ -145,6 +145,19 @@ def test_the_log_weights_of_posterior_samples_average_to_the_elbo(kind: str, sha
     assert bool(((weights.mean(0) - elbos.mean(0)).abs() < 5 * error + 1e-4).all())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "shape"), CASES)
+def test_the_log_weights_of_a_target_are_of_its_elements_alone(kind: str, shape: tuple[int, ...]) -> None:
+    x, model = draw(B, *shape), model_of(small(kind, members=1), shape).eval()
+    some = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.5
+    targets = [torch.where(some, x, NAN), torch.where(some, NAN, x), torch.full_like(x, NAN), x, None]
+    one, other, none, whole, default = (next(model.log_weights(x, noise(), 1, target)) for target in targets)
+    assert torch.equal(whole, default)
+    # elements are independent given z, which is the same in all: what two halves have is what the whole has
+    torch.testing.assert_close(one + other - none, whole, rtol=1e-4, atol=1e-3)
+    assert not torch.equal(one, whole)
+
+
 def test_members_are_a_mixture_in_the_log_weights() -> None:
     x = draw(B, 5)
     one = log_weight(x, Gaussian(torch.zeros(B, 5), torch.ones(5)), torch.full((B, 3), 0.5))
@@ -203,6 +216,40 @@ def test_the_optimal_scale_is_the_maximum_likelihood_one(likelihood: str) -> Non
         "laplace": math.log(2) + error.mean().log() + 1,
     }
     assert elements(x, out).mean().item() == pytest.approx(expected[likelihood].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("categories", [(), (0, 3, 0, 0, 0)], ids=["numbers", "categories"])
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])
+def test_the_optimal_scale_is_of_the_elements_that_are_there(likelihood: str, categories: tuple[int, ...]) -> None:
+    x = 3 + draw(64, 5)  # far from 0, which stands where an element is missing
+    if categories:
+        x[:, 1] = 1.0
+    x[:32, 0], x[5:60, 2] = NAN, NAN
+    model = model_of(small("dense", likelihood, "optimal"), (5,), categories).train()
+    out = model(x)
+    numbers = [i for i in range(5) if not categories or not categories[i]]
+    error = (x - out.px.mean).abs()[..., numbers]  # of both members
+    error = error[~torch.isnan(error)]
+    expected = {
+        "gaussian": 0.5 * (math.log(2 * math.pi) + error.square().mean().log() + 1),
+        "laplace": math.log(2) + error.mean().log() + 1,
+    }
+    there = ~torch.isnan(x[:, numbers])
+    nats = elements(x, out)[:, numbers]
+    assert nats[there].mean().item() == pytest.approx(expected[likelihood].item(), rel=1e-5)
+    assert nats[~there].tolist() == [0.0] * int((~there).sum())
+
+
+def test_the_optimal_scale_of_nothing_is_its_floor_and_pushes_nowhere() -> None:
+    model = model_of(small("dense", sigma="optimal"), (5,)).train()
+    x = torch.full((4, 5), NAN)
+    out = model(x)
+    recon, _ = terms(x, out)
+    recon.sum().backward()
+    assert recon.tolist() == [0.0] * 4
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])

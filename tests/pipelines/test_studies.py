@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 from sklearn.datasets import load_digits
@@ -25,7 +26,7 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.training import loop
 from pipelines import baselines, collapse, false_alarms, idx, one_class_images, series, series_alarms, tables
-from pipelines.study import Study, chosen, natural, settings
+from pipelines.study import Study, chosen, natural, paired, settings
 
 Main = Callable[[list[str]], None]
 SMALL: dict[str, Any] = {"training.steps": 8, "model.channels": [4, 8], "model.hidden": [16]}
@@ -161,6 +162,58 @@ def test_pyod_is_left_out_with_a_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "anomaly-vae[bench]" in capsys.readouterr().out
 
 
+def test_pyod_with_its_kl_has_the_loss_of_a_vae(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    vae = pytest.importorskip("pyod.models.vae", reason="the extra `bench` is not installed")
+    made: list[Any] = []
+    monkeypatch.setattr(vae, "VAE", lambda **settings: made.append(settings) or Fitted())
+
+    class Fitted:
+        def fit(self, rows: Any) -> Any:
+            return SimpleNamespace(decision_function=lambda rows: rows[:, 0])
+
+    rng = np.random.default_rng(0)
+    for method in baselines.PYOD.values():
+        assert method(rng.normal(size=(9, 4)), 3)(np.ones((2, 4))).tolist() == [1.0, 1.0]
+    default, charged = made
+    x, decoded, mu, log_var = (torch.from_numpy(rng.normal(size=(5, n))) for n in (4, 4, 2, 2))
+    normal, kl_of = torch.distributions.Normal, torch.distributions.kl_divergence
+    kl = kl_of(normal(mu, (log_var / 2).exp()), normal(0.0, 1.0)).sum(1).mean()
+    recon = -normal(decoded, 1.0).log_prob(x).sum(1).mean() - 4 * 0.5 * np.log(2 * np.pi)
+    weights = {name: charged[name] for name in ("beta", "capacity")}
+    assert vae.vae_loss(x, decoded, mu, log_var, **weights).item() == pytest.approx(((recon + kl) * 2 / 4).item())
+    assert default == {"random_state": 3, "verbose": 0}
+    assert vae.vae_loss(x, decoded, mu, log_var).item() == pytest.approx((recon * 2 / 4).item())  # no KL
+
+
+def test_the_paired_test_by_hand() -> None:
+    ours, knn = [0.9, 0.8, 0.7, 0.6, 0.99, 0.5], [0.8, 0.85, 0.5, 0.6, 0.69, float("nan")]
+    rows = [
+        {"file": f"t{i}", "seed": seed, "method": method, "auroc": value + (seed - 0.5) * 0.01}
+        for method, values in (("us", ours), ("kNN", knn))
+        for i, value in enumerate(values)
+        for seed in (0, 1)
+    ]
+    found = paired(rows, "us", ["auroc"]).loc[("kNN", "auroc")]
+    assert (found["wins"], found["ties"], found["losses"]) == (3, 1, 1)
+    assert found["difference"] == pytest.approx((0.1 - 0.05 + 0.2 + 0.3) / 5)
+    assert found["without_best"] == pytest.approx((0.1 - 0.05 + 0.2 + 0) / 4)
+    # four differences, the smallest against us: of 16 signs, those with a rank sum of 1 or less are + + + + and - + + +
+    assert found["p"] == pytest.approx(2 * 2 / 16)
+    level = [{"file": f, "method": m, "auroc": 0.5} for f in "ab" for m in ("us", "kNN")]
+    assert paired(level, "us", ["auroc"])["p"].tolist() == [1.0]
+
+
+def test_tables_print_the_paired_test_and_leave_our_single_parts_out(
+    table_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables.main([str(table_folder), "--seeds", "1", *QUIET, "--out", "out"])
+    table = pd.read_csv("out/paired.csv")
+    assert table["rival"].drop_duplicates().tolist() == list(baselines.TABLES)
+    assert (table[["wins", "ties", "losses"]].sum(axis=1) == 1).all()
+    assert "paired" in capsys.readouterr().out
+
+
 # --- series ----------------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +241,14 @@ def test_series(series_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours["far_mean"] == pytest.approx(raised[~truth].mean())
     assert ours["mar_mean"] == pytest.approx(1 - raised[truth].mean())
     assert ours["vus_pr_mean"] == pytest.approx(cells.loc[(names[1:], "anomaly-vae"), "vus_pr"].mean())
+
+
+def test_windowed_pca_has_the_smoothing_that_our_score_has() -> None:
+    steps = np.random.default_rng(0).normal(size=(60, 2))
+    plain = baselines.SERIES["PCA 16-row windows"](steps[:40], 0)(steps)
+    found = baselines.SERIES["PCA 16-row windows, mean of 8"](steps[:40], 0)(steps)
+    expected = [plain[max(0, t - 4) : t + 4].mean() for t in range(60)]
+    np.testing.assert_allclose(found, expected)
 
 
 def test_the_tail_rule_holds_the_last_rows_out() -> None:

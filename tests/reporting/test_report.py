@@ -50,7 +50,9 @@ def a_summary(**changes: Any) -> Summary:
             "false_alarm_rate": 0.1,
             "alarm_rate": 0.3,
             "anomalies": 4.0,
-            "active_units": 2.0,
+            "active_units": 16.0,
+            "kl_total": 1.7314,
+            "kl_dimensions": 3.0,
         },
         "threshold": ROC,
         "pixels": None,
@@ -105,10 +107,13 @@ def test_the_note_tells_everything_in_markdown() -> None:
         "**Finds 50.0% of the anomalies in the test rows and raises an alarm for 10.0% of the normal"
     )
     assert "| trained on | 9 normal rows of <b>a\\|b.csv (table) |" in note
+    assert "| active units | 16 |\n| latent KL | 1.73 nats, 3 dimensions above 0.1 |" in note
     assert "| youden (chosen) | 5 | 50.00% | 10.00% | 30.00% |" in note
     assert "- rates are <i>unsure</i>" in note
     assert "- and 8 more: the parameters `changed.*`" in note
-    unlabelled = a_summary(metrics={"alarm_rate": 0.3, "active_units": 2.0}, worries=())
+    unlabelled = a_summary(
+        metrics={"alarm_rate": 0.3, "active_units": 2.0, "kl_total": 3.0, "kl_dimensions": 1.0}, worries=()
+    )
     assert "how much it finds is not known" in report.to_markdown(unlabelled)
     assert "worry" not in report.to_markdown(unlabelled)
 

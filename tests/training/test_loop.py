@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import ConfigError, RunError, TrainingError
 from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.detector.configuration import load, resolve
-from anomaly_vae.models.base import VAE
+from anomaly_vae.models.base import VAE, Output, elements
 from anomaly_vae.models.registry import build
 from anomaly_vae.training import checkpoint, loop, threads
 from anomaly_vae.training.loop import History, held_out, train
@@ -131,6 +132,67 @@ def test_what_is_logged_is_the_objective(monkeypatch: pytest.MonkeyPatch) -> Non
         assert epoch["loss"] == pytest.approx(epoch["recon"] + 0.5 * epoch["kl"], rel=1e-5)
 
 
+def risen(schedule: str, progress: float) -> float:
+    """The share of beta after a share of the training, with a warm-up of 0.6 and two cycles; written out anew."""
+    if schedule == "cyclical":
+        return min(1.0, 2 * ((progress * 2) % 1))
+    t = min(1.0, progress / 0.6)
+    return {
+        "constant": 1.0,
+        "linear": t,
+        "cosine": (1 - math.cos(math.pi * t)) / 2,
+        "sigmoid": 1.0 if t == 1 else 1 / (1 + math.exp(6 - 12 * t)),
+    }[schedule]
+
+
+@pytest.mark.parametrize("capacity", [None, 3.0])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "sigmoid", "cyclical"])
+@pytest.mark.parametrize("kind", ["dense", "vq"])
+def test_the_logged_loss_is_the_objective_at_every_epoch_of_every_schedule(
+    kind: str, schedule: str, capacity: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {
+        "objective__schedule": schedule, "objective__beta": 0.5, "objective__warmup": 0.6, "objective__cycles": 2,
+        "objective__free_bits": 0, "objective__free_bits_total": 0, "training__batch_size": 20,
+    }  # fmt: skip
+    if capacity is not None:
+        changes["objective__capacity"] = capacity
+    if kind == "vq":
+        changes |= {"model__kind": "vq", "model__channels": "[4]", "model__members": 1, "training__jitter": 0}
+        changes |= {"model__codes": 5, "model__code_prior": "unigram", "model__blocks": 0, "model__latent": 2}
+    steps: list[tuple[int, float, float, float]] = []  # of each step: samples, recon, KL, aux; means in nats
+    inner = loop.loss
+
+    def recording(x: Tensor, out: Output, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        found = inner(x, out, *rest)
+        nats = (elements(x, out).sum() / len(x), out.kl.sum() / len(x), torch.as_tensor(out.aux).mean())
+        recon, kl, aux = (each.item() for each in nats)
+        steps.append((len(x), recon, kl, aux))
+        return found
+
+    monkeypatch.setattr(loop, "loss", recording)
+    config = settings(**changes)
+    x = part(0, 46).values
+    data = RowDataset((x if kind == "dense" else x.repeat(1, 2)[:, None]).numpy(), CPU)
+    torch.manual_seed(0)
+    history = train(build(config.model, tuple(data.values.shape[1:])), data, data, config, lambda *_: None)
+    assert len(history.epochs) == 5
+    assert (max(step[3] for step in steps) > 0) == (kind == "vq")
+    for epoch, figures in enumerate(history.epochs):
+        now, total, place = steps[3 * epoch : 3 * epoch + 3], 0.0, 0
+        assert [step[0] for step in now] == [20, 20, 6]
+        for rows, recon, kl, aux in now:
+            share = risen(schedule, (epoch + place / 46) / 5)
+            charged = share * 0.5 * kl if capacity is None else 0.5 * abs(kl - share * capacity)
+            total, place = total + rows * (recon + charged + aux), place + rows
+        assert figures["loss"] == pytest.approx(total / 46, rel=1e-5)
+        assert figures["recon"] == pytest.approx(sum(step[0] * step[1] for step in now) / 46, rel=1e-5)
+        assert figures["kl"] == pytest.approx(sum(step[0] * step[2] for step in now) / 46, rel=1e-5)
+        # beta and the capacity as they are logged: those of the last step
+        assert figures["beta"] == pytest.approx(0.5 if capacity is not None else 0.5 * share)
+        assert figures.get("capacity") == (None if capacity is None else pytest.approx(share * capacity))
+
+
 def held_out_says(losses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     left = iter(losses)
     monkeypatch.setattr(loop, "held_out", lambda *_: ({"valid_loss": next(left), "active_units": 1.0}, [0.5]))
@@ -189,7 +251,7 @@ def test_the_held_out_loss_is_the_elbo_whatever_beta() -> None:
 
 def test_data_without_a_finite_gradient_ends_in_one_line() -> None:
     bad = part(0)
-    bad.held[:, 2] = torch.inf
+    bad.values[:, 2] = torch.inf
     with pytest.raises(TrainingError) as caught:
         train(model_of(settings()), bad, part(1), settings(), lambda *_: None)
     said = str(caught.value)
@@ -201,7 +263,7 @@ def test_data_without_a_finite_gradient_ends_in_one_line() -> None:
 
 def test_a_single_bad_row_is_skipped_and_counted() -> None:
     bad = part(0)
-    bad.held[7, 1] = torch.inf
+    bad.values[7, 1] = torch.inf
     model = model_of(settings())
     history = train(model, bad, part(1), settings(training__noise=0), lambda *_: None)
     assert history.skipped == 5  # one batch of each epoch holds it

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomaly_vae.core.config import ObjectiveConfig
+from anomaly_vae.core.config import ModelConfig, ObjectiveConfig
 from anomaly_vae.models.base import Output, elements
 from anomaly_vae.models.likelihoods import Gaussian, kl_normal
+from anomaly_vae.models.registry import build
 from anomaly_vae.training.objective import active_units, loss, terms
 from anomaly_vae.training.schedules import beta_at, capacity_at
 
@@ -111,6 +112,46 @@ def test_a_unit_within_its_free_bits_is_not_pushed() -> None:
     (total - recon).backward()
     assert mu.grad is not None
     assert mu.grad.tolist() == [[0.0, 2.0]]
+
+
+# The KL of two members of two dimensions each: 0.5 mu^2 is 0.02 and 2 nats, 0.5 and 0; members share it evenly.
+MEMBERS = torch.tensor([[0.2, 2.0, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("members", "free_bits", "charged", "gradient"),
+    [
+        (1, 0.4, 0.4 + 2 + 0.5 + 0.4, [0.0, 2.0, 1.0, 0.0]),
+        # each member as if it were alone, and their mean: (0.4 + 2) / 2 + (0.5 + 0.4) / 2
+        (2, 0.4, 1.65, [0.0, 1.0, 0.5, 0.0]),
+        (2, 0.6, (0.6 + 2 + 0.6 + 0.6) / 2, [0.0, 1.0, 0.0, 0.0]),
+        (2, 0.0, 2.52 / 2, [0.1, 1.0, 0.5, 0.0]),
+    ],
+)
+def test_free_bits_of_a_dimension_do_not_depend_on_the_members(
+    members: int, free_bits: float, charged: float, gradient: list[float]
+) -> None:
+    mu = MEMBERS.clone().requires_grad_()
+    out = output(mu=mu, log_var=torch.zeros(1, 4))._replace(kl=kl_normal(mu, torch.zeros(1, 4)) / members)
+    config = ObjectiveConfig(free_bits=free_bits, free_bits_total=0.0)
+    total, recon, _ = loss(X, out._replace(members=members), config, 1.0)
+    assert (total - recon).item() == pytest.approx(charged)
+    (total - recon).backward()
+    assert mu.grad is not None
+    assert mu.grad[0].tolist() == pytest.approx(gradient)
+
+
+@pytest.mark.parametrize("settings", [{}, {"n_condition": 1}], ids=["dense", "conditional"])
+def test_a_model_says_how_many_members_share_its_kl(settings: dict[str, int]) -> None:
+    config = ModelConfig.model_validate(
+        {"kind": "conditional" if settings else "dense", "latent": 2, "hidden": (4,), "members": 3}
+        | {"network": "dense", "likelihood": "gaussian", "sigma": "fixed", "sigma_min": 0.1, "sigma_value": 1.0}
+    )
+    x = torch.ones(5, 3)
+    out = build(config, (3,), **settings)(x)
+    assert out.members == 3
+    assert out.log_var is not None
+    torch.testing.assert_close(out.kl * out.members, kl_normal(out.mu, out.log_var))
 
 
 @pytest.mark.parametrize(

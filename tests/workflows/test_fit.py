@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -22,8 +23,10 @@ from anomaly_vae.detector import configuration as configs
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.tracking.store import store_uri
 from anomaly_vae.workflows import fit, opening
+from tests.commands import ok
 
 EPOCHS = 3
+NAMES = ("partly", "labelled")
 Fits = dict[str, dict[str, Any]]
 
 
@@ -158,3 +161,18 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(fits: Fits) -> None
     assert result.metrics == fits["table"]["metrics"]
     with pytest.raises(RunError, match="nothing to resume"):
         fit.fit(None, store, resume=result.run_id)
+
+
+def test_an_evaluation_is_of_the_labelled_rows_and_says_how_many_are_not(fits: Fits) -> None:
+    frame = pd.read_csv("table.csv")
+    frame[frame.index % 3 > 0].to_csv("labelled.csv", index=False)
+    frame.loc[frame.index % 3 == 0, "diagnosis"] = None
+    frame.to_csv("partly.csv", index=False)
+    partly, labelled = (json.loads(ok("evaluate", f"{name}.csv", "-m", "det-table", "--json")) for name in NAMES)
+    assert partly["metrics"] == labelled["metrics"]
+    assert partly["rows"] == labelled["rows"] == {"test": 379}
+    assert partly["trained_on"] == labelled["trained_on"] > 100
+    missing = "190 of 569 rows have no label in 'diagnosis' and were left out"
+    assert [missing in " ".join(said["notes"]) for said in (partly, labelled)] == [True, False]
+    command = ("evaluate", "partly.csv", "-m", "det-table", "--json", "--set", "data.unlabelled=normal")
+    assert json.loads(ok(*command))["rows"] == {"test": 569}

@@ -9,6 +9,9 @@ import pandas as pd
 import pytest
 
 from anomaly_vae.data.examples import table
+from anomaly_vae.data.open import open_source
+from anomaly_vae.data.split import split
+from anomaly_vae.detector.detector import Detector
 from anomaly_vae.workflows.promote import registered_name
 from tests.commands import ok, run
 
@@ -17,7 +20,8 @@ CHAMPION = "models:/anomaly-vae-plant-7-é@champion"
 
 def test_promotion(workplace: Path) -> None:
     frame = table()
-    frame.to_csv("table.csv", index=False)
+    frame[:400].to_csv("table.csv", index=False)
+    frame[400:].to_csv("new.csv", index=False)
     weak = [name for name in frame if name not in ("smoothness_error", "diagnosis")]
     settings = [
         "--label",
@@ -33,13 +37,14 @@ def test_promotion(workplace: Path) -> None:
 
     refused = run("promote", worse)
     assert (refused.exit_code, "was not evaluated yet" in refused.stderr) == (2, True)
-    first = json.loads(ok("promote", worse[:8], "table.csv", "--json"))
+    first = json.loads(ok("promote", worse[:8], "new.csv", "--json"))
     assert (first["was"], first["champion"]) == (None, "models:/anomaly-vae-plant-7-é/1")
+    assert first["trained_on"] > 0 and first["was_trained_on"] is None, "one column of four decimals repeats by chance"
     assert ok("score", "table.csv", "-m", CHAMPION) == ok("score", "table.csv", "-m", worse)
 
-    shown = ok("promote", better, "table.csv").splitlines()
-    theirs = ok("evaluate", "table.csv", "-m", worse).splitlines()
-    mine = ok("evaluate", "table.csv", "-m", better).splitlines()
+    shown = ok("promote", better, "new.csv").splitlines()
+    theirs = ok("evaluate", "new.csv", "-m", worse).splitlines()
+    mine = ok("evaluate", "new.csv", "-m", better).splitlines()
     auroc = [next(line.split()[1] for line in lines if line.startswith("AUROC")) for lines in (mine, theirs)]
     assert next(line.split()[1:] for line in shown if line.startswith("AUROC")) == auroc
     assert f"score DATA -m {CHAMPION}" in shown[-1]
@@ -54,6 +59,7 @@ def test_promotion(workplace: Path) -> None:
     ok("threshold", "-m", better, "--policy", "fpr=0.3")
     assert ok("score", "table.csv", "-m", CHAMPION) == before
     again = json.loads(ok("promote", better, "--json"))
+    assert (again["trained_on"], again["was_trained_on"]) == (0, 0)
     assert (again["was"], again["champion"]) == tuple(f"models:/anomaly-vae-plant-7-é/{v}" for v in (2, 3))
     assert ok("score", "table.csv", "-m", CHAMPION) == ok("score", "table.csv", "-m", better) != before
     assert json.loads(ok("promote", better, "--json"))["champion"].endswith("/3"), "the same model again"
@@ -62,7 +68,44 @@ def test_promotion(workplace: Path) -> None:
 
     frame[frame["diagnosis"] == "benign"].to_csv("normal.csv", index=False)
     undecided = run("promote", better, "normal.csv")
-    assert (undecided.exit_code, "separates nothing" in undecided.stderr) == (1, True)
+    assert (undecided.exit_code, "decides nothing" in undecided.stderr) == (1, True)
+
+
+def test_rows_that_were_trained_on_decide_nothing(workplace: Path) -> None:
+    """Of 400 rows, normals and anomalies apart, a share of the normals trained, and no anomaly."""
+    frame = table()
+    frame[:400].to_csv("table.csv", index=False)
+    mixed = pd.concat([frame[100:200], frame[400:]])
+    mixed.sample(frac=1, random_state=0).to_csv("mixed.csv", index=False)
+    settings = ["--label", "diagnosis", "--set", "training.epochs=1", "--json"]
+    run_id = json.loads(ok("fit", "table.csv", *settings, "-o", "detector"))["run_id"]
+    detector = Detector.load("detector")
+    parts = split(open_source("table.csv", detector.config.data), detector.config)
+    seen = int(((parts.train >= 100) & (parts.train < 200)).sum())
+    assert seen > 10
+
+    evaluated = run("evaluate", "mixed.csv", "-m", "detector", "--json")
+    assert json.loads(evaluated.stdout)["trained_on"] == seen
+    assert f"note: {seen} of {len(mixed)} rows were trained on: the metrics of new rows" in evaluated.stderr
+    refused = run("promote", run_id, "mixed.csv")
+    assert refused.exit_code == 1
+    assert f"run {run_id[:8]} was trained on {seen} of the {len(mixed)} rows of mixed.csv" in refused.stderr
+    assert f"trained on        {seen} of {len(mixed)} rows" in refused.stdout
+    assert json.loads(ok("promote", run_id, "mixed.csv", "--force", "--json"))["trained_on"] == seen
+    frame[400:].to_csv("new.csv", index=False)
+    other = json.loads(ok("fit", "new.csv", *settings, "--set", "tracking.experiment=table"))["run_id"]
+    refused = run("promote", other, "mixed.csv", "--name", "table")
+    assert f"run {other[:8]} was trained on" in refused.stderr, "it was on the rest"
+    champion = run("promote", other, "table.csv", "--name", "table")  # which it has not seen, but the champion has
+    assert f"models:/anomaly-vae-table/1 was trained on {len(parts.train)} of the 400 rows" in champion.stderr
+
+    Path("detector", "trained_rows.safetensors").unlink()
+    manifest = json.loads(Path("detector", "detector.json").read_text())
+    del manifest["sha256"]["trained_rows.safetensors"]
+    Path("detector", "detector.json").write_text(json.dumps(manifest))
+    unknown = run("evaluate", "mixed.csv", "-m", "detector", "--json")  # a folder of an earlier version
+    assert json.loads(unknown.stdout)["trained_on"] is None
+    assert "whether the detector was trained on these rows cannot be checked" in unknown.stderr
 
 
 @pytest.mark.parametrize(

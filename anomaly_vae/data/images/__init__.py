@@ -1,1 +1,1 @@
-"""Folders and lists of image files: listing, decoding, masks."""
+"""Image files: listing of folders and manifests, decoding, masks."""

@@ -1,7 +1,6 @@
-"""Image files as arrays of 8 bits: upright, on white, whatever their mode. Pillow reads, torchvision resizes.
+"""Image files as arrays of 8 bits, upright, with transparency laid on white. Pillow decodes, torch resizes.
 
-Pillow is what torchvision depends on: torchvision's own decoders are deprecated since 0.29 and read neither BMP nor
-TIFF.
+torchvision's own decoders are deprecated since 0.29 and read neither BMP nor TIFF.
 """
 
 from __future__ import annotations
@@ -9,8 +8,9 @@ from __future__ import annotations
 import io
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,26 @@ from numpy.typing import NDArray
 from anomaly_vae.core.errors import DataError
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-LOSSY = frozenset({".jpg", ".jpeg", ".webp"})  # a mask in them has noise around black
+LOSSY = frozenset({".jpg", ".jpeg", ".webp"})  # formats in which the black of a mask is noisy
 THREADS = min(8, os.cpu_count() or 1)
-ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF: the tag, and its values that swap height and width
-DEPTHS = (10, 12, 14, 16)  # bits that cameras deliver in files of 16 bits a pixel
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap height and width
+DEPTHS = (10, 12, 14, 16)  # bits a pixel of cameras that write files of 16 bits a pixel
 WHITE16 = 65535.0
 
 
 class Encoded(io.BytesIO):
-    """An image file in memory, with a name for messages."""
+    """An image file in memory. label: what messages call it."""
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, label: str) -> None:
         super().__init__(content)
-        self.called: str = name
+        self.label = label
 
     def __str__(self) -> str:
-        return self.called
+        return self.label
 
 
 class BrokenImageError(DataError):
-    """One file cannot be decoded; `why` is the reason, without the file."""
+    """A file cannot be decoded. why: the reason, without the name of the file."""
 
     def __init__(self, file: Path | Encoded, why: str) -> None:
         super().__init__(f"{file}: {why}; replace it, or leave such files out with --skip-broken")
@@ -47,9 +47,10 @@ class BrokenImageError(DataError):
 
 
 def decode(file: Path | Encoded, channels: int, height: int, width: int, white: float = 255.0) -> NDArray[np.uint8]:
-    """One picture (C, H, W), resized. white: of pictures with 16 bits a pixel; 255: their full range.
+    """Decodes a picture, resized to (C, H, W).
 
-    Raises BrokenImageError where it cannot be decoded.
+    white: the value that becomes 255 in pictures of 16 bits a pixel; 255 stands for their full range.
+    Raises BrokenImageError if it cannot be decoded.
     """
     array = _flat(open_upright(file), white, "L" if channels == 1 else "RGB")
     pixels = array.reshape(*array.shape[:2], channels).transpose(2, 0, 1)  # (C, H, W)
@@ -57,24 +58,25 @@ def decode(file: Path | Encoded, channels: int, height: int, width: int, white: 
 
 
 def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """A picture (C, H, W) at another size: bilinear, and smoothed before it is made smaller.
+    """A picture (C, H, W) at another size, bilinear with antialiasing.
 
-    The pixels are those of torchvision.transforms.v2.functional.resize, which takes 1.5 s to import.
+    The pixels equal those of torchvision.transforms.v2.functional.resize, whose import takes 1.5 s.
     """
     import torch
 
     batch = torch.from_numpy(picture)[None]
-    # where torch has a kernel of its own for bytes
-    whole = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") or platform.machine() in ("aarch64", "arm64")
+    # only on these processors torch has a kernel for bytes
+    is_arm = platform.machine() in ("aarch64", "arm64")
+    as_bytes = is_arm or torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     scaled = torch.nn.functional.interpolate(
-        batch if whole else batch.float(), (height, width), mode="bilinear", align_corners=False, antialias=True
+        batch if as_bytes else batch.float(), (height, width), mode="bilinear", align_corners=False, antialias=True
     )
-    resized: NDArray[np.uint8] = (scaled if whole else scaled.round_().to(torch.uint8))[0].numpy()
+    resized: NDArray[np.uint8] = (scaled if as_bytes else scaled.round_().to(torch.uint8))[0].numpy()
     return resized
 
 
 def encode(picture: NDArray[np.uint8]) -> bytes:
-    """A picture (C, H, W) as the bytes of a PNG file; one channel is grey, three are red, green and blue."""
+    """A picture (C, H, W) as the bytes of a PNG file: grey with one channel, RGB with three."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -83,36 +85,36 @@ def encode(picture: NDArray[np.uint8]) -> bytes:
 
 
 def picture(file: Path, white: float = 255.0) -> NDArray[np.uint8]:
-    """One picture (H, W, 3) at its own size. Raises BrokenImageError where it cannot be decoded."""
+    """Decodes a picture at its original size, (H, W, 3). Raises BrokenImageError if it cannot be decoded."""
     return _flat(open_upright(file), white, "RGB")
 
 
 def mask(file: Path) -> NDArray[np.bool_]:
-    """(H, W) where a mask is not its background 0; of a lossy file, where it is in the upper half of its range.
+    """Decodes a mask, (H, W): true where a pixel is not 0 or, in a lossy file, where it is above 127.
 
-    Raises BrokenImageError where it cannot be decoded.
+    Raises BrokenImageError if it cannot be decoded.
     """
     opened = open_upright(file, palette=True)
     if opened.mode in ("LA", "RGBA", "PA"):
         opened = _on(opened, 0)
-    array = np.asarray(opened)  # a palette's numbers, not its colours: the first is the background
+    array = np.asarray(opened)  # of a palette the indices, not the colours: index 0 is the background
     array = array.max(axis=2) if array.ndim == 3 else array
-    marked: NDArray[np.bool_] = array > (127 if file.suffix.lower() in LOSSY else 0)
-    return marked
+    is_marked: NDArray[np.bool_] = array > (127 if file.suffix.lower() in LOSSY else 0)
+    return is_marked
 
 
 def size(file: Path) -> tuple[int, int]:
-    """(H, W) of an upright picture, from the head of its file. Raises BrokenImageError where that cannot be read."""
+    """The size (H, W) of an upright picture, from the file's header. Raises BrokenImageError if it cannot be read."""
     from PIL import Image
 
     with _explained(file), Image.open(file) as opened:
         width, height = opened.size
-        turned = opened.getexif().get(ORIENTATION) in SIDEWAYS
-    return (width, height) if turned else (height, width)
+        is_sideways = opened.getexif().get(ORIENTATION) in SIDEWAYS
+    return (width, height) if is_sideways else (height, width)
 
 
 def is_grey(file: Path) -> bool:
-    """Whether a picture is stored as grey, or as colour of which all channels are equal."""
+    """Whether a picture is stored as grey, or in colour with equal channels."""
     opened = open_upright(file)
     if opened.mode in ("1", "L", "LA") or opened.mode.startswith("I"):
         return True
@@ -121,9 +123,10 @@ def is_grey(file: Path) -> bool:
 
 
 def white_of(files: Iterable[Path]) -> float:
-    """What is white in some pictures: 255, or of 16 bits a pixel the end of the smallest usual range that holds them.
+    """The value of white in pictures: 255, or with 16 bits a pixel the end of the smallest range of DEPTHS that holds
+    all of them.
 
-    A camera of 12 bits fills a sixteenth of a 16-bit file: taken at face value its pictures would be black.
+    A camera of 12 bits uses a sixteenth of the range of a 16-bit file; on the full range its pictures would be black.
     """
     brightest = 0
     for file in files:
@@ -136,7 +139,7 @@ def white_of(files: Iterable[Path]) -> float:
 
 
 def broken(files: Iterable[Path]) -> list[str | None]:
-    """Of each file why it cannot be decoded, None where it can; all of them are decoded."""
+    """For each file the reason why it cannot be decoded, or None if it can. Decodes all files."""
 
     def why(file: Path) -> str | None:
         try:
@@ -150,7 +153,10 @@ def broken(files: Iterable[Path]) -> list[str | None]:
 
 
 def open_upright(file: Path | Encoded, palette: bool = False) -> Any:
-    """A decoded Pillow image, upright. palette: keep one as numbers; else it becomes colours."""
+    """A decoded Pillow image, turned upright. palette: keep the indices of a palette; else they become colours.
+
+    Raises BrokenImageError if it cannot be decoded.
+    """
     from PIL import Image, ImageOps
 
     with _explained(file):
@@ -164,24 +170,19 @@ def open_upright(file: Path | Encoded, palette: bool = False) -> Any:
     return upright
 
 
-class _explained:
-    """Pillow's exceptions as one of ours."""
+@contextmanager
+def _explained(file: Path | Encoded) -> Iterator[None]:
+    """Raises Pillow's exceptions as BrokenImageError."""
+    from PIL import Image
 
-    def __init__(self, file: Path | Encoded) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        from PIL import Image
-
-        if isinstance(error, OSError | ValueError | SyntaxError | EOFError | Image.DecompressionBombError):
-            raise BrokenImageError(self.file, "not a readable image, or its end is missing") from error
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise BrokenImageError(file, "not a readable image, or its end is missing") from error
 
 
 def _flat(opened: Any, white: float, mode: str) -> NDArray[np.uint8]:
-    """A Pillow image as (H, W) or (H, W, 3) of 0-255."""
+    """A Pillow image as (H, W) or (H, W, 3) in 0-255. white: see `decode`; mode: Pillow's name, L or RGB."""
     from PIL import Image
 
     if opened.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255 instead of scaling
@@ -193,9 +194,12 @@ def _flat(opened: Any, white: float, mode: str) -> NDArray[np.uint8]:
 
 
 def _on(opened: Any, shade: int) -> Any:
-    """A picture with transparency laid on a ground, as it is seen: what lies under transparent pixels is left to the
-    program that wrote the file, and must not decide a score. White is what viewers and print lay under it."""
+    """A picture with transparency, laid on a grey background of brightness `shade`.
+
+    The colours stored under transparent pixels are arbitrary and must not affect a score. Viewers and printers show
+    white there.
+    """
     from PIL import Image
 
-    ground = Image.new("RGBA", opened.size, (shade, shade, shade, 255))
-    return Image.alpha_composite(ground, opened.convert("RGBA")).convert("RGB")
+    background = Image.new("RGBA", opened.size, (shade, shade, shade, 255))
+    return Image.alpha_composite(background, opened.convert("RGBA")).convert("RGB")

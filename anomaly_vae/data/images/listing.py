@@ -1,4 +1,4 @@
-"""Which image files there are, of which kind and role, and where their masks lie: folders and manifests."""
+"""Lists of the image files of a folder or manifest, with their labels, roles and masks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from numpy.typing import NDArray
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.images.decoding import ENDINGS
-from anomaly_vae.data.readers.base import Reader, as_labels
+from anomaly_vae.data.readers.base import Reader
+from anomaly_vae.data.readers.cells import as_labels
 
 ROLES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
-MASKS = ("ground_truth", "masks")  # of MVTec's layout: where the anomalies are, not pictures to learn from
-MANIFEST = ("path", "image", "label", "mask", "split", "object")  # columns of a manifest; image is VisA's word for path
+MASKS = ("ground_truth", "masks")  # folders of masks, e.g. in MVTec's layout; their files are not samples
+MANIFEST = ("path", "image", "label", "mask", "split", "object")  # columns of a manifest; VisA has image for path
 
 
 @dataclass(frozen=True)
 class Listing:
-    """ids: (N,) paths as written, relative to the folder or manifest, with forward slashes. masks: of each file its
-    mask, None where it has none; None where the data has no masks at all. rows: (N,) of each file its row of the
-    manifest; None of a folder. name: of the data, where the files tell."""
+    """N image files.
+
+    ids: (N,) paths relative to the folder or manifest, with forward slashes. labels, roles: (N,) or None. masks: the
+    mask of each file, None for a file without; None if the data has no masks at all. why: what the data was recognised
+    as, and why. name: the name of the data, if the files tell it. rows: (N,) the row index of each file in the
+    manifest; None for a folder.
+    """
 
     files: list[Path]
     ids: NDArray[np.str_]
@@ -36,7 +41,7 @@ class Listing:
     rows: NDArray[np.intp] | None = None
 
     def keep(self, kept: NDArray[np.bool_], note: str) -> Listing:
-        """The same without some files, and a note that says so."""
+        """The files where `kept` (N,) is true, with a further note."""
         rows = np.flatnonzero(kept)
         return replace(
             self,
@@ -51,52 +56,55 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """The images below a folder, in the order of their relative paths. Raises DataError where there is none."""
-    found = sorted((file.relative_to(root).as_posix(), file) for file in root.rglob("*") if _is_image(file, root))
-    parts = [id_.split("/") for id_, _ in found]
-    tops = {part[0].lower() for part in parts if len(part) > 1}
-    split = "train" in tops and tops <= {*ROLES, *MASKS}
-    kept = [i for i, part in enumerate(parts) if len(part) == 1 or part[0].lower() not in MASKS or tops <= {*MASKS}]
-    found, parts = [found[i] for i in kept], [parts[i][1 if split else 0 :] for i in kept]
-    if not found:
+    """The images below a folder, in the order of their relative paths. Raises DataError if there is none."""
+    files = {file.relative_to(root).as_posix(): file for file in root.rglob("*") if _is_image(file, root)}
+    parts = {id_: id_.split("/") for id_ in sorted(files)}
+    tops = {part[0].lower() for part in parts.values() if len(part) > 1}
+    is_split = "train" in tops and tops <= {*ROLES, *MASKS}
+    if not tops <= {*MASKS}:
+        parts = {id_: part for id_, part in parts.items() if len(part) == 1 or part[0].lower() not in MASKS}
+    if not parts:
         raise DataError(f"{root}: no images in this folder; expected files ending in {', '.join(sorted(ENDINGS))}")
-    files = [file for _, file in found]
-    ids = np.array([id_ for id_, _ in found], dtype=np.str_)
-    nested, tops = all(len(part) > 1 for part in parts), {part[0] for part in parts}
-    labelled = nested and len(tops) > 1  # a folder `good` alone, or `train`, tells nothing apart
-    labels = np.array([part[0] for part in parts], dtype=np.str_) if labelled else None
-    roles = np.array([ROLES[id_.split("/")[0].lower()] for id_ in ids], dtype=np.str_) if split else None
-    masks = _masks_beside(root, parts) if nested else None
-    kinds = f" of {len(tops)} kinds" if labelled else ""
-    if split:
+    ids = np.array(list(parts), dtype=np.str_)
+    roles = np.array([ROLES[part[0].lower()] for part in parts.values()], dtype=np.str_) if is_split else None
+    below = [part[1 if is_split else 0 :] for part in parts.values()]  # the parts of the paths below train, test, ...
+    is_nested, tops = all(len(part) > 1 for part in below), {part[0] for part in below}
+    is_labelled = is_nested and len(tops) > 1  # a single folder, e.g. `good`, is no label
+    labels = np.array([part[0] for part in below], dtype=np.str_) if is_labelled else None
+    masks = _masks_beside(root, below) if is_nested else None
+    kinds = f" of {len(tops)} kinds" if is_labelled else ""
+    if is_split:
         assert roles is not None
         counts = ", ".join(f"{np.sum(roles == role)} {role}" for role in ("train", "valid", "test") if role in roles)
-        why = f"images in train and test folders: {len(files)}{kinds} ({counts}){_with(masks)}"
-    elif labelled:
-        why = f"images, one folder a class: {len(files)}{kinds}{_with(masks)}"
+        why = f"images in train and test folders: {len(ids)}{kinds} ({counts}){_with(masks)}"
+    elif is_labelled:
+        why = f"images, one folder a class: {len(ids)}{kinds}{_with(masks)}"
     else:
-        why = f"images in one folder: {len(files)}, no labels"
-    return Listing(files, ids, labels, roles, masks, why)
+        why = f"images in one folder: {len(ids)}, no labels"
+    return Listing(files=[files[id_] for id_ in parts], ids=ids, labels=labels, roles=roles, masks=masks, why=why)
 
 
 def _is_image(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.suffix.lower() in ENDINGS and not hidden and file.is_file()
+    is_hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return file.suffix.lower() in ENDINGS and not is_hidden and file.is_file()
 
 
 def _masks_beside(root: Path, parts: list[list[str]]) -> list[Path | None] | None:
-    """The mask of each picture KIND/.../NAME: KIND/.../NAME_mask.* or NAME.* below a folder of masks, which lies in
-    `root` or, of a folder `test`, beside it."""
+    """The mask of each picture KIND/.../NAME; None if there is no folder of masks.
+
+    Its path is KIND/.../NAME_mask.* or KIND/.../NAME.* below a folder of masks in `root` or, if `root` is itself a
+    folder like `test`, beside it. parts: the parts of each picture's path.
+    """
     for name in MASKS:
         for folder in (root / name, root.parent / name):
             if folder.is_dir() and (folder.parent == root or root.name.lower() in ROLES):
-                known = {
+                masks = {
                     file.relative_to(folder).with_suffix("").as_posix(): file
                     for file in sorted(folder.rglob("*"))
                     if _is_image(file, folder)
                 }
                 stems = ["/".join([*part[:-1], Path(part[-1]).stem]) for part in parts]
-                return [known.get(f"{stem}_mask", known.get(stem)) for stem in stems]
+                return [masks.get(f"{stem}_mask", masks.get(stem)) for stem in stems]
     return None
 
 
@@ -105,7 +113,7 @@ def _with(masks: list[Path | None] | None) -> str:
 
 
 def is_manifest(reader: Reader) -> bool:
-    """Whether a table has a column `path`, or `image`, of names of images."""
+    """Whether a table has a column `path`, or `image`, that holds names of image files."""
     column = _path_column(reader)
     if column is None or not pa.types.is_string(reader.peek[column].type):
         return False
@@ -114,45 +122,43 @@ def is_manifest(reader: Reader) -> bool:
 
 
 def list_manifest(reader: Reader, config: DataConfig) -> Listing:
-    """The images a table names in its column `path` (or `image`), in its order, relative to its own folder or, as in
-    VisA's split_csv/, to the one above.
+    """The images that a table names in its column `path` (or `image`), in the table's order.
 
-    Columns: label, or `config.label`; mask: the image of where the picture is anomalous, empty for none; split; object,
-    of which `config.object` chooses one.
+    Paths are relative to the table's folder or, as in VisA's split_csv/, to the folder above it. Further columns:
+    label, or `config.label`; mask, the file of the mask, empty for none; split; object, chosen by `config.object`.
     Raises DataError for a missing column `path`, a file that does not exist, an unknown value of `split`, and several
-    objects of which none is chosen.
+    objects without a choice.
     """
     column = _path_column(reader) or "path"
     reader.require([column], "column")
     label = config.label or ("label" if "label" in reader.columns else None)
-    wanted = [name for name in dict.fromkeys((column, label, *MANIFEST[3:])) if name in reader.columns]
-    table = pa.concat_tables(list(reader.batches(dict.fromkeys(wanted, pa.string()), 1 << 16)))
+    names = [name for name in dict.fromkeys((column, label, *MANIFEST[3:])) if name in reader.columns]
+    table = pa.concat_tables(list(reader.batches(dict.fromkeys(names, pa.string()), 1 << 16)))
     rows = _of_object(reader, config, table)
-    written = {name: [_text(table[name][int(row)].as_py()) for row in rows] for name in wanted if name != label}
-    base = _base(reader, written[column])
-    files = [base / name for name in written[column]]
-    masks = [base / name if name else None for name in written["mask"]] if "mask" in written else None
+    cells = {name: [_text(table[name][int(row)].as_py()) for row in rows] for name in names if name != label}
+    base = _base(reader, cells[column])
+    files = [base / path for path in cells[column]]
+    masks = [base / path if path else None for path in cells["mask"]] if "mask" in cells else None
     for name, what in ((column, "image"), ("mask", "mask")):
-        for row, cell in zip(rows, written.get(name, []), strict=False):
-            if (cell or what == "image") and not (base / cell).is_file():
+        for row, path in zip(rows, cells.get(name, []), strict=False):
+            if (path or what == "image") and not (base / path).is_file():
                 raise DataError(
-                    f"{reader.path}: {reader.place(int(row))}: no {what} '{cell}'; paths are relative to the folder of"
+                    f"{reader.path}: {reader.place(int(row))}: no {what} '{path}'; paths are relative to the folder of"
                     " this file, or to the one above"
                 )
-    labels = as_labels(table[label])[rows] if label in wanted else None
-    roles = _roles(reader, rows, written["split"]) if "split" in written else None
+    labels = as_labels(table[label])[rows] if label in names else None
     kinds = "" if labels is None else f", labels in '{label}'"
     unread = [name for name in reader.columns if name not in (*MANIFEST, label, *config.drop)]
     return Listing(
-        files,
-        np.array(written[column], dtype=np.str_),
-        labels,
-        roles,
-        masks,
-        f"a list of {len(files)} images in its column '{column}'{kinds}{_with(masks)}",
-        config.object if "object" in written else None,
-        (f"not read: column {_quoted(unread)}; known are {_quoted(MANIFEST)}",) if unread else (),
-        rows,
+        files=files,
+        ids=np.array(cells[column], dtype=np.str_),
+        labels=labels,
+        roles=_roles(reader, rows, cells["split"]) if "split" in cells else None,
+        masks=masks,
+        why=f"a list of {len(files)} images in its column '{column}'{kinds}{_with(masks)}",
+        name=config.object if "object" in cells else None,
+        notes=(f"not read: column {_quoted(unread)}; known are {_quoted(MANIFEST)}",) if unread else (),
+        rows=rows,
     )
 
 
@@ -169,7 +175,10 @@ def _quoted(names: list[str] | tuple[str, ...]) -> str:
 
 
 def _of_object(reader: Reader, config: DataConfig, table: pa.Table) -> NDArray[np.intp]:
-    """The rows of the object that the settings choose; all rows of a table of one object."""
+    """The indices of the rows of the object that `config.object` chooses; without a choice those of all rows.
+
+    Raises DataError for several objects without a choice, and for an object that is not in the table.
+    """
     rows = np.arange(len(table))
     if "object" not in table.column_names:
         return rows
@@ -188,17 +197,18 @@ def _of_object(reader: Reader, config: DataConfig, table: pa.Table) -> NDArray[n
 
 
 def _base(reader: Reader, names: list[str]) -> Path:
-    """The folder that the names are relative to."""
+    """The folder that the paths `names` are relative to."""
     folder = Path(reader.path).parent
     if names and not (folder / names[0]).is_file() and (folder.absolute().parent / names[0]).is_file():
         return folder.absolute().parent
     return folder
 
 
-def _roles(reader: Reader, rows: NDArray[np.intp], written: list[str]) -> NDArray[np.str_]:
-    for row, cell in zip(rows, written, strict=True):
+def _roles(reader: Reader, rows: NDArray[np.intp], cells: list[str]) -> NDArray[np.str_]:
+    """The roles in the column `split`. Raises DataError for a cell that is not one of ROLES."""
+    for row, cell in zip(rows, cells, strict=True):
         if cell.lower() not in ROLES:
             raise DataError(
                 f"{reader.path}: {reader.place(int(row))}, column 'split': {cell!r}; expected train, valid or test"
             )
-    return np.array([ROLES[cell.lower()] for cell in written], dtype=np.str_)
+    return np.array([ROLES[cell.lower()] for cell in cells], dtype=np.str_)

@@ -1,4 +1,4 @@
-"""The files behind pictures, at their own size: what maps are drawn over, and the masks that they are measured by."""
+"""Pictures and masks at their original size, for drawing and measuring maps."""
 
 from __future__ import annotations
 
@@ -12,34 +12,40 @@ from anomaly_vae.data.images import decoding
 
 
 class ImageFiles:
-    """Row by row, read when asked for. masked: whether the data has masks; then every anomalous picture needs one."""
+    """The image files of the rows of a source; each is read at the call.
+
+    masked: whether the data has masks; if so, every anomalous picture needs one.
+    """
 
     def __init__(self, path: str, files: list[Path], masks: list[Path | None] | None) -> None:
-        """path: of the data, for messages; masks: None where the data has none at all."""
+        """path: the path of the data, for messages. masks: the mask of each file, None for a file without; None: the
+        data has no masks at all."""
         self._path, self._files, self._masks, self.masked = path, files, masks, masks is not None
 
     def size(self, row: int) -> tuple[int, int]:
-        """(H, W) of the upright picture, in pixels."""
+        """The size (H, W) of the upright picture with index `row`, in pixels."""
         return decoding.size(self._files[row])
 
     def picture(self, row: int, white: float = 255.0) -> NDArray[np.uint8]:
-        """(H, W, 3), 0-255; white: see `decoding.decode`."""
+        """The picture with index `row`, (H, W, 3) in 0-255; white: see `decoding.decode`."""
         return decoding.picture(self._files[row], white)
 
     def mask(self, row: int) -> NDArray[np.bool_]:
-        """(H, W) where the picture is anomalous; nowhere, if it has no mask. Raises DataError for one of another size
-        than its picture."""
+        """The mask of the picture with index `row`, (H, W), true where it is anomalous; all false without a mask.
+
+        Raises DataError for a mask whose size is not that of the picture.
+        """
         size, file = self.size(row), None if self._masks is None else self._masks[row]
         if file is None:
             return np.zeros(size, bool)
-        marked = decoding.mask(file)
-        self._require_size(row, marked.shape)
-        return marked
+        is_marked = decoding.mask(file)
+        self._require_size(row, is_marked.shape)
+        return is_marked
 
     def require(self, anomalous: NDArray[np.bool_]) -> None:
-        """Raises DataError where an anomalous picture (N,) has no mask or one of another size; reads no pixel.
+        """Raises DataError if an anomalous picture has no mask or one of another size; reads no pixel.
 
-        Asked before training, so that hours of it do not end in this error.
+        anomalous: (N,). Check this before training, which may take hours.
         """
         if self._masks is None:
             return
@@ -52,11 +58,11 @@ class ImageFiles:
                 )
             self._require_size(int(row), decoding.size(mask))
 
-    def _require_size(self, row: int, found: tuple[int, ...]) -> None:
-        wanted = self.size(row)
-        if found != wanted:
+    def _require_size(self, row: int, mask_size: tuple[int, ...]) -> None:
+        height, width = self.size(row)
+        if mask_size != (height, width):
             assert self._masks is not None
             raise DataError(
-                f"{self._masks[row]}: a mask of {found[1]}x{found[0]} pixels for a picture of {wanted[1]}x{wanted[0]};"
+                f"{self._masks[row]}: a mask of {mask_size[1]}x{mask_size[0]} pixels for a picture of {width}x{height};"
                 " a mask has the size of its picture"
             )

@@ -1,4 +1,4 @@
-"""Image files: a folder in MVTec's layout, one folder a class, a flat folder, or a manifest CSV."""
+"""The source of image files: a folder in MVTec's layout, one folder for each class, a flat folder, or a manifest."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from anomaly_vae.data import conditions
 from anomaly_vae.data.images.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
 from anomaly_vae.data.images.listing import list_folder, list_manifest
 from anomaly_vae.data.images.masks import ImageFiles
-from anomaly_vae.data.readers.base import Reader, as_labels, plural
+from anomaly_vae.data.readers.base import Reader, plural
+from anomaly_vae.data.readers.cells import as_labels
 from anomaly_vae.data.source import Chunk, CodedText, Layout
 from anomaly_vae.data.spill import ArrayStore
 
-LOOKED_AT = 16  # training pictures that tell grey from colour, and what is white of 16 bits a pixel
-NAMED = 8  # broken files in one message at most
+LOOKED_AT = 16  # number of training pictures from which `learn` decides grey or colour, and white
+NAMED = 8  # largest number of broken files in one message
 
 
 class ImageSource:
-    """Image files, decoded when their chunk is asked for.
+    """Image files, decoded chunk by chunk.
 
-    Raises DataError where there is no image, and where a manifest names a file that does not exist. With
-    `config.skip_broken` every file is decoded once more beforehand, and those that cannot be are left out and named in
-    `notes`; without, the first one met ends in an error that names them all.
+    Raises DataError if there is no image, and if a manifest names a file that does not exist. With `config.skip_broken`
+    every file is decoded once when the source is opened; broken files are left out and named in `notes`. Without it,
+    reading a broken file raises an error that names all of them.
     """
 
     kind: str = "images"
 
     def __init__(self, path: str | Path, config: DataConfig, manifest: Reader | None = None) -> None:
-        """manifest: the table at `path`, where `path` is no folder."""
+        """manifest: the reader of `path`; None: `path` is a folder."""
         self.path = str(path)
         self.config = config
         self._manifest = manifest
         listing = list_folder(Path(path)) if manifest is None else list_manifest(manifest, config)
         if config.skip_broken:
-            why = broken(listing.files)
-            if any(why):
-                lost = [f"{id_} ({reason})" for id_, reason in zip(listing.ids, why, strict=True) if reason]
-                note = f"skipped {plural(len(lost), 'broken picture')}: {', '.join(lost)}"
-                listing = listing.keep(np.array([reason is None for reason in why], bool), note)
+            reasons = broken(listing.files)
+            if any(reasons):
+                skipped = [f"{id_} ({reason})" for id_, reason in zip(listing.ids, reasons, strict=True) if reason]
+                note = f"skipped {plural(len(skipped), 'broken picture')}: {', '.join(skipped)}"
+                listing = listing.keep(np.array([reason is None for reason in reasons], bool), note)
                 if not listing.files:
                     raise DataError(f"{path}: {note}; none is left")
         self._listing = listing
@@ -54,13 +55,16 @@ class ImageSource:
         self.why, self.notes = listing.why, listing.notes
 
     def labels(self) -> CodedText | None:
-        """(N,) names of the folders, or labels of the manifest. Raises DataError where its column does not exist."""
+        """The names of the class folders, or the labels of the manifest, (N,).
+
+        Raises DataError if the label column does not exist.
+        """
         if self._manifest is not None and self.config.label is not None:
             self._manifest.require([self.config.label], "label column")
         return None if self._listing.labels is None else CodedText.of([self._listing.labels])
 
     def column(self, name: str) -> NDArray[np.str_]:
-        """(N,) a column of the manifest; of a folder `label`, the names of its folders."""
+        """A column of the manifest, (N,); of a folder the column `label`, the names of the class folders."""
         if self._manifest is not None:
             self._manifest.require([name], "column")
             cells = [as_labels(t[name]) for t in self._manifest.batches({name: pa.string()}, 1 << 16)]
@@ -82,10 +86,10 @@ class ImageSource:
         return self._listing.ids[rows]
 
     def preload(self, store: ArrayStore) -> None:
-        """Nothing: a fit decodes every file once, when it reads all of them, and keeps the pictures in the store.
+        """Does nothing: a fit decodes every file once, when it loads the data, and keeps the pictures in the store.
 
-        To decode anew for every batch would take longer than training: a JPEG of 256 pixels, to be seen at 64, takes
-        1 ms of a core, and its bytes from a mapped file 0.02 ms.
+        Decoding for every batch would take longer than training: a JPEG of 256 pixels, resized to 64, takes 1 ms of a
+        core; reading the pixels from a mapped file takes 0.02 ms.
         """
 
     def image_files(self) -> ImageFiles:
@@ -95,9 +99,9 @@ class ImageSource:
         return len(self._listing.files)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """Pictures of data.size, grey where the first training pictures are.
+        """Pictures of `data.size`, grey if the first training pictures are.
 
-        Raises DataError for fewer than two, ConfigError for tiles that are no smaller than the pictures.
+        Raises DataError for fewer than two pictures, ConfigError for tiles that are not smaller than the pictures.
         """
         if len(rows) < 2:
             raise DataError(f"{self.path}: {plural(len(rows), 'image')} to train on; at least 2 are needed")
@@ -114,42 +118,50 @@ class ImageSource:
         try:
             if channels is None:
                 channels = 1 if all(is_grey(file) for file in first) else 3
-            known = conditions.learn(self, self.config.condition, rows, self.config.max_categories)
-            shape, overlap = (channels, size, size), 0.0 if tile is None else self.config.overlap
-            return Layout("images", shape, conditions=known, pixel_max=white_of(first), tile=tile, overlap=overlap)
+            return Layout(
+                kind=self.kind,
+                shape=(channels, size, size),
+                conditions=conditions.learn(self, self.config.condition, rows, self.config.max_categories),
+                pixel_max=white_of(first),
+                tile=tile,
+                overlap=0.0 if tile is None else self.config.overlap,
+            )
         except BrokenImageError as error:
             raise self._all_broken(error) from error
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
-        """Pictures (N, C, H, W), uint8, resized. Raises DataError naming all files that cannot be decoded."""
+        """Pictures (N, C, H, W), uint8, resized. Raises DataError with all files that cannot be decoded."""
         channels, height, width = layout.shape
         listing = self._listing
-        given = conditions.encode([self.column(c.name) for c in layout.conditions], layout.conditions, self.path)
+        condition = conditions.encode([self.column(c.name) for c in layout.conditions], layout.conditions, self.path)
         with ThreadPoolExecutor(THREADS) as pool:
             for first in range(0, self.count(), rows):
-                files = listing.files[first : first + rows]
+                piece = slice(first, first + rows)
+                files = listing.files[piece]
                 try:
                     pictures = list(pool.map(lambda f: decode(f, channels, height, width, layout.pixel_max), files))
                 except BrokenImageError as error:
                     raise self._all_broken(error) from error
-                condition = None if given is None else given[first : first + rows]
-                yield Chunk(listing.ids[first : first + rows], np.stack(pictures), condition=condition)
+                yield Chunk(
+                    ids=listing.ids[piece],
+                    values=np.stack(pictures),
+                    condition=None if condition is None else condition[piece],
+                )
 
     def _all_broken(self, error: BrokenImageError) -> DataError:
-        """The error of one file, or that of all if there are more: they are mended together."""
-        lost = [
-            f"{id_} ({why})" for id_, why in zip(self._listing.ids, broken(self._listing.files), strict=True) if why
-        ]
-        if len(lost) <= 1:
+        """One error for all broken files, so that they can be replaced together; `error` if there is only one."""
+        reasons = broken(self._listing.files)
+        files = [f"{id_} ({reason})" for id_, reason in zip(self._listing.ids, reasons, strict=True) if reason]
+        if len(files) <= 1:
             return error
-        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
         return DataError(
-            f"{self.path}: {len(lost)} pictures cannot be read: {', '.join(lost[:NAMED])}{more}; replace them, or leave"
-            " them out with --skip-broken"
+            f"{self.path}: {len(files)} pictures cannot be read: {', '.join(files[:NAMED])}{more}; replace them, or"
+            " leave them out with --skip-broken"
         )
 
     def digest(self) -> str:
-        """Of the relative paths and of every byte of the files."""
+        """The digest of the relative paths and of every byte of the files."""
         digest = hashlib.blake2b(digest_size=8)
         for id_, file in zip(self._listing.ids, self._listing.files, strict=True):
             content = file.read_bytes()

@@ -1,9 +1,9 @@
-"""The kinds of data: one file each, with all that differs between them."""
+"""The registry of kinds of data; each kind is one file with everything that is specific to it."""
 
 from anomaly_vae.core.registry import Registry
 from anomaly_vae.data.kinds.kind import Kind
 
-# The last that recognises a file has it: a table is what nothing more special is.
+# A file is of the last kind in this dict that recognises it; a table is recognised last, and accepts every file.
 KINDS: Registry[Kind] = Registry(
     "data.kind",
     {

@@ -1,4 +1,4 @@
-"""Image files: folders of them, and tables that list them."""
+"""The kind of image files: folders of images, and tables that list images."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from anomaly_vae.data.images.listing import is_manifest
 from anomaly_vae.data.images.source import ImageSource
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.pictures import DEFAULTS, light, light_names, no_elements, picture_dataset
-from anomaly_vae.data.readers.base import MemoryReader, Reader
+from anomaly_vae.data.readers.base import Reader
+from anomaly_vae.data.readers.memory import MemoryReader
 
 
-def _recognises(given: Path | Reader, config: DataConfig) -> bool:
+def _recognises(data: Path | Reader, config: DataConfig) -> bool:
     del config
-    return isinstance(given, Path) or is_manifest(given)
+    return isinstance(data, Path) or is_manifest(data)
 
 
-def _open(given: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> ImageSource:
-    if isinstance(given, MemoryReader):
-        raise DataError(f"{given.path}: an array for kind images; expected a folder of images or a manifest")
+def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> ImageSource:
+    if isinstance(data, MemoryReader):
+        raise DataError(f"{data.path}: an array for kind images; expected a folder of images or a manifest")
     assert labels is None, "labels of image files are in their folders or their list"
-    return ImageSource(given, config) if isinstance(given, Path) else ImageSource(given.path, config, given)
+    return ImageSource(data, config) if isinstance(data, Path) else ImageSource(data.path, config, data)
 
 
 IMAGES = Kind(

@@ -1,4 +1,4 @@
-"""What a kind of data says of itself: whoever needs to know what differs between kinds asks here."""
+"""The interface of a kind of data: everything that differs between kinds."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Kind:
     """One kind of data.
 
-    name: as `data.kind` has it. noun: what its samples are called, in the plural. view: how a person looks at them.
-    defaults: section -> setting -> value, where the best value depends on the kind of data.
+    name: its name in the setting `data.kind`. noun: what its samples are called, in the plural. view: how samples are
+    shown to a person. defaults: section -> setting -> value, for settings whose best value depends on the kind.
     """
 
     name: str
@@ -37,47 +37,48 @@ class Kind:
     view: Literal["rows", "curves", "pictures"]
     defaults: Mapping[str, Mapping[str, Any]]
 
-    # --- files
+    # --- opening
     recognises: Callable[[Path | Reader, DataConfig], bool]
-    """Whether a folder, or the columns of a file, are of this kind."""
+    """Whether a folder, or the file of a reader, is of this kind."""
     open: Callable[[Path | Reader, DataConfig, NDArray[np.str_] | None], Source]
-    """A folder, or the columns of a file with labels (N,) that they lack, as a source. Raises DataError where it cannot
-    be one."""
+    """Opens a folder, or the file of a reader, as a source. The third argument holds labels (N,) that are not a column
+    of the data. Raises DataError if the data is not of this kind."""
 
-    # --- what the network reads
+    # --- inputs of the network
     elements: Callable[[Iterable[NDArray[Any]], Layout], list[Element]]
-    """The numbers that are made of training columns (N,), which come one after the other. Pictures: none."""
+    """The elements of the scaler, learned from the training columns (N,), read one after the other; pictures: none."""
     limit: float
-    """Scaled values are clipped here, so that the float32 square of any cell stays finite."""
+    """Scaled values are clipped to this absolute value, so that their squares stay finite in float32."""
     dataset: Callable[
         [Chunk | LoadedData, NDArray[np.intp], Scaler, Layout, torch.device, int | None, ArrayStore], RowDataset
     ]
-    """The training samples among some rows of the data; see `datasets.make_dataset`."""
+    """The training samples; see `datasets.make_dataset`."""
 
-    # --- what `monitor` compares
+    # --- quantities that `monitor` compares
     monitored: Callable[[Layout], list[str]]
-    """The names of the Q quantities that are compared with training."""
+    """The names of the Q quantities whose distribution is compared with training."""
     quantities: Callable[[Chunk], NDArray[np.float64]]
-    """(N, Q) of the samples of a chunk."""
+    """The quantities of the samples of a chunk, (N, Q)."""
 
-    # --- from a DataFrame, as a served model gets it
+    # --- DataFrames that a served model receives
     frame_fields: Callable[[Layout], tuple[Field, ...]]
-    """The columns of a DataFrame of such samples."""
+    """The columns of a DataFrame of samples."""
     frame_chunks: Callable[[pd.DataFrame, Layout, DataConfig, int], Iterator[Chunk]]
-    """A DataFrame in chunks of at most so many samples. Raises DataError naming the cell that cannot be read."""
+    """A DataFrame in chunks of at most so many samples, the last argument. Raises DataError with the cell that cannot
+    be read."""
     frame_example: Callable[[Layout], dict[str, Any]]
-    """Cells of a sample that are not made of the layout's columns: a group, a black picture."""
+    """Example cells of a sample for what is not in the layout's columns: a group, a black picture."""
 
     ordered: bool = False
-    """Whether samples are consecutive steps: split in the order of time, read in windows, not independent."""
+    """Whether samples are consecutive time steps: they are split in order of time, read in windows, and dependent."""
     window: Callable[[int], int] | None = None
-    """The length of a window, in steps, for so many training rows; None: samples are read alone."""
+    """The default length of a window, in steps, for a number of training rows; None: samples are read singly."""
     folders: bool = False
-    """Whether a folder of files is one set of samples."""
+    """Whether a folder of files is one data set."""
     keeps_channels: bool = True
-    """Whether nats are kept for each channel of a picture, or summed up to one map: a third of the memory."""
+    """Whether nats are kept for each channel of a picture, or summed to one map, which takes a third of the memory."""
 
     @property
     def pictures(self) -> bool:
-        """Whether samples are pictures (C, H, W), which maps explain."""
+        """Whether samples are pictures (C, H, W), whose scores are explained by maps."""
         return self.view == "pictures"

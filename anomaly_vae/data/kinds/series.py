@@ -1,4 +1,4 @@
-"""Series: one row is one time step, one column a sensor, one group a machine."""
+"""The kind of series: one row is one time step, one column one sensor, one group one machine."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import timestamps
 from anomaly_vae.data.columns import BOOLEAN
-from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_group, scaled_rows, window_starts
+from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_run, scaled_rows, window_starts
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.loaded import LoadedData
-from anomaly_vae.data.readers.base import Reader, is_number, plural
+from anomaly_vae.data.readers.base import Reader, plural
+from anomaly_vae.data.readers.cells import is_number
 from anomaly_vae.data.scaling import Element, Scaler, moments
 from anomaly_vae.data.source import Chunk, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
-from anomaly_vae.data.tabular import TabularSource, column_names, column_values, columns_of
+from anomaly_vae.data.tabular import TabularSource, column_names, column_values, reader_of
 
-BLOCKS, SLOW = 8, 0.4  # of a series: see `_slow_share`
-LONGEST, SHORTEST, SIDE_BY_SIDE = 32, 8, 20  # steps of a window; windows that training rows should hold
+BLOCKS, SLOW = 8, 0.4  # number of blocks of `_slow_share`, and the share above which a sensor is read as differences
+LONGEST, SHORTEST = 32, 8  # steps of a window
+SIDE_BY_SIDE = 20  # number of windows without overlap that the training rows should hold
 
 
 class SeriesSource(TabularSource):
-    """Time steps in order. Without a time column the order of the file is taken for the order of time.
+    """Time steps in order of time. Without a time column the order of the file counts as the order of time.
 
-    Raises DataError where the time column does not exist or does not hold times.
+    Raises DataError if the configured time column does not exist or does not hold times.
     """
 
     kind: str = "series"
@@ -64,99 +66,118 @@ class SeriesSource(TabularSource):
         return f"a series: {plural(self.count(), 'time step')} of {plural(len(sensors), 'sensor')}, {clock}{machines}"
 
     def preload(self, store: ArrayStore) -> None:
-        self.load(self._no_sensors, store)
+        self.load(self._special, store)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """Numbers and truth values (0, 1) become sensors; text and constant columns are left out.
+        """The sensors: columns of numbers and of truth values (0, 1). Text and constant columns are left out.
 
-        Raises DataError for fewer than two rows, infinite values, text in a column of numbers, or where no sensor is
+        Raises DataError for fewer than two rows, infinite values or text in a column of numbers, and if no sensor is
         left.
         """
-        found, left_out = self.inputs(rows, self._no_sensors)
-        columns: list[Column] = []
-        for column in found:
+        columns, left_out = self.inputs(rows, self._special)
+        sensors: list[Column] = []
+        for column in columns:
             if column.categories in (None, BOOLEAN):
-                columns.append(Column(column.name))
+                sensors.append(Column(column.name))
             else:
                 left_out[column.name] = "text; a series is made of numbers"
-        self.need_columns(columns, left_out)
-        config = self.config
+        self.need_columns(sensors, left_out)
         return Layout(
-            "series", (len(columns),), tuple(columns), label=config.label, id=config.id, time=self.time,
-            group=config.group, left_out=left_out, conditions=self.conditions(rows),
+            kind=self.kind,
+            shape=(len(sensors),),
+            columns=tuple(sensors),
+            conditions=self.conditions(rows),
+            label=self.config.label,
+            id=self.config.id,
+            time=self.time,
+            group=self.config.group,
+            left_out=left_out,
             per_day=None if self.time is None else timestamps.per_day(self.reader.peek[self.time]),
-        )  # fmt: skip
+        )
 
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
         return self.cells(self.id_of(layout) or self.time, rows)
 
     @property
-    def _no_sensors(self) -> dict[str, str]:
+    def _special(self) -> dict[str, str]:
+        """Columns that are never a sensor, each with the reason."""
         return self.special | ({self.time: "the time column"} if self.time else {})
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
-        """Time steps (N, C). Raises DataError where time runs backwards within a group."""
-        last: dict[str, float] = {}
-        times_ = () if self.time is None else (self.time,)
-        for first, table, chunk in self.matrices(layout, rows, self.id_of(layout) or self.time, times_):
+        """Time steps (N, C). Raises DataError if time runs backwards within a group."""
+        last_times: dict[str, float] = {}
+        time_columns = () if self.time is None else (self.time,)
+        for first, table, chunk in self.matrices(layout, rows, self.id_of(layout) or self.time, time_columns):
             if self.time is not None:
-                self._check_order(table[self.time], chunk.groups, first, last)
+                self._check_order(table[self.time], chunk.groups, first, last_times)
             yield chunk
 
     def _check_order(
-        self, cells: pa.ChunkedArray, groups: NDArray[np.str_] | None, first: int, last: dict[str, float]
+        self, cells: pa.ChunkedArray, groups: NDArray[np.str_] | None, first: int, last_times: dict[str, float]
     ) -> None:
-        """last: time of the last step of each group so far; it is brought forward."""
+        """Raises DataError for a time that cannot be read or is before the previous one of its group.
+
+        cells: (N,) times as text. first: the index of the first of these rows. last_times: the time of each group's
+        last step in earlier rows; it is updated.
+        """
         assert self._parse is not None
-        clock = self._parse(cells)
-        unread = np.isnan(clock)
-        if unread.any():
-            # One cell that is no time makes pyarrow refuse all, so they are tried one by one.
-            at = next((i for i in range(len(cells)) if np.isnan(self._parse(cells.slice(i, 1)))[0]), 0)
-            raise self._wrong(
-                first + at, cells[at], "is no time in the format of the rows above; correct it, or name another time"
-                " column with data.time",
-            )  # fmt: skip
-        names = np.zeros(len(clock), dtype="U1") if groups is None else groups
+        times = self._parse(cells)
+        if np.isnan(times).any():
+            # pyarrow rejects all cells if one is not a time, so the cells are tried singly to find that one
+            row = next((i for i in range(len(cells)) if np.isnan(self._parse(cells.slice(i, 1)))[0]), 0)
+            raise self._bad_time(
+                first + row,
+                cells[row],
+                "is no time in the format of the rows above; correct it, or name another time column with data.time",
+            )
+        names = np.zeros(len(times), dtype="U1") if groups is None else groups
         for name in np.unique(names):
             rows = np.flatnonzero(names == name)
-            steps = np.diff(clock[rows], prepend=last.get(str(name), -np.inf))
-            if (steps < 0).any():
-                at = int(rows[np.argmax(steps < 0)])
-                raise self._wrong(
-                    first + at, cells[at], f"is before the step above; sort the file by '{self.time}', or name the"
-                    " column that tells machines apart with data.group",
-                )  # fmt: skip
-            last[str(name)] = float(clock[rows[-1]])
+            goes_back = np.diff(times[rows], prepend=last_times.get(str(name), -np.inf)) < 0
+            if goes_back.any():
+                row = int(rows[np.argmax(goes_back)])
+                raise self._bad_time(
+                    first + row,
+                    cells[row],
+                    f"is before the step above; sort the file by '{self.time}', or name the column that tells machines"
+                    " apart with data.group",
+                )
+            last_times[str(name)] = float(times[rows[-1]])
 
-    def _wrong(self, row: int, cell: pa.Scalar, what: str) -> DataError:
+    def _bad_time(self, row: int, cell: pa.Scalar, problem: str) -> DataError:
         return DataError(
-            f"{self.path}: {self.reader.place(row)}, column '{self.time}': {str(cell.as_py() or '')!r} {what}"
+            f"{self.path}: {self.reader.place(row)}, column '{self.time}': {str(cell.as_py() or '')!r} {problem}"
         )
 
 
-def _recognises(given: Path | Reader, config: DataConfig) -> bool:
-    if not isinstance(given, Reader):
+def _recognises(data: Path | Reader, config: DataConfig) -> bool:
+    if not isinstance(data, Reader):
         return False
-    return config.time is not None or config.group is not None or timestamps.in_order(given)
+    return config.time is not None or config.group is not None or timestamps.in_order(data)
 
 
-def _open(given: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> SeriesSource:
-    return SeriesSource(columns_of(given, "series"), config, labels)
+def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> SeriesSource:
+    return SeriesSource(reader_of(data, "series"), config, labels)
 
 
 def _dataset(
-    data: Chunk | LoadedData, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
-    window: int | None, store: ArrayStore,
-) -> RowDataset:  # fmt: skip
-    """Every window that lies wholly within the rows."""
+    data: Chunk | LoadedData,
+    rows: NDArray[np.intp],
+    scaler: Scaler,
+    layout: Layout,
+    device: torch.device,
+    window: int | None,
+    store: ArrayStore,
+) -> RowDataset:
+    """Every window whose steps are all among the rows; see `datasets.make_dataset`."""
     assert window is not None
     order, starts = window_starts(rows, data.groups, len(data), window)
-    return WindowDataset(scaled_rows(data, by_group(order, data.groups), scaler, layout, store), device, starts, window)
+    scaled = scaled_rows(data, by_run(order, data.groups, rows), scaler, layout, store)
+    return WindowDataset(scaled, device, starts, window)
 
 
 def _window(train_rows: int) -> int:
-    """LONGEST steps, or a half of it, ..., until the training rows hold twenty windows side by side."""
+    """The default length of a window: LONGEST, halved until the training rows hold SIDE_BY_SIDE windows."""
     window = LONGEST
     while window > SHORTEST and window > train_rows / SIDE_BY_SIDE:
         window //= 2
@@ -169,21 +190,22 @@ def _elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
 
 
 def _sensor(x: NDArray[np.float64], index: int) -> Element:
-    known = x[~np.isnan(x)]
-    mean, deviation = float(known.mean()), float(known.std())
-    # a sensor that hardly moved in training may move a little later: its scale has a floor
+    """The element of sensor number `index` with training values x (N,): linear, or differences if it drifts."""
+    present = x[~np.isnan(x)]
+    mean, deviation = float(present.mean()), float(present.std())
+    # the floor is for sensors that were almost constant in training and move slightly later
     scale = max(deviation, 1e-3 * max(1e-2, abs(mean))) if deviation > 1e-9 else 1e-2
-    if _slow_share(known) <= SLOW:
+    if _slow_share(present) <= SLOW:
         return Element(index, "linear", mean, scale)
-    steps = np.diff(known, prepend=known[0]) / scale
-    centre, spread = moments(steps)
+    differences = np.diff(present, prepend=present[0]) / scale
+    centre, spread = moments(differences)
     return Element(index, "difference", mean, scale, centre, max(spread, 1e-3))
 
 
 def _slow_share(x: NDArray[np.float64]) -> float:
-    """Share of a sensor's variance that lies between the means of 8 consecutive blocks of the training rows.
+    """The share of a sensor's variance that is between the means of BLOCKS consecutive blocks of the training rows.
 
-    Near 0 for a stationary sensor, near 1 for one that drifts: what it reads later will lie where it never was.
+    It is near 0 for a stationary sensor and near 1 for one that drifts, whose later values leave the training range.
     """
     length, variance = len(x) // BLOCKS, float(x.var())
     if length == 0 or variance < 1e-12:
@@ -197,10 +219,19 @@ SERIES = Kind(
     view="curves",
     defaults={
         "split": {"train": 0.4, "valid": 0.3},
-        "model": {"kind": "conv1d", "latent": 8, "channels": (32, 32), "hidden": (), "blocks": 0,
-                  "likelihood": "gaussian", "sigma": "element", "sigma_min": 0.08, "sigma_value": 1.0, "members": 1},
-        "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0,
-                     "jitter": 0.0},
+        "model": {
+            "kind": "conv1d",
+            "latent": 8,
+            "channels": (32, 32),
+            "hidden": (),
+            "blocks": 0,
+            "likelihood": "gaussian",
+            "sigma": "element",
+            "sigma_min": 0.08,
+            "sigma_value": 1.0,
+            "members": 1,
+        },
+        "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0, "jitter": 0.0},
         "scoring": {"recon": "level", "prior": "normal", "neighbours": 0},
         "threshold": {"unlabelled": "tail=0.001"},
     },
@@ -216,4 +247,4 @@ SERIES = Kind(
     frame_example=column_example,
     ordered=True,
     window=_window,
-)  # fmt: skip
+)

@@ -1,4 +1,4 @@
-"""Tables: one row is one sample; numbers, truth values and categories, in any order."""
+"""The kind of tables: one row is one sample of numbers, truth values and categories, independent of other rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anomaly_vae.data.readers.base import Reader, plural
 from anomaly_vae.data.scaling import Element, Scaler, moments
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.spill import ArrayStore
-from anomaly_vae.data.tabular import TabularSource, column_names, column_values, columns_of
+from anomaly_vae.data.tabular import TabularSource, column_names, column_values, reader_of
 
 
 class TableSource(TabularSource):
@@ -40,37 +40,49 @@ class TableSource(TabularSource):
         self.load(self.special, store)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """Numbers become `Column(name)`, truth values and text of few values categorical columns.
+        """The input columns. Truth values, and text of few distinct values, become categories.
 
-        Constant columns, identifiers, free text and timestamps are left out. Raises DataError for fewer than two rows,
-        infinite values, text in a column of numbers, or where no column is left.
+        Constant columns, identifiers, free text and timestamps are left out.
+        Raises DataError for fewer than two rows, infinite values or text in a column of numbers, and if no column is
+        left.
         """
         columns, left_out = self.inputs(rows, self.special)
         self.need_columns(columns, left_out)
-        config = self.config
         return Layout(
-            "table", (len(columns),), tuple(columns), label=config.label, id=config.id,
-            left_out=left_out, conditions=self.conditions(rows),
-        )  # fmt: skip
+            kind=self.kind,
+            shape=(len(columns),),
+            columns=tuple(columns),
+            conditions=self.conditions(rows),
+            label=self.config.label,
+            id=self.config.id,
+            left_out=left_out,
+        )
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         for _, _, chunk in self.matrices(layout, rows, self.id_of(layout)):
             yield chunk
 
 
-def _open(given: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> TableSource:
-    return TableSource(columns_of(given, "table"), config, labels)
+def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> TableSource:
+    return TableSource(reader_of(data, "table"), config, labels)
 
 
 def _dataset(
-    data: Chunk | LoadedData, rows: NDArray[np.intp], scaler: Scaler, layout: Layout, device: torch.device,
-    window: int | None, store: ArrayStore,
-) -> RowDataset:  # fmt: skip
+    data: Chunk | LoadedData,
+    rows: NDArray[np.intp],
+    scaler: Scaler,
+    layout: Layout,
+    device: torch.device,
+    window: int | None,
+    store: ArrayStore,
+) -> RowDataset:
+    """The rows; see `datasets.make_dataset`."""
     del window
     return RowDataset(scaled_rows(data, [rows], scaler, layout, store), device)
 
 
 def _elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
+    """A linear element for each number and one for each category's code, then an asinh element for each number."""
     plain: list[Element] = []
     tails: list[Element] = []
     for index, (column, cells) in enumerate(zip(layout.columns, columns, strict=True)):
@@ -81,8 +93,9 @@ def _elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
         mean, deviation = moments(x)
         plain.append(Element(index, "linear", mean, deviation))
         low, median, high = np.percentile(x, [25, 50, 75])
-        iqr = float(high - low) / 1.349 if high > low else deviation  # the deviation, were the column Gaussian
-        tails.append(Element(index, "asinh", float(median), iqr, *moments(np.arcsinh((x - median) / iqr))))
+        spread = float(high - low) / 1.349 if high > low else deviation  # the IQR of a Gaussian is 1.349 deviations
+        centre_and_spread = moments(np.arcsinh((x - median) / spread))
+        tails.append(Element(index, "asinh", float(median), spread, *centre_and_spread))
     return plain + tails
 
 
@@ -92,14 +105,21 @@ TABLE = Kind(
     view="rows",
     defaults={
         "split": {"train": 0.6, "valid": 0.2},
-        "model": {"kind": "dense", "hidden": (64, 64), "blocks": 0, "likelihood": "gaussian", "sigma": "predicted",
-                  "sigma_min": 0.3, "sigma_value": 1.0, "members": 4},
-        "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2,
-                     "jitter": 0.0},
+        "model": {
+            "kind": "dense",
+            "hidden": (64, 64),
+            "blocks": 0,
+            "likelihood": "gaussian",
+            "sigma": "predicted",
+            "sigma_min": 0.3,
+            "sigma_value": 1.0,
+            "members": 4,
+        },
+        "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2, "jitter": 0.0},
         "scoring": {"recon": "likelihood", "prior": "normal", "neighbours": 2048},
         "threshold": {"unlabelled": "fpr=0.01"},
     },
-    recognises=lambda given, config: isinstance(given, Reader),
+    recognises=lambda data, config: isinstance(data, Reader),
     open=_open,
     elements=_elements,
     limit=1e6,
@@ -109,4 +129,4 @@ TABLE = Kind(
     frame_fields=column_fields,
     frame_chunks=column_chunks,
     frame_example=column_example,
-)  # fmt: skip
+)

@@ -1,1 +1,1 @@
-"""File formats as columns by name, in constant memory."""
+"""Readers: CSV files, Parquet files and data in memory as tables of named columns, read in constant memory."""

@@ -1,7 +1,7 @@
-"""A table in a file of Arrow's stream format, mapped: its columns are views of the file, and take no memory.
+"""Tables in files of Arrow's stream format. The files are memory-mapped, and columns are views of them.
 
-The stream format and not the file format, for that one does not let a category's spellings change between batches, as
-Parquet's row groups do.
+The stream format is used because the dictionary of a categorical column may differ between its batches, as it does
+between the row groups of a Parquet file; Arrow's file format does not allow that.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from typing import IO
 
 import pyarrow as pa
 
-VERSION = 1  # of what is written for the same content: a part of every file's name
-ROWS = 1 << 17  # of a batch: few enough for memory, many enough that a column is not a crowd of small pieces
-END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream that was written to its end
+VERSION = 1  # part of every file's name; raise it when the same table is written differently
+ROWS = 1 << 17  # number of rows of a batch: bounds the memory, and keeps the number of pieces of a column small
+END = b"\xff\xff\xff\xff\0\0\0\0"  # the last bytes of a complete stream
 
 
 def write(sink: IO[bytes], batches: Iterable[pa.RecordBatch]) -> None:
-    """Batches of one schema, at least one, put together until they have ROWS rows."""
-    held: list[pa.RecordBatch] = []
+    """Writes one or more batches of the same schema, merged into batches of at least ROWS rows."""
+    pending: list[pa.RecordBatch] = []
     writer = None
     for batch in batches:
         if writer is None:
             writer = pa.ipc.new_stream(sink, batch.schema)
-        held.append(batch)
-        if sum(len(one) for one in held) >= ROWS:
-            _put(writer, held)
-            held = []
+        pending.append(batch)
+        if sum(map(len, pending)) >= ROWS:
+            _put(writer, pending)
+            pending = []
     assert writer is not None, "a table has rows"
-    if held:
-        _put(writer, held)
+    if pending:
+        _put(writer, pending)
     writer.close()
 
 
 def is_complete(content: memoryview) -> bool:
-    """Whether a stream was written to its end."""
+    """Whether a stream was written completely."""
     return bytes(content[-len(END) :]) == END
 
 
 def table(content: mmap.mmap) -> pa.Table:
-    """The table of a stream, which lives where its content does."""
+    """The table of a mapped stream; its columns are views of `content`."""
     with pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(content))) as stream:
         return stream.read_all()
 
 
 def _put(writer: pa.RecordBatchStreamWriter, batches: list[pa.RecordBatch]) -> None:
-    """Pieces whose categories are spelled alike as one batch, others as they are."""
+    """Writes batches as one, as far as their categorical columns can share one dictionary."""
     for batch in pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches():
         writer.write_batch(batch)

@@ -1,4 +1,4 @@
-"""Delimited text: comma, semicolon or tab, plain or gzip, UTF-8 with or without a byte order mark."""
+"""The reader of CSV files: comma, semicolon or tab, plain or gzip, UTF-8 with or without a byte order mark."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ import pyarrow.csv as pc_csv
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers import arrow_stream
-from anomaly_vae.data.readers.base import NULLS, PEEK, Reader, check_names, file_digest, plural, stem
+from anomaly_vae.data.readers.base import PEEK, Reader, check_names, file_digest, plural, stem
+from anomaly_vae.data.readers.cells import NULLS
 
 SEPARATORS = {",": "','", ";": "';'", "\t": "a tab"}
-HEAD = 1 << 18  # bytes that the separator, the encoding and the header are found in
-BLOCK = 1 << 22  # bytes parsed at a time while streaming: with pyarrow's read-ahead this bounds the memory
-PACKED = 6  # times larger, about, is text than its gzip
-# The types that pyarrow finds in a column of text, each tried where the one before does not hold all of its cells.
+HEAD = 1 << 18  # first bytes of a file, from which the separator, the encoding and the header are read
+BLOCK = 1 << 22  # bytes parsed at a time while streaming; with pyarrow's read-ahead this bounds the memory
+PACKED = 6  # approximate ratio of the size of text to that of its gzip
+# The types that pyarrow infers for a CSV column, in the order in which it tries them.
 TYPES = (
     pa.null(), pa.int64(), pa.bool_(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns"),
     pa.timestamp("s", "UTC"), pa.timestamp("ns", "UTC"), pa.float64(), pa.string(),
@@ -38,9 +39,9 @@ BINARY = (b"PK\3\4", b"%PDF", b"BZh", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")  # zip (
 
 
 class CsvReader(Reader):
-    """A CSV file. The header is the first line that is not empty; empty lines are no rows.
+    """A CSV file. The header is the first line that is not empty; empty lines are skipped.
 
-    Raises DataError when the file is empty, binary, not UTF-8, has no row below its header or a malformed header.
+    Raises DataError if the file is empty, binary or not UTF-8, and if its header is malformed or has no row below it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,7 +56,7 @@ class CsvReader(Reader):
             raise DataError(f"{path}: the file is empty; expected a line of column names and rows below it")
         self._skip = header + 1
         self._separator = self._sniff(lines[header:])
-        # Rows are split faster where no cell can hold a line break, and only a quoted cell can.
+        # Only a quoted cell can hold a line break; without one pyarrow splits rows faster.
         self._quoted = '"' in text
         names = next(csv.reader(lines[header:], delimiter=self._separator))
         self.columns = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(names)]
@@ -67,8 +68,8 @@ class CsvReader(Reader):
     def peek(self) -> pa.Table:
         lines: list[str] = []
         with self._text() as file:
-            # Whole records: a quoted cell may run over several lines.
-            records = csv.reader(_kept(file, lines), delimiter=self._separator)
+            # Records are counted, not lines: a quoted cell may span several lines.
+            records = csv.reader(_recorded(file, lines), delimiter=self._separator)
             for _ in zip(range(self._skip + PEEK), records, strict=False):
                 pass
         options = self._options({})
@@ -93,49 +94,52 @@ class CsvReader(Reader):
 
     def write(self, sink: IO[bytes], text: Collection[str]) -> None:
         types: dict[str, pa.DataType] = dict.fromkeys(text, pa.string())
-        while True:  # once more for each column of which a later block holds what its first one does not let expect
+        while True:  # pyarrow infers types from the first block; a column that later needs another type starts it anew
             try:
                 arrow_stream.write(sink, self._typed(types))
                 return
-            except _OtherTypeError as found:
-                types[found.column] = found.type
+            except _OtherTypeError as error:
+                types[error.column] = error.type
                 sink.seek(0)
                 sink.truncate()
 
     def _typed(self, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        """Every row; columns that `types` does not name have the type of their first block."""
-        known = dict(types)
+        """Every row; columns that `types` does not name get the type that their first block suggests.
+
+        Raises _OtherTypeError if a later block does not have that type.
+        """
+        column_types = dict(types)
         try:
             with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types)) as batches:
-                known = {field.name: field.type for field in batches.schema}
+                column_types = {field.name: field.type for field in batches.schema}
                 yield from batches
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            cell = NOT_OF_TYPE.search(str(error))
-            name = self.columns[int(cell[1])] if cell else ""
-            if cell and known.get(name) in TYPES[:-1]:
-                raise _OtherTypeError(name, looser(known[name], cell[2])) from error
+            match = NOT_OF_TYPE.search(str(error))
+            name = self.columns[int(match[1])] if match else ""
+            if match and column_types.get(name) in TYPES[:-1]:
+                raise _OtherTypeError(name, looser(column_types[name], match[2])) from error
             self._explain(error, {name: type_ for name, type_ in types.items() if type_ == pa.string()})
-        if any(pa.types.is_binary(type_) for type_ in known.values()):
+        if any(pa.types.is_binary(type_) for type_ in column_types.values()):
             raise self._encoding()
 
     def stream(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
-        held: list[pa.RecordBatch] = []
-        size = 0
+        pending: list[pa.RecordBatch] = []
+        n_pending = 0
         try:
             with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, only=True)) as batches:
                 for batch in batches:
-                    held.append(batch)
-                    size += batch.num_rows
-                    if size >= rows:
-                        table = pa.Table.from_batches(held)
-                        for first in range(0, size - rows + 1, rows):
+                    pending.append(batch)
+                    n_pending += batch.num_rows
+                    if n_pending >= rows:
+                        table = pa.Table.from_batches(pending)
+                        for first in range(0, n_pending - rows + 1, rows):
                             yield table.slice(first, rows)
-                        held = table.slice(size - size % rows).to_batches()
-                        size %= rows
+                        pending = table.slice(n_pending - n_pending % rows).to_batches()
+                        n_pending %= rows
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             self._explain(error, types)
-        if size:
-            yield pa.Table.from_batches(held)
+        if n_pending:
+            yield pa.Table.from_batches(pending)
 
     @cached_property
     def rows(self) -> int:
@@ -151,13 +155,13 @@ class CsvReader(Reader):
         return file_digest(self.path)
 
     def place(self, row: int) -> str:
-        """The row, and its line counted from 1, which a quoted line break or an empty line moves."""
+        """The number of the row and of its line, both from 1; quoted line breaks and empty lines count as lines."""
         with self._text() as file:
             reader = csv.reader(file, delimiter=self._separator)
-            found = -1  # the header
+            number = -1  # of the record; the header becomes 0
             for cells in reader:
-                found += bool(cells)
-                if found == row + 1:
+                number += bool(cells)
+                if number == row + 1:
                     return f"row {row + 1} (line {reader.line_num})"
         return f"row {row + 1}"
 
@@ -179,10 +183,10 @@ class CsvReader(Reader):
         opened = gzip.open(self.path) if self._gzip else open(self.path, "rb")  # noqa: SIM115  (the wrapper closes it)
         return io.TextIOWrapper(opened, encoding="utf-8-sig", errors="replace", newline="")
 
-    # --- what can be wrong with a file
+    # --- checks and error messages
 
     def _head(self) -> str:
-        """The text of the first lines."""
+        """The text of the first lines. Raises DataError for a file that is binary, broken or not UTF-8."""
         try:
             with gzip.open(self.path) if self._gzip else open(self.path, "rb") as file:
                 raw = file.read(HEAD)
@@ -190,26 +194,26 @@ class CsvReader(Reader):
             raise self._broken() from error
         if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise DataError(f"{self.path}: encoded as UTF-16; save the file as UTF-8")
-        control = sum(raw.count(byte) for byte in (*range(1, 9), *range(14, 32)))  # no tab, no line break
-        if b"\0" in raw or raw.startswith(BINARY) or control > len(raw) / 50:
+        n_control = sum(raw.count(byte) for byte in (*range(1, 9), *range(14, 32)))  # without tabs and line breaks
+        if b"\0" in raw or raw.startswith(BINARY) or n_control > len(raw) / 50:
             raise DataError(f"{self.path}: a binary file; expected CSV, Parquet or a folder of images")
         try:
             text = codecs.getincrementaldecoder("utf-8-sig")().decode(raw)
         except UnicodeDecodeError as error:
             raise self._encoding() from error
         if len(raw) == HEAD and "\n" in text:
-            text = text[: text.rindex("\n")]  # the last line was cut
+            text = text[: text.rindex("\n")]  # the last line is incomplete
         return text
 
     def _sniff(self, lines: list[str]) -> str:
-        """The separator of the header, with which the rows must agree."""
+        """The separator of the header. Raises DataError if the rows below have another one, or a decimal comma."""
         widths = {s: len(next(csv.reader(lines, delimiter=s), [])) for s in SEPARATORS}
         best = max(widths, key=lambda s: widths[s])
         below = [line for line in lines[1:21] if line.strip()]
         if widths[best] == 1:
             return ","
         for other in SEPARATORS:
-            # Text with a comma in it is common, so only a row that misses the header's separator is held against it.
+            # Text often holds a comma, so a row counts as different only if it lacks the header's separator.
             if other != best and below and all(best not in line and other in line for line in below):
                 raise DataError(
                     f"{self.path}: mixed separators: the header has {SEPARATORS[best]}, the rows have"
@@ -228,7 +232,7 @@ class CsvReader(Reader):
         check_names(self.path, self.columns)
 
     def _explain(self, error: Exception, types: Mapping[str, pa.DataType]) -> NoReturn:
-        """Raises the DataError that says where reading failed: the parser itself does not know the line."""
+        """Raises a DataError that says where reading failed; pyarrow does not report the place, so it is searched."""
         if isinstance(error, OSError) and self._gzip:
             raise self._broken() from error
         self._check_rows()
@@ -243,7 +247,7 @@ class CsvReader(Reader):
         raise DataError(f"{self.path}: cannot be read as CSV ({' '.join(str(error).split())[:200]})") from error
 
     def _check_rows(self) -> None:
-        """Raises DataError for the first row that has not as many fields as the header."""
+        """Raises DataError for the first row whose number of fields differs from the header's."""
         width = len(self.columns)
         with self._text() as file:
             reader = csv.reader(file, delimiter=self._separator)
@@ -267,11 +271,11 @@ class CsvReader(Reader):
         try:
             number = 0
             with gzip.open(self.path) if self._gzip else open(self.path, "rb") as file:
-                for number, line in enumerate(file, 1):  # noqa: B007  (told where decoding stops)
+                for number, line in enumerate(file, 1):  # noqa: B007  (used in the message)
                     line.decode("utf-8")
         except UnicodeDecodeError as error:
-            found = f"line {number} holds the byte 0x{error.object[error.start]:02x}"
-            return DataError(f"{self.path}: not UTF-8: {found}; save the file as UTF-8 (it may be Latin-1)")
+            place = f"line {number} holds the byte 0x{error.object[error.start]:02x}"
+            return DataError(f"{self.path}: not UTF-8: {place}; save the file as UTF-8 (it may be Latin-1)")
         return DataError(f"{self.path}: not UTF-8; save the file as UTF-8")
 
     def _broken(self) -> DataError:
@@ -279,7 +283,7 @@ class CsvReader(Reader):
 
 
 class _OtherTypeError(Exception):
-    """A cell is not of the type that its column has had so far, and is one of `type`."""
+    """A cell of `column` does not have the type of the cells before it; the column is to be read as `type`."""
 
     def __init__(self, column: str, type_: pa.DataType) -> None:
         super().__init__(column)
@@ -287,20 +291,21 @@ class _OtherTypeError(Exception):
 
 
 def looser(type_: pa.DataType, cell: str) -> pa.DataType:
-    """The first type after `type_` that may hold a cell that it does not hold."""
+    """The first of TYPES after `type_` that may hold `cell`, which is not of type `type_`."""
     try:
-        read = pc_csv.read_csv(
-            io.BytesIO(f"{cell}\n".encode()), pc_csv.ReadOptions(column_names=["cell"]),
-            pc_csv.ParseOptions(delimiter="\1", quote_char=False),
-        )  # fmt: skip
-    except pa.ArrowInvalid:  # of several lines
+        table = pc_csv.read_csv(
+            io.BytesIO(f"{cell}\n".encode()),
+            read_options=pc_csv.ReadOptions(column_names=["cell"]),
+            parse_options=pc_csv.ParseOptions(delimiter="\1", quote_char=False),
+        )
+    except pa.ArrowInvalid:  # the cell has several lines
         return TYPES[-1]
-    own = read["cell"].type
-    return TYPES[max(TYPES.index(own) if own in TYPES else -1, TYPES.index(type_) + 1)]
+    cell_type = table["cell"].type
+    return TYPES[max(TYPES.index(cell_type) if cell_type in TYPES else -1, TYPES.index(type_) + 1)]
 
 
-def _kept(file: IO[str], lines: list[str]) -> Iterator[str]:
-    """The lines of a file, each of which is added to `lines` as it is read."""
+def _recorded(file: IO[str], lines: list[str]) -> Iterator[str]:
+    """The lines of a file; each is also appended to `lines`."""
     for line in file:
         lines.append(line)
         yield line

@@ -1,4 +1,4 @@
-"""Parquet files."""
+"""The reader of Parquet files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers import arrow_stream
 from anomaly_vae.data.readers.base import PEEK, Reader, check_names, file_digest, stem
 
-BATCH = 1 << 16  # rows decoded at a time
+BATCH = 1 << 16  # number of rows decoded at a time
 PAGES = 1 << 20  # bytes of a column that are read at a time
-CELL = 8  # bytes of most cells once they are decoded; in the file they are compressed
+CELL = 8  # bytes of a decoded cell, for most types; the file itself is compressed
 
 
 class ParquetReader(Reader):
@@ -26,7 +26,8 @@ class ParquetReader(Reader):
         self.path = str(path)
         self.name = stem(path)
         try:
-            # read page by page: a file may be one row group, which else is read whole before its first row comes
+            # without a pre-buffer pages are read one by one; with it the reader loads a complete row group first,
+            # which may be the complete file
             self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=PAGES)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: not a readable Parquet file; write it again, or use CSV") from error

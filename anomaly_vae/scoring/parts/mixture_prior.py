@@ -27,7 +27,8 @@ class MixturePrior(Part):
     """sum_k w_k N(m_k, S_k) with full covariances, over posteriors N(mu, V) of one pooled variance V.
 
     `kl` is the variational upper bound of Hershey & Olsen (2007), -log sum_k w_k exp(-KL(N(mu, V) || N(m_k, S_k))):
-    exact for one component, never below the true KL, so the score remains a bound on -log p(x).
+    exact for one component, never below the KL of N(mu, V) to the mixture. The score is no bound on -log p(x) for that:
+    it decodes the posterior mean, and V is not the posterior's own variance.
     """
 
     column, sized_by_fit = "kl", ("means", "whiten", "constant", "weights")

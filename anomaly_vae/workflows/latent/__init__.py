@@ -1,1 +1,1 @@
-"""The verbs of `anomaly-vae latent`, and what they are made of."""
+"""The subcommands of `anomaly-vae latent`."""

@@ -1,4 +1,4 @@
-"""Samples side by side, of whatever kind of data, as a figure and as the numbers behind it."""
+"""Grids of samples of any kind of data, as a figure and as the numbers of a CSV."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout
 
-DIGITS = 6  # significant, of a number in a CSV
-CURVES = 4  # rows of panels that drawn series are spread over
-UNSEEN = "(not seen in training)"  # the name of a category's last class
+DIGITS = 6  # significant digits of a number in a CSV
+CURVES = 4  # largest number of rows of panels in a figure of windows
+UNSEEN = "(not seen in training)"  # name of a category's last class
 
 
 @dataclass(frozen=True)
 class Grid:
     """R x C samples in the units of the data: (R, C, F), (R, C, channels, H, W) in 0-255 or (R, C, T, sensors).
 
-    rows, columns: their names in the figure. about: name -> what each sample is, row by row, for the CSV; places
-    beyond it are empty. turned: the figure has rows and columns changed about.
+    rows, columns: the names of the grid's rows and columns in the figure. about: name -> one value for each sample, row
+    by row, for the CSV; it may be shorter than R * C, and the cells beyond it are empty. turned: whether the figure
+    swaps rows and columns.
     """
 
     values: NDArray[np.float64]
@@ -35,7 +36,7 @@ class Grid:
 
     @classmethod
     def of(cls, values: NDArray[Any], rows: Mapping[str, Sequence[str]], columns: Mapping[str, Sequence[str]]) -> Grid:
-        """values (R, C, ...) with the names of rows and of columns, each under the name of what it tells."""
+        """The grid of values (R, C, ...). rows, columns: {what varies: one name for each row or column}."""
         (row, row_names), (column, column_names) = *rows.items(), *columns.items()
         about = {
             row: [name for name in row_names for _ in column_names],
@@ -45,25 +46,25 @@ class Grid:
 
     @classmethod
     def of_many(cls, values: NDArray[np.float64], view: str, about: Mapping[str, Iterable[Any]]) -> Grid:
-        """values (N, ...): a square of pictures, rows of one block, or curves over a few rows of panels."""
+        """The grid of values (N, ...): a square of pictures, one block of rows, or curves in a few rows of panels."""
         n = len(values)
-        rows = {"rows": 1, "curves": min(CURVES, n)}.get(view, math.ceil(n / math.ceil(math.sqrt(n))))
-        columns = math.ceil(n / rows)
-        empty = np.full((rows * columns - n, *values.shape[1:]), np.nan if view == "curves" else 255.0)
-        placed = np.concatenate([values, empty]).reshape(rows, columns, *values.shape[1:])
-        names = [f"{row * columns} to {min(n, (row + 1) * columns) - 1}" for row in range(rows)]
-        numbered = [str(number) for number in range(columns)]
-        shown = {"rows": ([""], numbered), "curves": (names, [""] * columns)}
-        row_names, column_names = shown.get(view, ([""] * rows, [""] * columns))
-        known = {name: list(what) for name, what in about.items()}
-        return cls(placed, tuple(row_names), tuple(column_names), known)
+        n_rows = {"rows": 1, "curves": min(CURVES, n)}.get(view, math.ceil(n / math.ceil(math.sqrt(n))))
+        n_columns = math.ceil(n / n_rows)
+        empty = np.full((n_rows * n_columns - n, *values.shape[1:]), np.nan if view == "curves" else 255.0)
+        grid = np.concatenate([values, empty]).reshape(n_rows, n_columns, *values.shape[1:])
+        ranges = [f"{row * n_columns} to {min(n, (row + 1) * n_columns) - 1}" for row in range(n_rows)]
+        numbers = [str(number) for number in range(n_columns)]
+        names = {"rows": ([""], numbers), "curves": (ranges, [""] * n_columns)}
+        row_names, column_names = names.get(view, ([""] * n_rows, [""] * n_columns))
+        return cls(grid, tuple(row_names), tuple(column_names), {name: list(column) for name, column in about.items()})
 
     def turn(self) -> Grid:
+        """The same grid, whose figure swaps rows and columns."""
         return replace(self, turned=not self.turned)
 
 
 def numbers_of(grid: Grid, layout: Layout) -> dict[str, Any]:
-    """name -> (N,) of the CSV: what each sample is, then its columns, or its sensors step by step, or its pixels."""
+    """The columns (N,) of the CSV by name: `about`, then the columns, the sensors step by step, or the pixels."""
     flat = grid.values.reshape(-1, *grid.values.shape[2:])
     flat = flat[: len(next(iter(grid.about.values())))]
     if KINDS[layout.kind].view == "curves":
@@ -82,7 +83,7 @@ def numbers_of(grid: Grid, layout: Layout) -> dict[str, Any]:
 
 
 def draw_grid(grid: Grid, layout: Layout, scaler: Scaler, title: str, reference: bool) -> Any:
-    """The figure of a grid. reference: its first column is what the others are compared with."""
+    """The figure of a grid. reference: whether the other columns are compared with the first one."""
     from anomaly_vae.reporting.plots import latent as plots
 
     values, rows, columns = grid.values, grid.rows, grid.columns
@@ -100,10 +101,10 @@ def draw_grid(grid: Grid, layout: Layout, scaler: Scaler, title: str, reference:
 
 
 def _shades(flat: NDArray[np.float64], layout: Layout, scaler: Scaler) -> NDArray[np.float64]:
-    """(N, F) standard deviations from the training mean; NaN for a category."""
+    """Rows (N, F) in standard deviations from the training mean, (N, F); NaN for a category."""
     scaled = scaler.transform(flat)
     shades = np.full(flat.shape, np.nan)
-    for element in reversed(range(len(scaler.elements))):  # the first element of a column is the one kept: linear
+    for element in reversed(range(len(scaler.elements))):  # reversed: a column's first element, the linear one, remains
         if layout.columns[scaler.elements[element].column].categories is None:
             shades[:, scaler.elements[element].column] = scaled[:, element]
     return shades
@@ -114,14 +115,14 @@ def _text(value: float, categories: tuple[str, ...] | None) -> str:
 
 
 def _names(codes: NDArray[np.float64], categories: tuple[str, ...]) -> NDArray[np.str_]:
-    """(N,) the values that codes stand for, empty where one is missing."""
+    """The values that codes (N,) stand for, (N,); a missing one is empty text."""
     values = np.array([*categories, UNSEEN, ""])
-    known = np.where(np.isnan(codes), len(categories) + 1, codes).astype(np.intp)
-    return np.asarray(values[known])
+    indices = np.where(np.isnan(codes), len(categories) + 1, codes).astype(np.intp)
+    return np.asarray(values[indices])
 
 
 def _significant(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rounded to so many significant digits: more would be noise of float32."""
+    """Values rounded to DIGITS significant digits; further digits are noise of float32."""
     with np.errstate(divide="ignore", invalid="ignore"):
         digits = DIGITS - 1 - np.floor(np.log10(np.abs(values)))
     power = 10.0 ** np.clip(np.nan_to_num(digits, nan=0.0, posinf=0.0, neginf=0.0), -300, 300)

@@ -1,4 +1,4 @@
-"""Latent codes in two dimensions; the only importer of umap, the extra `umap`."""
+"""Projection of latent codes to two dimensions. The only importer of umap, the extra `umap`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from anomaly_vae.core.errors import UsageError
 
 Method = Literal["pca", "umap"]
-NEIGHBOURS = 15  # of UMAP: its own default, fewer where there are fewer codes
+NEIGHBOURS = 15  # UMAP's default number of neighbours; reduced if there are fewer codes
 
 
-def project(
-    codes: NDArray[np.float64], method: Method, seed: int
-) -> tuple[NDArray[np.float64], tuple[str, str]]:  # fmt: skip
-    """(N, 2) points of codes (N, D), and what the two axes are. Codes of two dimensions are drawn as they are.
+def project(codes: NDArray[np.float64], method: Method, seed: int) -> tuple[NDArray[np.float64], tuple[str, str]]:
+    """Codes (N, D) as points (N, 2), and the names of the two axes. Codes of one or two dimensions are not projected.
 
-    Raises UsageError where umap is asked for and not installed.
+    Raises UsageError for umap if it is not installed.
     """
     if codes.shape[1] == 2:
         return codes, ("z1", "z2")
@@ -41,13 +39,13 @@ def _umap(codes: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], t
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # umap tells of tensorflow, which is not needed
+            warnings.simplefilter("ignore")  # umap warns that tensorflow is missing, which is not needed
             from umap import UMAP
     except ImportError as error:
         raise UsageError(
             "--method umap needs umap-learn: pip install 'anomaly-vae[umap]'; pca needs nothing"
         ) from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a seed costs it its threads, which it says each time
+        warnings.simplefilter("ignore")  # umap warns that with a seed it uses one thread
         points = UMAP(n_neighbors=min(NEIGHBOURS, len(codes) - 1), random_state=seed).fit_transform(codes)
     return np.asarray(points, np.float64), ("UMAP 1", "UMAP 2")

@@ -1,7 +1,8 @@
-"""Looking into a detector's latent space: one page a verb, each a figure and the numbers behind it.
+"""The subcommands of `anomaly-vae latent`, one function each; each returns a figure and the numbers in it.
 
-Every verb works for pictures, for windows of a series (curves) and for rows of a table, in the units of the data. They
-ask of a model only what every member of the family promises: `code`, `decode` and `prior`.
+Every function works for pictures, for windows of a series (curves) and for rows of a table, in the units of the data.
+Of a model they use only `code`, `decode` and `prior`, which every model has. In all of them `data` is a file or folder;
+None: the data that the detector was fitted on, which its run records.
 """
 
 from __future__ import annotations
@@ -26,49 +27,52 @@ from anomaly_vae.workflows.latent.projection import Method, project
 from anomaly_vae.workflows.latent.space import Axes, LatentSpace, lerp, slerp
 from anomaly_vae.workflows.opening import Model, open_data, reopen
 
-ROWS = 10_000  # rows, pictures or windows of DATA that are looked at, at most, evenly spread
-ARTIFACTS = "latent"  # folder of a run
+ROWS = 10_000  # largest number of rows, pictures or windows of the data that are encoded; they are evenly spaced
+ARTIFACTS = "latent"  # folder of a run's artifacts
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """figure: drawn when it is asked for. columns: name -> (N,) of the CSV. said: what it shows, in a line."""
+    """The result of a subcommand.
+
+    figure: draws the figure. columns: name -> (N,) columns of the CSV. summary: what it shows, in a line.
+    """
 
     figure: Callable[[], Any]
     columns: dict[str, Any]
-    said: str
+    summary: str
 
 
 def samples(
     model: Model, count: int | None = None, seed: int = 0, condition: Mapping[str, str] | None = None
 ) -> Drawing:
-    """New data: decoded draws of the mixture fitted to the training posteriors, else of the model's prior.
+    """Generate new samples: decoded draws from the mixture fitted to the training posteriors, else from the prior.
 
-    condition: column -> value of a conditional model. Each row of the figure is then one condition, and a column of it
-    the same draw under all of them; classes that are left open are all drawn.
+    count: the number of samples; None: a number that fits the figure. condition: column -> value, for a conditional
+    model; all classes of the other columns are drawn. A row of the figure is one condition, and a column one draw.
     """
     space = LatentSpace(model.detector)
-    told = space.told(condition or {})
+    conditions = space.conditions(condition or {})
     prior = "the prior" if model.detector.score_model.prior is None else "the mixture fitted to the training posteriors"
-    if not told:
+    if not conditions:
         count = count or (64 if space.kind.pictures else 16)
         values = space.decode(*space.draw(count, seed))
         title = f"{count} samples of {prior}, seed {seed}"
         return _drawing(space, Grid.of_many(values, space.kind.view, {"sample": range(count)}), title)
     count = count or (10 if space.kind.pictures else 4)
     codes, members = space.draw(count, seed)
-    whole = np.concatenate([np.c_[codes, np.tile(end, (count, 1))] for end in told.values()])
-    values = space.decode(whole, None if members is None else np.tile(members, len(told)))
+    conditioned = np.concatenate([np.c_[codes, np.tile(encoded, (count, 1))] for encoded in conditions.values()])
+    values = space.decode(conditioned, None if members is None else np.tile(members, len(conditions)))
     grid = Grid.of(
-        values.reshape(len(told), count, *values.shape[1:]),
-        {"condition": list(told)},
+        values.reshape(len(conditions), count, *values.shape[1:]),
+        {"condition": list(conditions)},
         {"sample": [str(number) for number in range(count)]},
     )
     return _drawing(space, grid, f"{count} samples of {prior} under each condition, seed {seed}")
 
 
 def reconstruct(model: Model, data: str | None, ids: Sequence[str] = (), count: int = 10) -> Drawing:
-    """Items of DATA beside what is left of them after the latent space: those with these ids, or some of all."""
+    """Show items of the data beside their reconstructions: those with these ids, or `count` evenly spaced ones."""
     space, source = LatentSpace(model.detector), _source(data, model)
     items = space.find(source, ids) if ids else space.spread(source, count)
     decoded = space.decode(space.codes(items.x), starts=space.starts(items))
@@ -79,26 +83,29 @@ def reconstruct(model: Model, data: str | None, ids: Sequence[str] = (), count: 
 
 
 def interpolate(model: Model, data: str | None, a: str, b: str, steps: int = 9) -> Drawing:
-    """From one item of DATA to another through latent space: on the straight line, and on the sphere."""
+    """Interpolate in latent space between the items with the ids `a` and `b`, linearly and spherically."""
     space, source = LatentSpace(model.detector), _source(data, model)
     items = space.find(source, (a, b))
-    codes, share = space.codes(items.x), np.linspace(0, 1, steps)
-    ways = {"linear": lerp(codes[0], codes[1], share), "spherical": slerp(codes[0], codes[1], share)}
-    first = space.starts(items)
-    starts = None if first is None else np.tile(lerp(first[0], first[1], share), (2, 1))
+    codes, shares = space.codes(items.x), np.linspace(0, 1, steps)
+    ways = {"linear": lerp(codes[0], codes[1], shares), "spherical": slerp(codes[0], codes[1], shares)}
+    first_steps = space.starts(items)
+    starts = None if first_steps is None else np.tile(lerp(first_steps[0], first_steps[1], shares), (2, 1))
     values = space.decode(np.concatenate(list(ways.values())), starts=starts).reshape(2, steps, *items.values.shape[1:])
-    grid = Grid.of(values, {"way": list(ways)}, {"share": [f"{s:.3g}" for s in share]})
+    grid = Grid.of(values, {"way": list(ways)}, {"share": [f"{share:.3g}" for share in shares]})
     return _drawing(space, grid, f"From {a} to {b}, the share of the way")
 
 
 def traverse(
     model: Model, data: str | None, around: str | None = None, dimensions: int = 10, steps: int = 9
 ) -> Drawing:
-    """One row a latent dimension, the most used first: it runs over 3 standard deviations to both sides of its mean
-    over DATA, while the others stay where they are: at the mean, or at the code of the item `around`."""
+    """Vary one latent dimension in each row of the figure, the most used first.
+
+    The dimension runs from 3 standard deviations below its mean over the data to 3 above. The other dimensions keep
+    their mean or, with `around`, the code of the item with that id.
+    """
     space, source = LatentSpace(model.detector), _source(data, model)
     axes = space.axes(source, ROWS)
-    mean = np.r_[axes.centre, axes.told]
+    mean = np.r_[axes.centre, axes.condition]
     base = mean if around is None else space.codes(space.find(source, [around]).x)[0]
     shown, offsets = axes.order[:dimensions], np.linspace(-3, 3, steps)
     codes = np.tile(base, (len(shown) * steps, 1))
@@ -117,9 +124,12 @@ def traverse(
 
 
 def manifold(model: Model, data: str | None, steps: int | None = None) -> Drawing:
-    """The plane of two latent dimensions: a grid of equal probability under N(0, 1), by its inverse distribution
-    function (Kingma & Welling 2014, appendix A). Of more than two dimensions, the two most used over DATA, of one
-    member; the rest stays 0. Raises UsageError for a model of a single dimension."""
+    """Decode a grid in the plane of two latent dimensions, spaced by equal probability under N(0, 1) (Kingma & Welling
+    2014, appendix A).
+
+    Of more than two dimensions, the two of one member that the data uses most are shown; the others are 0.
+    Raises UsageError for a model of a single dimension.
+    """
     from statistics import NormalDist
 
     space = LatentSpace(model.detector)
@@ -129,8 +139,8 @@ def manifold(model: Model, data: str | None, steps: int | None = None) -> Drawin
     first, second = (0, 1) if axes is None or space.model.latent == 2 else _two(space, axes)
     steps = steps or (15 if space.kind.pictures else 5)
     places = np.array([NormalDist().inv_cdf(share) for share in np.linspace(0, 1, steps + 2)[1:-1]])
-    told = np.empty(0) if axes is None else axes.told
-    codes = np.tile(np.r_[np.zeros(space.model.latent), told], (steps * steps, 1))
+    condition = np.empty(0) if axes is None else axes.condition
+    codes = np.tile(np.r_[np.zeros(space.model.latent), condition], (steps * steps, 1))
     codes[:, second], codes[:, first] = np.repeat(places[::-1], steps), np.tile(places, steps)  # up and to the right
     members = space.member_of(np.full(len(codes), first))
     values = space.decode(codes, members)
@@ -140,7 +150,7 @@ def manifold(model: Model, data: str | None, steps: int | None = None) -> Drawin
 
 
 def scatter(model: Model, data: str | None, color: str | None = None, method: Method = "pca", seed: int = 0) -> Drawing:
-    """Codes of DATA in two dimensions, coloured by a column; default: the label column, where there is one."""
+    """Show the codes of the data in two dimensions, coloured by a column; None: the label column, if there is one."""
     from anomaly_vae.reporting.plots import latent as plots
 
     space, source = LatentSpace(model.detector), _source(data, model)
@@ -155,27 +165,30 @@ def scatter(model: Model, data: str | None, color: str | None = None, method: Me
 
 
 def direction(model: Model, data: str | None, column: str, value: str | None = None) -> Drawing:
-    """The attribute vector of a column (Larsen 2016): how codes change with it. `edit` follows it.
+    """Find the attribute vector of a column (Larsen 2016): the direction in which codes change with it, for `edit`.
 
-    value: what those with the attribute hold. Without, a column of two values or of numbers: strength 1 is then the way
-    from those without to those with it, or one standard deviation of the numbers.
+    value: the text of rows that have the attribute; None: the column has two values or holds numbers. A strength of 1
+    is the distance between the mean codes without and with the attribute, or one standard deviation of the numbers.
     """
     from anomaly_vae.reporting.plots import latent as plots
 
     space, source = LatentSpace(model.detector), _source(data, model)
     attribute = directions.attribute(source.column(column), column, value, column == _label(source, model))
     items, codes = space.codes_of(source, ROWS)
-    found = attribute.of(items.places)
-    known, codes = ~np.isnan(found), codes[:, : space.model.latent]
-    way = Direction.fit(codes[known], found[known], column, space.fingerprint())
-    along, said = way.along(codes[known]), way.said(codes[known], found[known], attribute)
+    values, codes = attribute.of(items.places), codes[:, : space.model.latent]
+    is_present = ~np.isnan(values)
+    values, codes = values[is_present], codes[is_present]
+    way = Direction.fit(codes, values, column, space.fingerprint())
+    along, summary = way.along(codes), way.summary(codes, values, attribute)
     return Drawing(
-        lambda: plots.attribute_axis(along, found[known], attribute.names, column, said), way.to_columns(), said
+        figure=lambda: plots.attribute_axis(along, values, attribute.names, column, summary),
+        columns=way.to_columns(),
+        summary=summary,
     )
 
 
 def edit(model: Model, data: str | None, id_: str, way: Direction, strengths: Sequence[float]) -> Drawing:
-    """An item of DATA, its reconstruction, and what it becomes along an attribute's direction.
+    """Show an item, its reconstruction, and its edits: the code moved along a direction by each of `strengths`.
 
     Raises UsageError for a direction of another detector.
     """
@@ -193,7 +206,7 @@ def edit(model: Model, data: str | None, id_: str, way: Direction, strengths: Se
 
 
 def places(verb: str, output: str | None) -> tuple[Path, Path]:
-    """Where a verb's PNG and CSV go. Raises UsageError unless `output` ends in .png."""
+    """The paths of a subcommand's PNG and CSV. Raises UsageError unless `output` ends in .png."""
     png = Path(output or f"latent-{verb}.png")
     if png.suffix.lower() != ".png":
         raise UsageError(f"{png}: a figure is written as PNG; end the name in .png (its numbers go beside it, as .csv)")
@@ -201,7 +214,7 @@ def places(verb: str, output: str | None) -> tuple[Path, Path]:
 
 
 def keep(drawing: Drawing, model: Model, to: tuple[Path, Path]) -> None:
-    """Writes the PNG and the CSV, both or neither, and logs them to the detector's run, if it has one."""
+    """Writes the PNG and the CSV, both or neither, and logs them to the detector's run, if there is one."""
     png, csv = to
     rows = batch(drawing.columns)
     with replacing(png) as beside, open_writer(csv, rows.schema) as write:
@@ -215,11 +228,11 @@ def keep(drawing: Drawing, model: Model, to: tuple[Path, Path]) -> None:
             run.file(csv, ARTIFACTS)
 
 
-# --- steps of the above ------------------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------------------------
 
 
 def _source(path: str | None, model: Model) -> Source:
-    """DATA, or what the detector was fitted on where its run knows. Raises UsageError where neither is known."""
+    """Opens the data; None: the data that the detector was fitted on. Raises UsageError if its run does not say."""
     if path is None and model.run_id:
         from anomaly_vae import tracking
 
@@ -230,11 +243,11 @@ def _source(path: str | None, model: Model) -> Source:
 
 
 def _label(source: Source, model: Model) -> str | None:
-    """The column that labels this data, if it has one."""
+    """The label column of this data; None if it has none."""
     name = model.detector.config.data.label or "label"
     try:
         return name if source.labels() is not None else None
-    except DataError:  # new data without the labels of the fit
+    except DataError:  # the new data lacks the label column
         return None
 
 
@@ -244,12 +257,12 @@ def _drawing(space: LatentSpace, grid: Grid, title: str, reference: bool = False
 
 
 def _two(space: LatentSpace, axes: Axes) -> tuple[int, int]:
-    """The most used dimension, and the next most used of the same member."""
-    member = space.member_of(axes.order)
-    same = axes.order if member is None else axes.order[member == member[0]]
-    if len(same) < 2:
+    """The most used dimension, and the next most used one of the same member."""
+    members = space.member_of(axes.order)
+    dimensions = axes.order if members is None else axes.order[members == members[0]]
+    if len(dimensions) < 2:
         raise UsageError("a plane needs two latent dimensions of one member, and those of this model have one")
-    return int(same[0]), int(same[1])
+    return int(dimensions[0]), int(dimensions[1])
 
 
 def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:

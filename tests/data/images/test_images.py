@@ -13,6 +13,8 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.images.decoding import resize
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
+from anomaly_vae.data.split import split
+from anomaly_vae.detector.configuration import load
 
 
 def save(path: Path, value: int | tuple[int, ...] = 7, size: tuple[int, int] = (8, 8), mode: str = "L") -> None:
@@ -311,3 +313,23 @@ def test_pictures_are_resized_as_torchvision_does(
     picture = stored.transpose(2, 0, 1)  # (C, H, W)
     expected = functional.resize(torch.from_numpy(picture), list(wanted), antialias=True)
     np.testing.assert_array_equal(resize(picture, *wanted), expected)
+
+
+def test_a_picture_of_a_list_without_a_label_is_in_no_part(tmp_path: Path) -> None:
+    lines = []
+    for number, (label, part) in enumerate(
+        [("good", "train")] * 6
+        + [("", "train")] * 3
+        + [("good", "test")] * 4
+        + [("crack", "test")] * 4
+        + [("", "test")]
+    ):
+        save(tmp_path / f"{number}.png", number)
+        lines.append(f"{number}.png,{label},{part}")
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+    source = opened(tmp_path / "list.csv")
+    config = load(base={"split": {"train": 0.6, "valid": 0.2}})
+    found = split(source, config)
+    assert not {6, 7, 8, 17} & set(np.concatenate([found.train, found.valid, found.test]).tolist())
+    assert found.note.startswith("4 of 18 pictures have no label in 'label' and were left out")
+    assert found.anomalous is not None and np.flatnonzero(found.anomalous).tolist() == [13, 14, 15, 16]

@@ -11,7 +11,7 @@ import pytest
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.open import open_memory, open_source
-from anomaly_vae.data.readers import base
+from anomaly_vae.data.readers import memory
 from anomaly_vae.data.source import Chunk, Column, Layout, Source
 
 N = 40
@@ -116,7 +116,7 @@ def test_columns_of_one_type_are_read_as_beside_others(type_: str) -> None:
     frame = pd.DataFrame({"a": [0, 1, 1], 7: [1, 0, 1]}).astype(type_)
     if type_ == "float64":
         frame.loc[1, "a"] = np.nan
-    alone, beside = base.from_frame(frame), base.from_frame(frame.assign(text=["x", "y", None]))
+    alone, beside = memory.from_frame(frame), memory.from_frame(frame.assign(text=["x", "y", None]))
     assert alone.columns == ["a", "7"]
     assert alone.peek.equals(beside.peek.drop_columns(["text"]))
     assert alone.peek["a"].null_count == (type_ == "float64")

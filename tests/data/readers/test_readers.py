@@ -15,7 +15,8 @@ from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.open import open_memory, open_source
 from anomaly_vae.data.readers import csv
-from anomaly_vae.data.readers.base import as_labels, canonical, parse_number, stem
+from anomaly_vae.data.readers.base import stem
+from anomaly_vae.data.readers.cells import as_labels, canonical, parse_number
 
 HEADER = "a,b\n"
 ROWS = "0.5,1\n1.5,3\n-2,7\n"

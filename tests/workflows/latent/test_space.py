@@ -132,7 +132,7 @@ def test_ids_are_found_wherever_they_stand() -> None:
 def test_the_scaler_goes_there_and_back() -> None:
     values = np.c_[RNG.lognormal(3, 2, 300), RNG.normal(-5, 1e-3, 300), RNG.integers(0, 3, 300)]
     layout = Layout("table", (3,), (Column("a"), Column("b"), Column("c", ("x", "y"))))
-    scaler = Scaler.fit(values, layout)
+    scaler = Scaler.fit(values.T, layout)
     np.testing.assert_allclose(scaler.inverse(scaler.transform(values).astype(np.float64)), values, rtol=1e-4)
     missing = scaler.inverse(np.full((1, 5), np.nan))
     assert np.isnan(missing).all()
@@ -140,7 +140,7 @@ def test_the_scaler_goes_there_and_back() -> None:
 
 def test_two_elements_of_a_number_are_weighted_by_their_resolution() -> None:
     values = np.linspace(-2, 2, 101)[:, None]
-    scaler = Scaler.fit(values, Layout("table", (1,), (Column("a"),)))
+    scaler = Scaler.fit(values.T, Layout("table", (1,), (Column("a"),)))
     linear, bent = scaler.elements
     off = np.array([[1.0, (np.arcsinh((0.5 - bent.shift) / bent.scale) - bent.centre) / bent.spread]])
     first = 1.0 * linear.scale + linear.shift  # what one element says; the other says 0.5
@@ -152,7 +152,7 @@ def test_two_elements_of_a_number_are_weighted_by_their_resolution() -> None:
 
 def test_differences_are_summed_up_from_a_start() -> None:
     values = np.c_[np.cumsum(RNG.normal(size=400)), RNG.normal(size=400)]
-    scaler = Scaler.fit(values, Layout("series", (2,), (Column("a"), Column("b"))))
+    scaler = Scaler.fit(values.T, Layout("series", (2,), (Column("a"), Column("b"))))
     assert [element.how for element in scaler.elements] == ["difference", "linear"]
     window = values[50:80]
     scaled = scaler.transform(window, values[49])

@@ -70,7 +70,7 @@ def test_every_verb_draws_and_writes_its_numbers(fits: Said, kind: str) -> None:
     assert len(coloured.figure().axes) == 1
     along = verbs.direction(found, data, column, value)
     assert len(along.columns["direction"]) == found.detector.score_model.model.latent
-    assert "AUROC" in along.said
+    assert "AUROC" in along.summary
     assert len(along.figure().axes) == 1
 
 
@@ -105,10 +105,10 @@ def test_originals_are_the_data_itself(fits: Said) -> None:
 def test_a_direction_separates_what_it_was_found_by(fits: Said) -> None:
     found = model("table")
     drawing = verbs.direction(found, "table.csv", "diagnosis")
-    assert "212 'malignant', 357 'benign'" in drawing.said
-    assert float(drawing.said.split()[-1]) > 0.9
+    assert "212 'malignant', 357 'benign'" in drawing.summary
+    assert float(drawing.summary.split()[-1]) > 0.9
     number = verbs.direction(found, "table.csv", "mean_radius")
-    assert "correlation along its direction 0.9" in number.said
+    assert "correlation along its direction 0.9" in number.summary
 
 
 def invoke(*command: str) -> Result:

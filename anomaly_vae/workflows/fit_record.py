@@ -1,4 +1,4 @@
-"""What a run shows of a fit: parameters, metrics, data, figures, tables, the note and the report."""
+"""The record of a fit in its run: parameters, metrics, data, figures, tables, the note and the report."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from anomaly_vae.reporting.summary import Summary
 from anomaly_vae.tracking.run import Run
 
 REPORT = "report.html"
-REPORTED = 20  # rows of each table in the report; the run's tables hold all
+REPORTED = 20  # number of rows of each table in the report; the tables of the run are complete
 
 
 def log_fit(run: Run, source: Source, detector: Detector, fit: Fit, summary: Summary, title: str) -> None:
     """Logs a finished fit: every setting, the test metrics, the data, figures, tables, the note and the report.
 
-    title: the name of the run.
+    title: the title of the report, which is the name of the run.
     """
     import pandas as pd
 
@@ -48,19 +48,22 @@ def log_fit(run: Run, source: Source, detector: Detector, fit: Fit, summary: Sum
 
 
 def _log_data(run: Run, source: Source, layout: Layout, fit: Fit) -> None:
-    """The parts of the data under Inputs, each with a digest of its own: of the content and of the rows taken."""
+    """Logs each part of the split as an MLflow dataset, with a digest of the data's content and the part's rows."""
     content = source.digest()
     for part, context in (("train", "training"), ("valid", "validation"), ("test", "testing")):
         rows: NDArray[np.intp] = getattr(fit.split, part)
-        digest = hashlib.sha256(content.encode() + rows.astype("<i8").tobytes()).hexdigest()[:16]
         run.dataset(
-            name=source.name, source=source.path, digest=digest, rows=len(rows), columns=_schema(layout),
+            name=source.name,
+            source=source.path,
+            digest=hashlib.sha256(content.encode() + rows.astype("<i8").tobytes()).hexdigest()[:16],
+            rows=len(rows),
+            columns=_schema(layout),
             context=context,
-        )  # fmt: skip
+        )
 
 
 def _schema(layout: Layout) -> Mapping[str, str]:
-    """Name and MLflow's type of each input."""
+    """The name of each input -> its MLflow type."""
     if layout.columns:
         return {column.name: "double" if column.categories is None else "string" for column in layout.columns}
     if layout.pixels:
@@ -69,7 +72,7 @@ def _schema(layout: Layout) -> Mapping[str, str]:
 
 
 def _kl_csv(fit: Fit) -> str:
-    """Held-out KL in nats, a line an epoch, a column a latent dimension."""
+    """The held-out KL in nats as CSV: one row for each epoch, one column for each latent dimension."""
     import pandas as pd
 
     frame = pd.DataFrame(fit.history.kl)
@@ -79,6 +82,7 @@ def _kl_csv(fit: Fit) -> str:
 
 
 def _foot(run: Run) -> str:
-    from anomaly_vae import __version__
+    """The last line of the report."""
+    from anomaly_vae.core.version import __version__
 
     return f"anomaly-vae {__version__}" + (f", run {run.run_id}" if run.run_id else "")
