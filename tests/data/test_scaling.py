@@ -129,7 +129,7 @@ def test_log_units_bring_a_density_to_the_units_of_the_data() -> None:
     rng = np.random.default_rng(0)
     columns = (Column("x"), Column("c", ("a", "b")), Column("y"))
     values = np.c_[rng.normal(3.0, 250.0, 5000), rng.integers(0, 2, 5000), rng.normal(0.0, 0.004, 5000)]
-    scaler = Scaler.fit(values, layout("table", *columns))
+    scaler = Scaler.fit(values.T, layout("table", *columns))
     units = scaler.log_units()
     assert [element.how for element in scaler.elements] == ["linear", "code", "linear", "asinh", "asinh"]
     assert np.isnan(units).tolist() == [False, False, False, True, True]
@@ -144,7 +144,7 @@ def test_log_units_bring_a_density_to_the_units_of_the_data() -> None:
 def test_the_log_unit_of_a_difference_is_that_of_the_next_step(values: NDArray[Any]) -> None:
     """Given the step before, the density of a step is that of its difference."""
     wandering = np.cumsum(values[:, :1], axis=0)
-    scaler = Scaler.fit(wandering, numbers("series", 1))
+    scaler = Scaler.fit(wandering.T, numbers("series", 1))
     assert scaler.elements[0].how == "difference"
     steps = np.diff(wandering[:, 0], prepend=wandering[0, 0])
     assert scaler.log_units().tolist() == pytest.approx([np.log(steps.std())])
