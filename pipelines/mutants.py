@@ -102,12 +102,12 @@ MUTANTS = (
            (f"{LEAKS}::test_anomalous_steps_train_nothing",)),
     # --- what the parts are fitted to
     Mutant("mixture: fitted to held-out rows", f"{PARTS}/mixture_prior.py",
-           "normals.batches(normals.train())", "normals.batches(normals.held())", (ONE_GAUSSIAN,)),
+           "normals.batches(normals.train())", "normals.batches(normals.held()[0])", (ONE_GAUSSIAN,)),
     Mutant("energy: weighed on training rows", f"{PARTS}/residual_energy.py",
-           "normals.batches(normals.held())", "normals.batches(normals.train())", (f"{FORMULAS}::test_energy_weighs"
+           "normals.batches(normals.held()[0])", "normals.batches(normals.train())", (f"{FORMULAS}::test_energy_weighs"
            "_blurred_residuals_by_how_they_vary_among_held_out_normals",)),
     Mutant("covariance: of held-out rows", f"{PARTS}/mahalanobis.py",
-           "x = normals.train()", "x = normals.held()", (f"{FORMULAS}::test_covariance_is_half_the_squared_mahalanobis"
+           "x = normals.train()", "x, _ = normals.held()", (f"{FORMULAS}::test_covariance_is_half_the_squared_mahalanobis"
            "_distance_from_training_residuals",)),
     Mutant("memory: of held-out features", f"{PARTS}/memory_bank.py",
            "normals.raw(normals.train())", "normals.raw(normals.held())",
@@ -121,7 +121,7 @@ MUTANTS = (
     Mutant("mixture: KL without its half", f"{PARTS}/mixture_prior.py",
            "math.log(weight) - 0.5 * (log_ratio", "math.log(weight) - 1.0 * (log_ratio", (ONE_GAUSSIAN,)),
     Mutant("knn: doubled", f"{PARTS}/knn_density.py",
-           "self.dimensions * 0.5 * nearest", "self.dimensions * 1.0 * nearest", (NEIGHBOURS,)),
+           "self.unit * 0.5 * nearest", "self.unit * 1.0 * nearest", (NEIGHBOURS,)),
     Mutant("knn: a row may be its own neighbour", f"{PARTS}/knn_density.py",
            "squared[rows, mine[rows] % size] = math.inf", "pass", (NEIGHBOURS,)),
     Mutant("knn: a held-out row of a fit may be its own neighbour", FIT,

@@ -24,11 +24,11 @@ ROWS = 20_000  # posteriors at most that the mixture is fitted to
 
 
 class MixturePrior(Part):
-    """sum_k w_k N(m_k, S_k) with full covariances, over posteriors N(mu, V) of one pooled variance V.
+    """sum_k w_k N(m_k, S_k) with full covariances, over posteriors N(mu, V) of one variance V, the mean over training.
 
-    `kl` is the variational upper bound of Hershey & Olsen (2007), -log sum_k w_k exp(-KL(N(mu, V) || N(m_k, S_k))):
-    exact for one component, never below the KL of N(mu, V) to the mixture. The score is no bound on -log p(x) for that:
-    it decodes the posterior mean, and V is not the posterior's own variance.
+    `kl` is the variational upper bound of Hershey & Olsen (2007), -log sum_k w_k exp(-KL(N(mu, V) || N(m_k, S_k))): exact
+    for one component, never below the KL of N(mu, V) to the mixture. A sample's own variance is not read: where it
+    differs from V, `kl` is not the KL of its own posterior, and the score is no bound on -log p(x).
     """
 
     column, sized_by_fit = "kl", ("means", "whiten", "constant", "weights")
@@ -102,7 +102,8 @@ class MixturePrior(Part):
         """(B,) nats of posteriors with means mu (B, D)."""
         offsets = (mu[:, None] - self.means).transpose(0, 1)  # (K, B, D)
         squared = (offsets @ self.whiten.transpose(1, 2)).square().sum(-1)  # (K, B)
-        return -torch.logsumexp(self.constant[:, None] - 0.5 * squared, dim=0)
+        # components in a row: summed over columns, the last bit would depend on how many samples there are
+        return -torch.logsumexp((self.constant[:, None] - 0.5 * squared).T.contiguous(), dim=1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, D) draws of the mixture, which are samples of where training data lies in latent space."""

@@ -64,7 +64,8 @@ def batch(x: Tensor, run: Callable[[Tensor], Output] = model, own: Tensor | None
 
 def normals(train: Tensor, held: Tensor, run: Callable[[Tensor], Output] = model) -> Normals:
     generator = torch.Generator().manual_seed(0)
-    return Normals(cast(VAE, run), 0, generator, len(train), len(held), lambda: train, lambda: held)
+    drawn = held, torch.arange(len(held))
+    return Normals(cast(VAE, run), 0, generator, len(train), len(held), lambda: train, lambda: drawn)
 
 
 # --- reconstruction and KL of the model ------------------------------------------------------------------------------
@@ -220,8 +221,8 @@ def projected(place: Array, references: Array) -> Array:
 def test_neighbours_are_the_log_distances_to_the_nearest_reference_of_each_bag(
     columns: int, members: int, rows: int
 ) -> None:
-    """J / 2 * log of the smallest squared distance, the mean over bags; distances are divided by a power of how far the
-    reference's own neighbours are. A row that is a reference itself is not its own neighbour."""
+    """Its unit / 2 * log of the smallest squared distance, the mean over bags; distances are divided by a power of how
+    far the reference's own neighbours are. A row that is a reference itself is not its own neighbour."""
     dense = dense_vae(columns, members)
     held = draw(rows, columns) * (1 + torch.arange(rows)[:, None] / 30)
     part = KNNDensity(dense, 10_000)
@@ -249,7 +250,7 @@ def test_neighbours_are_the_log_distances_to_the_nearest_reference_of_each_bag(
             here = np.flatnonzero(leave_out.numpy() >= 0)
             squared[here, leave_out.numpy()[here]] = np.inf
         nearest = squared.reshape(len(x), bags, -1).min(2).clip(least * weight.min())
-        found: Array = axes * 0.5 * np.log(nearest).mean(1)
+        found: Array = float(part.unit) * 0.5 * np.log(nearest).mean(1)
         return found
 
     x = 2 * draw(7, columns, seed=5)
@@ -275,7 +276,7 @@ def test_a_gap_is_more_remarkable_beside_a_dense_cluster_than_beside_a_sparse_on
 def test_held_out_rows_of_a_fit_are_not_their_own_neighbours() -> None:
     """All rows become references: in the fit's own scores each held-out row is compared with the others alone."""
     X = np.random.default_rng(0).normal(size=(120, 3))
-    detector, seen = fit_memory(X, device="cpu", training__steps=4, model__hidden=[6])
+    detector, seen = fit_memory(X, device="cpu", training__steps=4, model__hidden=[6], scoring__combine="sum")
     kept, _ = seen.part(seen.split.valid)
     again = detector.parts(X[seen.split.valid])
     assert (kept.parts["neighbours"] > again.parts["neighbours"] + 1).all()
