@@ -107,10 +107,10 @@ MUTANTS = (
            "normals.batches(normals.held()[0])", "normals.batches(normals.train())", (f"{FORMULAS}::test_energy_weighs"
            "_blurred_residuals_by_how_they_vary_among_held_out_normals",)),
     Mutant("covariance: of held-out rows", f"{PARTS}/mahalanobis.py",
-           "x = normals.train()", "x, _ = normals.held()", (f"{FORMULAS}::test_covariance_is_half_the_squared_mahalanobis"
-           "_distance_from_training_residuals",)),
+           "x = normals.train()", "x, _ = normals.held()",
+           (f"{FORMULAS}::test_covariance_is_half_the_squared_mahalanobis_distance_from_training_residuals",)),
     Mutant("memory: of held-out features", f"{PARTS}/memory_bank.py",
-           "normals.raw(normals.train())", "normals.raw(normals.held())",
+           "normals.raw(normals.train())", "normals.raw(normals.held()[0])",
            (f"{FORMULAS}::test_memory_is_the_squared_distance_to_the_nearest_training_feature",)),
     # --- their formulas
     Mutant("energy: without its half", f"{PARTS}/residual_energy.py",

@@ -5,9 +5,9 @@
 
 The protocol of Livernoche et al. 2023: tables over 10,000 rows are cut to 10,000 by a stratified draw, half of the
 normals train, the other half and all anomalies are scored; seeds 0-4. The row `anomaly-vae recon + kl` ranks by the
-VAE alone, `anomaly-vae PART alone` by one part of our score, from the same fit. The sd over seeds says nothing of the choice
-of tables: the table `paired` has wins and losses against each rival over tables, and the p-value of Wilcoxon's signed
-ranks.
+VAE alone, `anomaly-vae PART alone` by one part of our score, from the same fit. The sd over seeds says nothing of the
+choice of tables: the table `paired` has wins and losses against each rival over tables, and the p-value of Wilcoxon's
+signed ranks.
 
 PyOD's VAE has its KL clamped to 0 by its own default; a second row has the KL in the loss. Both need the extra `bench`
 and are left out, with a line that says so, where it cannot be imported.

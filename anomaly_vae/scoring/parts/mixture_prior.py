@@ -26,9 +26,9 @@ ROWS = 20_000  # posteriors at most that the mixture is fitted to
 class MixturePrior(Part):
     """sum_k w_k N(m_k, S_k) with full covariances, over posteriors N(mu, V) of one variance V, the mean over training.
 
-    `kl` is the variational upper bound of Hershey & Olsen (2007), -log sum_k w_k exp(-KL(N(mu, V) || N(m_k, S_k))): exact
-    for one component, never below the KL of N(mu, V) to the mixture. A sample's own variance is not read: where it
-    differs from V, `kl` is not the KL of its own posterior, and the score is no bound on -log p(x).
+    `kl` is the variational upper bound of Hershey & Olsen (2007), -log sum_k w_k exp(-KL(N(mu, V) || N(m_k, S_k))):
+    exact for one component, never below the KL of N(mu, V) to the mixture. A sample's own variance is not read: where
+    it differs from V, `kl` is not the KL of its own posterior, and the score is no bound on -log p(x).
     """
 
     column, sized_by_fit = "kl", ("means", "whiten", "constant", "weights")
