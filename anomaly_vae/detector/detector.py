@@ -95,8 +95,8 @@ class Detector:
         return join(self.score_source(open_memory(X, self.config.data), explain))
 
     def score(self, X: Any) -> NDArray[np.float64]:
-        """(N,) nats: reconstruction given the posterior mean, plus KL, plus the further parts; higher is more
-        anomalous."""
+        """(N,) nats, higher is more anomalous: the sum of reconstruction given the posterior mean, KL and the further
+        parts, of each its raw nats or, by `scoring.combine`, its surprise."""
         return self.parts(X).total
 
     def score_frame(self, frame: pd.DataFrame, *, threshold: float | None = None, explain: int = 0) -> pd.DataFrame:

@@ -215,10 +215,10 @@ def test_threshold_of_a_folder_and_of_a_run(fits: Fits) -> None:
     fit = ["table.csv", "--label", "diagnosis", "--set", "training.epochs=1", *store]
     address = f"runs:/{json.loads(ok('fit', *fit, '-o', 'copy', '--json'))['run_id']}/detector"
     before = table(ok("score", "table.csv", "-m", "./copy"))
-    shown = [ok("threshold", "-m", place, "--policy", "fpr=0.05", *store) for place in ("./copy", address)]
+    shown = [ok("threshold", "-m", place, "--policy", "fpr=0.2", *store) for place in ("./copy", address)]
     assert shown[0] == shown[1]
     assert shown[0].splitlines()[0].split()[:2] == ["was", "youden"]
-    assert shown[0].splitlines()[1].split()[:2] == ["now", "fpr=0.05"]
+    assert shown[0].splitlines()[1].split()[:2] == ["now", "fpr=0.2"]
     folder, logged = (ok("score", "table.csv", "-m", place, *store) for place in ("./copy", address))
     assert folder == logged
     after = table(folder)

@@ -95,7 +95,7 @@ def test_axes_are_ordered_by_what_the_model_uses(kind: str, axes: int) -> None:
 
 
 def test_members_decode_their_own_draws() -> None:
-    detector, _ = fitted("dense", 1, model__members=3)
+    detector, _ = fitted("dense", 1, model__members=3, scoring__prior="normal")
     space = LatentSpace(detector)
     z, members = space.draw(7, seed=0)
     assert members is not None
