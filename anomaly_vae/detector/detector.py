@@ -109,7 +109,7 @@ class Detector:
 
     def score(self, X: Any) -> NDArray[np.float64]:
         """(N,) nats: reconstruction given the posterior mean, plus KL, plus the further parts; higher is more
-        anomalous.
+        anomalous. Each further part counts by its raw nats or, by `scoring.combine`, all parts by their surprises.
 
         The posterior mean is decoded, and nothing is sampled: reconstruction plus KL is a plug-in estimate, no bound on
         -log p(x). It leaves out what the spread of the posterior costs, and so is below the negative ELBO, which

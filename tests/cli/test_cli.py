@@ -227,6 +227,18 @@ def test_threshold_of_a_folder_and_of_a_run(fits: Fits) -> None:
 
 
 @pytest.mark.usefixtures("beside")
+def test_raw_nats_stand_beside_the_surprises(fits: Fits) -> None:
+    lines = table(ok("score", "table.csv", "--raw", "-m", "det-table"))
+    raw = [f"{part}_raw" for part in PARTS["table"]]
+    assert list(lines.columns) == ["id", "score", *PARTS["table"], *raw, "p_value", "is_anomaly"]
+    np.testing.assert_allclose(lines[PARTS["table"]].sum(axis=1), lines["score"], atol=1e-5)
+    for part in PARTS["table"]:
+        assert lines[part].corr(lines[f"{part}_raw"], method="spearman") > 0.9
+    plain = table(ok("score", "table.csv", "-m", "det-table"))
+    pd.testing.assert_frame_equal(plain, lines.drop(columns=raw))
+
+
+@pytest.mark.usefixtures("beside")
 def test_false_alarm_rate_without_labels(fits: Fits) -> None:
     frame = pd.read_csv("table.csv")
     frame[frame["diagnosis"] == "benign"].drop(columns="diagnosis").to_csv("normal.csv", index=False)
