@@ -20,8 +20,9 @@ class Marginals(Part):
     """Sum over a row's elements of -log of the share of training rows that have about this value, as if elements were
     independent: it finds at a glance what is rare at all, where a decoder asks what is rare given the rest.
 
-    A number that the network reads as it is and as its asinh counts twice. A histogram is linear between its nodes (a frequency polygon, Scott 1985), and 0 a node's width outside training. A
-    category has a node of its own, a missing cell counts as one, and a row that is scored counts itself.
+    A number that the network reads as it is and as its asinh counts twice. A histogram is linear between its nodes (a
+    frequency polygon, Scott 1985), and 0 a node's width outside training. A category has a node of its own, a missing
+    cell counts as one, and a row that is scored counts itself.
     """
 
     column = "marginals"
