@@ -71,8 +71,8 @@ MUTANTS = (
     if score_model.level is not None and residuals is not None:
         residuals.fit(score_model.level, np.arange(len(data)))""", (f"{NO_LEAK}[series]",)),
     Mutant("level: of residuals that reach into test", FIT,
-           "_residuals(scorer, data, _before_test(data, parts, window))",
-           "_residuals(scorer, data, np.arange(len(data)))", (f"{NO_LEAK}[series]",)),
+           "step_residuals(scorer, data, _before_test(data, parts, window))",
+           "step_residuals(scorer, data, np.arange(len(data)))", (f"{NO_LEAK}[series]",)),
     Mutant("series: validation reads the test steps after it", FIT,
            "before, first = _before_test(data, parts, scorer.window), 0", "before, first = np.arange(len(data)), 0",
            (f"{NO_LEAK}[series]",)),

@@ -32,16 +32,17 @@ from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
 from anomaly_vae.detector.configuration import NO_TEST, load, resolve, unlabelled
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
+from anomaly_vae.detector.step_residuals import step_residuals
 from anomaly_vae.detector.tails import independent_scores
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.detector.trained_rows import MOST, TrainedRows
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.compose import build_score_model
-from anomaly_vae.scoring.parts.sensor_level import PIECE, SMOOTH, LevelStream, SensorLevel
+from anomaly_vae.scoring.parts.sensor_level import SMOOTH
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
-from anomaly_vae.scoring.scores import DECIMALS, Scores, gathered
+from anomaly_vae.scoring.scores import Scores, gathered
 from anomaly_vae.training.loop import JUDGED, History, train
 from anomaly_vae.training.objective import active_units
 
@@ -141,7 +142,7 @@ def fit(
     history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
     own = score_model.fit(learned, held, config.seed)
     scorer = Scorer(score_model, scaler, layout, window, source.path, raw=True)
-    residuals = None if score_model.level is None else _residuals(scorer, data, _before_test(data, parts, window))
+    residuals = None if score_model.level is None else step_residuals(scorer, data, _before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:
         residuals.fit(score_model.level, np.r_[parts.train, normals])
 
@@ -246,78 +247,6 @@ def _before_test(data: LoadedData, parts: Split, window: int | None) -> NDArray[
     machines = np.zeros(len(data), np.int32) if data.groups is None else data.groups
     too_short = np.bincount(machines[before], minlength=int(machines.max()) + 1) < (window or 0)
     return np.flatnonzero(before | too_short[machines])
-
-
-@dataclass(frozen=True)
-class _Residuals:
-    """What reconstruction leaves of every step of a series, machine after machine.
-
-    values: (N, C) mean residual over the windows that cover a step, scaled units. order: (N,) row number of each.
-    first: (N,) whether a machine begins there.
-    """
-
-    values: NDArray[np.float64]
-    order: NDArray[np.intp]
-    first: NDArray[np.bool_]
-
-    def fit(self, level: SensorLevel, known: NDArray[np.intp]) -> None:
-        """Fits the level part to the rows in `known`, which are normal, with a break between machines."""
-        usable = np.isin(self.order, known)
-        if self.first[1:].any():
-            usable &= ~self.first
-        level.fit_residuals(self.values, usable)
-
-    def cross_scores(
-        self, level: SensorLevel, train: NDArray[np.intp], normals: NDArray[np.intp], scores: Scores
-    ) -> NDArray[np.float64]:
-        """(n,) the scores of the held-out normals (row numbers) as those of steps that `level` has not seen: each half
-        in time of a machine's is scored by a level fitted to the training rows and the other half. scores: of the
-        normals, by the level that has seen all."""
-        place = np.empty(int(self.order.max()) + 1, np.intp)  # of a row number in `order`
-        place[self.order] = np.arange(len(self.order))
-        machine = np.cumsum(self.first)[place[normals]]
-        counts = np.bincount(machine)
-        rank = np.empty(len(normals), np.intp)
-        by_machine = np.argsort(machine, kind="stable")
-        rank[by_machine] = np.arange(len(normals)) - np.repeat(np.cumsum(counts) - counts, counts)
-        early = rank < counts[machine] / 2
-        nats = np.empty((2, len(normals)))
-        for half in (early, ~early):
-            other = SensorLevel(self.values.shape[1])
-            self.fit(other, np.r_[train, normals[~half]])
-            nats[:, half] = self._nats(other)[:, place[normals[half]]]
-        parts = dict(zip((level.column, *level.further_columns), np.round(nats, DECIMALS), strict=True))
-        return replace(scores, parts=scores.parts | parts).total
-
-    def _nats(self, level: SensorLevel) -> NDArray[np.float64]:
-        """(2, N) recon and level of every step, in the order of `values`."""
-        found = np.empty((2, len(self.values)))
-        starts = np.flatnonzero(self.first)
-        for start, end in zip(starts, np.r_[starts[1:], len(self.values)], strict=True):
-            stream, done = LevelStream(*level.variances()), start
-            for here in range(start, end, PIECE):
-                stop = min(here + PIECE, end)
-                for row, nats in zip(found, stream.push(self.values[here:stop], stop == end), strict=True):
-                    row[done : done + len(nats)] = nats.sum(axis=1)
-                done += len(nats)
-                release(self.values)
-        return found
-
-
-def _residuals(scorer: Scorer, data: LoadedData, rows: NDArray[np.intp]) -> _Residuals:
-    """Of some rows of a series, which are in order."""
-    machines = np.zeros(len(rows), np.int32) if data.groups is None else data.groups[rows]
-    by_machine = np.argsort(machines, kind="stable")
-    place = np.empty_like(by_machine)
-    place[by_machine] = np.arange(len(rows))
-    values = data.store.empty((len(rows), len(scorer.scaler.column)), np.float64)
-    first = 0
-    for piece in scorer.residuals(chunk for _, chunk in data.pieces(rows)):
-        values[place[first : first + len(piece)]] = piece
-        first += len(piece)
-        release(values)
-    machines = machines[by_machine]
-    return _Residuals(values, rows[by_machine], np.r_[True, machines[1:] != machines[:-1]])
 
 
 def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.data.open import open_source
-from anomaly_vae.detector import fit as fitting
+from anomaly_vae.detector import step_residuals
 from anomaly_vae.detector.configuration import NO_TEST, load
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit, fit, fit_memory
@@ -51,7 +51,7 @@ def test_held_out_steps_choose_the_threshold_by_a_level_that_has_not_seen_them(
     fitted: tuple[Detector, Fit], piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each machine's half of them, scored by the detector with a level of the training rows and the other half."""
-    monkeypatch.setattr(fitting, "PIECE", piece)
+    monkeypatch.setattr(step_residuals, "PIECE", piece)
     detector, seen = fitted
     valid, machines = seen.split.valid, np.asarray(seen.data.groups)
     early = np.zeros(N, bool)
@@ -61,7 +61,7 @@ def test_held_out_steps_choose_the_threshold_by_a_level_that_has_not_seen_them(
     level, held = detector.score_model.level, np.isin(np.arange(N), valid)
     assert level is not None
     scorer = Scorer(detector.score_model, detector.scaler, detector.layout, WINDOW)
-    residuals = fitting._residuals(scorer, seen.data, np.arange(N))
+    residuals = step_residuals.step_residuals(scorer, seen.data, np.arange(N))
     own, expected = level.variances(), np.empty(N)
     try:
         for half in (held & early, held & ~early):

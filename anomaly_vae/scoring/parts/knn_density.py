@@ -17,48 +17,37 @@ from torch import Tensor
 from anomaly_vae.core.config import ScoringConfig
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.models.base import VAE
-from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.scoring.parts import distances
-from anomaly_vae.scoring.parts.base import Batch, Normals, Part
+from anomaly_vae.scoring.parts.base import Batch, Normals
+from anomaly_vae.scoring.parts.references import ReferencePart
 
-BAGS = 4  # disjoint parts of the reference rows; the log distances to the nearest row of each are averaged
-AXES = 32  # principal axes of the joined space that distances are taken in, the length of the rest being one more
 RESIDUAL = 0.5  # weight of a residual, in units of its training root mean square
 NEAR = 5  # neighbours that tell how dense the data is around a reference row
 ADAPT, ADAPT_ROWS = 0.5, 300  # power of that local scale at most, and the training rows that give half of it
 NEEDED = "scoring.neighbours needs rows of a table with a numeric column; scoring.neighbours=0 leaves the part out"
 
 
-class KNNDensity(Part):
+class KNNDensity(ReferencePart):
     """The neighbours part of the score, fitted to training rows once the model is trained; its state is buffers.
 
     A distance is divided by a power of the local scale rho of the reference row, its mean distance to its 5 nearest:
     a gap that is ordinary in a sparse region is remarkable in a dense one (as in LOF, Breunig 2000).
     """
 
-    column, sized_by_fit = "neighbours", ("weights",)
+    column, most_bags = "neighbours", 4
     residual_scale: Tensor  # (M, 1, F)
-    centre: Tensor  # (J,)
-    axes: Tensor  # (J, A), empty where all J axes are kept
-    weights: Tensor  # (bags, A + 2, R / bags): scaled squared distances to a bag's rows are one matrix product
     floor: Tensor  # (2,) smallest squared distance, and smallest scaled one
     unit: Tensor  # () nats of a unit of log distance
 
     def __init__(self, model: VAE, references: int) -> None:
         """references: how many rows are wanted. Raises ConfigError where the model reads no rows with numbers."""
-        super().__init__()
         if model.rows is None or model.rows.numbers.numel() == 0:
             raise ConfigError(NEEDED)
-        self.rows: RowInputs = model.rows
-        self.members, self.n_condition, self.references = model.members, model.n_condition, references
-        numbers = len(self.rows.numbers)
-        # J, the axes of the joined space
-        joined = self.rows.inputs + model.n_condition + model.latent + model.members * numbers
-        kept, bags = min(AXES + 1, joined), _bags(references)
+        numbers = len(model.rows.numbers)
+        joined = model.rows.inputs + model.n_condition + model.latent + model.members * numbers
+        super().__init__(model.rows, model.n_condition, references, joined)
+        self.members = model.members
         self.register_buffer("residual_scale", torch.ones(model.members, 1, numbers))
-        self.register_buffer("centre", torch.zeros(joined))
-        self.register_buffer("axes", torch.zeros(joined, AXES if joined > AXES + 1 else 0))
-        self.register_buffer("weights", torch.zeros(bags, kept + 2, references // bags))
         self.register_buffer("floor", torch.zeros(2))
         self.register_buffer("unit", torch.tensor(float(joined)))
 
@@ -84,18 +73,11 @@ class KNNDensity(Part):
     def _fit(self, model: VAE, x: Tensor, generator: torch.Generator) -> Tensor:
         """To scaled normal rows x (N, E). Returns (R,) which of them are references."""
         n = len(x)
-        bags = _bags(min(self.references, n))
         squares = torch.cat([self._residual(self._batch(model, some)).square() for some in x.split(4096)], dim=1)
         self.residual_scale = RESIDUAL / squares.mean(1, keepdim=True).sqrt().clamp(min=0.02)
-        rows = torch.randperm(n, generator=generator)[: bags * (min(self.references, n) // bags)]
+        rows, bags = self._draw(n, generator)
         references = x[rows.to(x.device)]
-        joined = self._join(self._batch(model, references))  # (R, J)
-        self.centre = joined.mean(0)
-        if self.axes.shape[1]:
-            self.axes = distances.principal_axes(joined - self.centre, AXES)
-        place = self._project(joined)
-        apart = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(math.inf)
-        nearest = apart.topk(min(NEAR, len(place) - 1), largest=False).values
+        place, apart, nearest = self._fit_space(self._join(self._batch(model, references)), NEAR)
         near = nearest.mean(1)
         median = near.median().clamp(min=1e-6)
         power = ADAPT * n / (n + ADAPT_ROWS)
@@ -149,12 +131,7 @@ class KNNDensity(Part):
         """(B, J): inputs, latent means of all members, and their weighted residuals, members counting as one."""
         share = 1 / math.sqrt(self.members)
         residual = self._residual(batch) * (self.residual_scale * share)
-        condition = batch.x[:, batch.x.shape[1] - self.n_condition :]  # a neighbour is one under a like condition
-        return torch.cat([self.rows(batch.x), condition, batch.out.mu * share, *residual], dim=1)
-
-    def _project(self, joined: Tensor) -> Tensor:
-        offset = joined - self.centre
-        return distances.place(offset, self.axes) if self.axes.shape[1] else offset
+        return torch.cat([self.rows(batch.x), self._condition(batch.x), batch.out.mu * share, *residual], dim=1)
 
 
 def nats_of_log_distance(nearest: Tensor, plain: Tensor, scaled: Tensor, references: float) -> Tensor:
@@ -182,8 +159,3 @@ def nats_of_log_distance(nearest: Tensor, plain: Tensor, scaled: Tensor, referen
         known = plain[:, 0].double() - plain[:, 0].double().mean()
         kept = (scaled[:, 1:].double().mean(1) * known).mean() / (plain[:, 1:].double().mean(1) * known).mean()
     return (local * (1 + tilt) / tilt / kept.nan_to_num(1.0).clamp(0.25, 1.0)).float()
-
-
-def _bags(references: int) -> int:
-    """How many disjoint parts so many reference rows are divided into."""
-    return max(1, min(BAGS, references // 12))

@@ -14,14 +14,13 @@ from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.scoring.parts import distances
-from anomaly_vae.scoring.parts.base import Batch, Normals, Part
+from anomaly_vae.scoring.parts.base import Batch, Normals
+from anomaly_vae.scoring.parts.references import ReferencePart
 
-BAGS = 8  # disjoint parts of the reference rows; the log ratios to the nearest of each are averaged
-AXES = 32  # principal axes that distances are taken in, the length of the rest being one more
 NEAR = 10  # neighbours whose mean distance is a reference row's own
 
 
-class LocalOutlierFactor(Part):
+class LocalOutlierFactor(ReferencePart):
     """d log min_j |x - r_j| / rho_j nats, rho_j the mean distance of reference row j to its 10 nearest, d the intrinsic
     dimension: -log of how many times less dense it is at x than around a row nearby.
 
@@ -29,20 +28,12 @@ class LocalOutlierFactor(Part):
     rows themselves.
     """
 
-    column, sized_by_fit = "lof", ("weights",)
-    centre: Tensor  # (J,)
-    axes: Tensor  # (J, A), empty where all J axes are kept
-    weights: Tensor  # (bags, A + 2, R / bags), see `distances.scaled_references`
+    column, most_bags = "lof", 8
     smallest: Tensor  # () added to squared distances, so that copies of a row have some
     unit: Tensor  # () d
 
     def __init__(self, rows: RowInputs, n_condition: int, references: int) -> None:
-        super().__init__()
-        self.rows, self.n_condition, self.references = rows, n_condition, references
-        joined, bags = rows.inputs + n_condition, _bags(references)
-        self.register_buffer("centre", torch.zeros(joined))
-        self.register_buffer("axes", torch.zeros(joined, AXES if joined > AXES + 1 else 0))
-        self.register_buffer("weights", torch.zeros(bags, min(AXES + 1, joined) + 2, references // bags))
+        super().__init__(rows, n_condition, references, rows.inputs + n_condition)
         self.register_buffer("smallest", torch.zeros(()))
         self.register_buffer("unit", torch.ones(()))
 
@@ -55,16 +46,8 @@ class LocalOutlierFactor(Part):
     @torch.no_grad()
     def fit(self, normals: Normals) -> None:
         x = normals.train()
-        bags = _bags(min(self.references, len(x)))
-        rows = torch.randperm(len(x), generator=normals.generator)
-        rows = rows[: bags * (min(self.references, len(x)) // bags)]
-        joined = self._join(x[rows.to(x.device)])  # (R, J)
-        self.centre = joined.mean(0)
-        if self.axes.shape[1]:
-            self.axes = distances.principal_axes(joined - self.centre, AXES)
-        place = self._project(joined)
-        apart = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
-        nearest = apart.topk(min(NEAR, len(place) - 1), largest=False).values
+        rows, bags = self._draw(len(x), normals.generator)
+        place, _, nearest = self._fit_space(self._join(x[rows.to(x.device)]), NEAR)
         own = nearest.mean(1)
         least = 0.02 * own.median().clamp(min=1e-3)
         self.smallest, self.unit = (
@@ -83,13 +66,4 @@ class LocalOutlierFactor(Part):
 
     def _join(self, x: Tensor) -> Tensor:
         """(B, J): what the network reads of x, and its condition."""
-        return torch.cat([self.rows(x), x[:, x.shape[1] - self.n_condition :]], dim=1)
-
-    def _project(self, joined: Tensor) -> Tensor:
-        offset = joined - self.centre
-        return distances.place(offset, self.axes) if self.axes.shape[1] else offset
-
-
-def _bags(references: int) -> int:
-    """How many disjoint parts so many reference rows are divided into."""
-    return max(1, min(BAGS, references // 12))
+        return torch.cat([self.rows(x), self._condition(x)], dim=1)
