@@ -134,10 +134,15 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not equals or not name:
         raise ConfigError(f"--set {override}: expected section.key=VALUE, e.g. --set training.epochs=20")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml_value(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
     return _nested(name, value)
+
+
+def yaml_value(text: str) -> Any:
+    """The value that `--set` reads in a text. Raises yaml.YAMLError where it is none."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

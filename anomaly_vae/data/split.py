@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_vae.core.advice import option
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.kinds import KINDS
@@ -92,7 +93,7 @@ def is_anomalous(labels: CodedText, config: Config, path: str) -> NDArray[np.boo
         if len(values) > 2 and not (told and len(normal) < 2 and not "".join(normal).isdigit()):
             raise DataError(
                 f"{path}: column '{column}' holds {len(values)} values ({listed}); name the normal ones, e.g."
-                f" --normal {values[counts[present].argmax()]}"
+                f" {option('--normal', str(values[counts[present].argmax()]))}"
             )
         if not told and len(values) == 0:
             raise DataError(f"{path}: column '{column}' holds no label at all; leave --label out{taken}")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
@@ -313,8 +314,8 @@ def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
     asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop, *config.data.condition}
     notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
     notes += [
-        f"column '{column.name}' is an input, though it is named like a label: --label {column.name} takes it as one,"
-        f" --set 'data.drop=[{column.name}]' leaves it out"
+        f"column '{column.name}' is an input, though it is named like a label:"
+        f" {option('--label', column.name)} takes it as one, {setting('data.drop', [column.name])} leaves it out"
         for column in layout.columns
         if column.name.lower() in MAYBE_LABELS
     ]

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.images.decoding import ENDINGS
@@ -187,7 +188,7 @@ def _of_object(reader: Reader, config: DataConfig, table: pa.Table) -> NDArray[n
     if config.object is None and len(names) > 1:
         raise DataError(
             f"{reader.path}: column 'object' holds {len(names)} objects ({_quoted(names[:12])}); choose one, e.g."
-            f" --set data.object={names[0]}"
+            f" {setting('data.object', names[0])}"
         )
     if config.object is not None and config.object not in names:
         raise DataError(

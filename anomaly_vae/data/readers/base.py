@@ -13,6 +13,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers import arrow_stream
 from anomaly_vae.data.readers.cells import is_text, parse_numbers
@@ -193,4 +194,4 @@ def _names(names: list[str]) -> str:
 
 
 def _drop(name: str) -> str:
-    return f"leave the column out with --set 'data.drop=[{name}]'"
+    return f"leave the column out with {setting('data.drop', [name])}"
