@@ -16,6 +16,7 @@ from anomaly_vae.data.readers.cells import NULLS, canonical, distinct, is_number
 from anomaly_vae.data.source import Column
 
 LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})
+NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")  # labels
 MAYBE_LABELS = frozenset(  # that are inputs, and said to be
     {"attack", "attack_cat", "attack_type", "class", "classes", "fault", "fraud", "ground_truth", "is_attack"}
     | {"is_fault", "is_fraud", "is_malware", "target", "y"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import DataConfig
+from anomaly_vae.data.images.listing import is_picture
 from anomaly_vae.data.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def open_source(path: str | Path, config: DataConfig) -> Source:
-    """A file or folder as a source of the kind `config.kind`; None: of the kind that recognises it.
+    """A file or folder as a source of the kind `config.kind`; None: of the kind that recognises it. A picture alone is
+    opened as a folder of one.
 
     Raises DataError if it cannot be read as that kind.
     """
     path = Path(path)
-    data = path if path.is_dir() else open_reader(path)
+    data = path if path.is_dir() or (is_picture(path) and path.is_file()) else open_reader(path)
     name = config.kind or next(name for name in reversed(list(KINDS)) if KINDS[name].recognises(data, config))
     return KINDS[name].open(data, config, None)
 

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from anomaly_vae.core.advice import option
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.columns import NORMAL_WORDS
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import CodedText, Source
-
-NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")
 
 
 @dataclass(frozen=True)

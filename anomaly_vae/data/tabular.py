@@ -225,9 +225,10 @@ def as_text(column: pa.ChunkedArray) -> NDArray[np.str_]:
 
 
 def reader_of(data: Path | Reader, kind: str) -> Reader:
-    """The reader of a file. Raises DataError for a folder."""
+    """The reader of a file. Raises DataError for a folder or a picture."""
     if isinstance(data, Path):
-        raise DataError(f"{data}: a folder, expected a CSV or Parquet file for kind {kind}")
+        what = "a folder" if data.is_dir() else "a picture"
+        raise DataError(f"{data}: {what}, expected a CSV or Parquet file for kind {kind}")
     return data
 
 

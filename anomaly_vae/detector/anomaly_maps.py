@@ -58,16 +58,16 @@ def pixel_threshold(
     centred: bool = True,
 ) -> Threshold:
     """The pixel threshold from validation's maps, N of (h, w), of the pictures in `rows`, of which some are anomalous
-    (N,). The maps are gone through once.
+    (N,). The maps are gone through once; those of anomalous pictures without a mask are left out.
 
     centred: the maps are excesses over the mean of the n normal ones, each of which is part of that mean. A new picture
     is not: n / (n - 1) makes the normal ones' peaks those of excesses over the mean of the others.
     """
     highest, counts = [], PixelCounts()
     masked = image_files is not None and image_files.masked and anomalous.any()
-    for heat, row in zip(maps, rows, strict=True):
+    for heat, row, is_anomaly in zip(maps, rows, anomalous, strict=True):
         highest.append(heat.max())
-        if masked and image_files is not None:
+        if masked and image_files is not None and image_files.measured(int(row), is_anomaly):
             count_pixels(counts, [heat], [int(row)], image_files)
     peaks = np.array(highest, np.float64)[~anomalous]
     if centred:
@@ -80,15 +80,21 @@ def pixel_threshold(
 class PixelMeter:
     """The pixel metrics of scores; none for data without masks. wanted: whether scores need their maps for it."""
 
-    def __init__(self, detector: Detector, source: Source) -> None:
-        self.detector, self.image_files = detector, source.image_files()
+    def __init__(self, detector: Detector, source: Source, anomalous: NDArray[np.bool_] | None) -> None:
+        """anomalous: (N,) of all pictures of the source; None: nothing is labelled. Anomalous ones need a mask to be
+        measured."""
+        self.detector, self.image_files, self.anomalous = detector, source.image_files(), anomalous
         self.wanted = self.image_files is not None and self.image_files.masked and detector.pixels is not None
         self.counts = PixelCounts(detector.pixels.value) if self.wanted and detector.pixels else None
 
     def add(self, scores: Scores, rows: NDArray[np.intp]) -> None:
         """Scores of the pictures in `rows` (N,) of the source."""
-        if self.counts is not None and self.image_files is not None and len(rows):
-            count_pixels(self.counts, self.detector.maps(scores), rows, self.image_files)
+        files = self.image_files
+        if self.counts is None or files is None or not len(rows):
+            return
+        is_anomaly = np.zeros(len(rows), bool) if self.anomalous is None else self.anomalous[rows]
+        kept = np.array([files.measured(*pair) for pair in zip(rows, is_anomaly, strict=True)])
+        count_pixels(self.counts, self.detector.maps(scores)[kept], rows[kept], files)
 
     def metrics(self) -> dict[str, float]:
         return {} if self.counts is None else self.counts.metrics()

@@ -119,8 +119,7 @@ def fit(
     source.preload(store)
     parts = split(source, config)
     image_files = source.image_files()
-    if image_files is not None and parts.anomalous is not None:
-        image_files.require(parts.anomalous)
+    masks_note = "" if image_files is None or parts.anomalous is None else image_files.require(parts.anomalous)
     config = resolve(config, source.kind, len(parts.train))
     device, window = pick_device(config.device), config.data.window
     layout = source.learn(parts.train)
@@ -151,7 +150,7 @@ def fit(
     scores = _surprised(score_model, _scores(scorer, data, parts, normals, own), normals)
     kl, active = _latent_use(score_model.model, judged)
     seen = Fit(data, parts, history, scores, kl, active, score_model.model.members, ())
-    notes = (*source.notes, *((parts.note,) if parts.note else ()), *_notes(config, seen, layout))
+    notes = (*source.notes, *filter(None, (parts.note, masks_note)), *_notes(config, seen, layout))
     seen = replace(seen, notes=notes)
     valid, _ = seen.part(parts.valid)
     unseen, anomalous, independent = valid.total[~wrong], np.sort(valid.total[wrong]), None

@@ -128,7 +128,8 @@ def evaluate(
     if labels is None:
         raise DataError(f"{path}: has no labels to evaluate by; name their column with --label")
     anomalous, labelled = is_anomalous(labels, config, path), is_labelled(labels, config)
-    roles, meter, totals = source.roles(), PixelMeter(detector, source), []
+    roles, meter, totals = source.roles(), PixelMeter(detector, source, anomalous), []
+    masks_note = meter.image_files.require(anomalous) if meter.wanted and meter.image_files is not None else ""
     tested = labelled if roles is None else labelled & (roles == "test")
     if not tested.any():
         raise DataError(
@@ -149,7 +150,7 @@ def evaluate(
     noun, trained_on = KINDS[source.kind].noun, None
     if detector.trained_rows is not None:
         trained_on = int(detector.trained_rows.contains(hasher.hashes()[tested]).sum())
-    notes = (left_out_note(labelled, config, noun), _trained_note(detector, trained_on, len(total), noun))
+    notes = (left_out_note(labelled, config, noun), masks_note, _trained_note(detector, trained_on, len(total), noun))
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
         round(time.perf_counter() - began, 2), {"test": len(total)}, (*source.notes, *filter(None, notes)),

@@ -94,7 +94,7 @@ def fit(
         threshold = detector.threshold
         test_metrics = metrics(anomalous, scores.total, threshold.value)
         test_metrics |= fit_result.latent_metrics()
-        meter = PixelMeter(detector, source)
+        meter = PixelMeter(detector, source, fit_result.split.anomalous)
         for piece in fit_result.pieces(fit_result.split.test) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))
         test_metrics |= meter.metrics()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-LOSSY = frozenset({".jpg", ".jpeg", ".webp"})  # formats in which the black of a mask is noisy
+LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"})  # formats in which the black of a mask is noisy
+LAYERED = frozenset({".gif", ".tif", ".tiff", ".webp"})  # formats that may hold several pictures; the first is read
+ENDINGS = LOSSY | LAYERED | {".png", ".bmp", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".jp2"}
 THREADS = min(8, os.cpu_count() or 1)
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap height and width
 DEPTHS = (10, 12, 14, 16)  # bits a pixel of cameras that write files of 16 bits a pixel
 WHITE16 = 65535.0
+LATER = "later pictures"  # key of a Pillow image's `info`, of a file that holds more than the one that was read
 
 
 class Encoded(io.BytesIO):
@@ -52,7 +54,12 @@ def decode(file: Path | Encoded, channels: int, height: int, width: int, white: 
     white: the value that becomes 255 in pictures of 16 bits a pixel; 255 stands for their full range.
     Raises BrokenImageError if it cannot be decoded.
     """
-    array = _flat(open_upright(file), white, "L" if channels == 1 else "RGB")
+    return as_pixels(open_upright(file), channels, height, width, white)
+
+
+def as_pixels(opened: Any, channels: int, height: int, width: int, white: float = 255.0) -> NDArray[np.uint8]:
+    """The same of a picture that `open_upright` opened."""
+    array = _flat(opened, white, "L" if channels == 1 else "RGB")
     pixels = array.reshape(*array.shape[:2], channels).transpose(2, 0, 1)  # (C, H, W)
     return np.ascontiguousarray(pixels if pixels.shape[1:] == (height, width) else resize(pixels, height, width))
 
@@ -113,13 +120,32 @@ def size(file: Path) -> tuple[int, int]:
     return (width, height) if is_sideways else (height, width)
 
 
-def is_grey(file: Path) -> bool:
-    """Whether a picture is stored as grey, or in colour with equal channels."""
-    opened = open_upright(file)
-    if opened.mode in ("1", "L", "LA") or opened.mode.startswith("I"):
+def is_grey(opened: Any) -> bool:
+    """Whether an open picture is stored as grey, or in colour with equal channels."""
+    if is_stored_grey(opened):
         return True
     array = np.asarray(opened.convert("RGB"))  # (H, W, 3)
     return bool((array == array[..., :1]).all())
+
+
+def is_stored_grey(opened: Any) -> bool:
+    """Whether a picture is stored with one channel of brightness; opened: at least its header."""
+    return opened.mode in ("1", "L", "LA") or opened.mode.startswith("I")
+
+
+def in_colour(files: Sequence[Path]) -> list[Path]:
+    """Those of the files that are stored in colour, by their headers, and those whose header cannot be read."""
+    from PIL import Image
+
+    def stored_grey(file: Path) -> bool:
+        try:
+            with _explained(file), Image.open(file) as opened:
+                return is_stored_grey(opened)
+        except BrokenImageError:
+            return False
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [file for file, grey in zip(files, pool.map(stored_grey, files), strict=True) if not grey]
 
 
 def white_of(files: Iterable[Path]) -> float:
@@ -155,14 +181,18 @@ def broken(files: Iterable[Path]) -> list[str | None]:
 def open_upright(file: Path | Encoded, palette: bool = False) -> Any:
     """A decoded Pillow image, turned upright. palette: keep the indices of a palette; else they become colours.
 
+    Of a file of several pictures it is the first, and `info` has the key LATER.
     Raises BrokenImageError if it cannot be decoded.
     """
     from PIL import Image, ImageOps
 
     with _explained(file):
         with Image.open(file) as opened:
+            is_first = Path(str(file)).suffix.lower() in LAYERED and getattr(opened, "is_animated", False)
             upright = ImageOps.exif_transpose(opened)
             upright.load()
+            if is_first:
+                upright.info[LATER] = True
         if upright.mode in ("P", "PA") and not palette:
             upright = upright.convert("RGBA")
     if upright.mode == "F":

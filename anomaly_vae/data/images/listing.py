@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import calendar
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,16 +13,35 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from anomaly_vae.core.advice import setting
+from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.worries import Gravity, Worry
+from anomaly_vae.data.columns import NORMAL_WORDS
 from anomaly_vae.data.images.decoding import ENDINGS
 from anomaly_vae.data.readers.base import Reader
 from anomaly_vae.data.readers.cells import as_labels
 
 ROLES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 MASKS = ("ground_truth", "masks")  # folders of masks, e.g. in MVTec's layout; their files are not samples
+SIDECARS = frozenset(  # files beside pictures that are none
+    {".txt", ".md", ".json", ".xml", ".csv", ".yaml", ".yml", ".html", ".log", ".ini", ".db", ".py"}
+)
 MANIFEST = ("path", "image", "label", "mask", "split", "object")  # columns of a manifest; VisA has image for path
+# Words in names of folders that tell when or where pictures were taken, beside dates and numbers. A word that all names
+# share, each with a number, is one too (bottle1, bottle2), unless it is one of CLASS_WORDS.
+PLACES = frozenset((
+    "t", "h", "z", "utc", "am", "pm", "st", "nd", "rd", "th", "week", "cw", "kw", "day", "month", "year", "shift",
+    "night", "morning", "evening", "camera", "cam", "line", "machine", "station", "view", "angle", "position", "pos", "left",
+    "right", "top", "bottom", "side", "front", "back", "batch", "lot", "part", "set", "folder", "session", "run", "site", "new",
+    "copy", "image", "images", "img", "photo", "photos", "picture", "pictures",
+    *(word.lower() for words in (calendar.month_name, calendar.month_abbr) for word in words),
+    *(word.lower() for words in (calendar.day_name, calendar.day_abbr) for word in words),
+))  # fmt: skip
+CLASS_WORDS = frozenset((
+    "class", "type", "kind", "category", "label", "cluster", "defect", "error", "fault", "damage", "anomaly",
+    "anomalous", "bad", "ng", "nok", "outlier", "scratch", "crack", "hole", "stain", "dent",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,38 +79,106 @@ class Listing:
         )
 
 
-def list_folder(root: Path) -> Listing:
-    """The images below a folder, in the order of their relative paths. Raises DataError if there is none."""
-    files = {file.relative_to(root).as_posix(): file for file in root.rglob("*") if _is_image(file, root)}
+def list_folder(root: Path, config: DataConfig) -> Listing:
+    """The images below a folder, in the order of their relative paths. Raises DataError if there is none.
+
+    Folders whose names tell classes label the pictures in them; with `config.label` or `config.normal` any do. A
+    picture beside such folders has no label.
+    """
+    below_root = sorted(file for file in root.rglob("*") if _is_visible(file, root))
+    files = {file.relative_to(root).as_posix(): file for file in below_root if file.suffix.lower() in ENDINGS}
     parts = {id_: id_.split("/") for id_ in sorted(files)}
     tops = {part[0].lower() for part in parts.values() if len(part) > 1}
     is_split = "train" in tops and tops <= {*ROLES, *MASKS}
     if not tops <= {*MASKS}:
         parts = {id_: part for id_, part in parts.items() if len(part) == 1 or part[0].lower() not in MASKS}
+    unread = _unread(file for file in below_root if file.relative_to(root).parts[0].lower() not in MASKS)
     if not parts:
-        raise DataError(f"{root}: no images in this folder; expected files ending in {', '.join(sorted(ENDINGS))}")
+        beside = f", and it holds {unread}" if unread else ""
+        expected = ", ".join(sorted(ENDINGS))
+        raise DataError(f"{root}: no images in this folder{beside}; expected files ending in {expected}")
     ids = np.array(list(parts), dtype=np.str_)
     roles = np.array([ROLES[part[0].lower()] for part in parts.values()], dtype=np.str_) if is_split else None
     below = [part[1 if is_split else 0 :] for part in parts.values()]  # the parts of the paths below train, test, ...
-    is_nested, tops = all(len(part) > 1 for part in below), {part[0] for part in below}
-    is_labelled = is_nested and len(tops) > 1  # a single folder, e.g. `good`, is no label
-    labels = np.array([part[0] for part in below], dtype=np.str_) if is_labelled else None
-    masks = _masks_beside(root, below) if is_nested else None
-    kinds = f" of {len(tops)} kinds" if is_labelled else ""
+    level, passed = _class_level(below, bool(config.label or config.normal))
+    labels = None
+    if level is not None:
+        labels = np.array([part[level] if len(part) > level + 1 else "" for part in below], dtype=np.str_)
+    masks = _masks_beside(root, below) if all(len(part) > 1 for part in below) else None
+    kinds = "" if labels is None else f" of {len(set(labels.tolist()) - {''})} kinds"
+    notes: list[str] = []
+    if passed:
+        notes.append(
+            f"{_quoted(passed[:4])}{f' and {len(passed) - 4} more' if len(passed) > 4 else ''}: names of folders that"
+            f" tell no classes, so all pictures are taken as normal; {option('--normal', passed[0])} makes them classes"
+            " of which that one is normal"
+        )
+    if unread:
+        notes.append(Worry(f"not read: {unread}; pictures end in {', '.join(sorted(ENDINGS))}", Gravity.UNREAD))
     if is_split:
         assert roles is not None
         counts = ", ".join(f"{np.sum(roles == role)} {role}" for role in ("train", "valid", "test") if role in roles)
         why = f"images in train and test folders: {len(ids)}{kinds} ({counts}){_with(masks)}"
-    elif is_labelled:
+    elif labels is not None:
         why = f"images, one folder a class: {len(ids)}{kinds}{_with(masks)}"
+    elif passed:
+        why = f"images in {len(passed)} folders: {len(ids)}, no labels"
     else:
         why = f"images in one folder: {len(ids)}, no labels"
-    return Listing(files=[files[id_] for id_ in parts], ids=ids, labels=labels, roles=roles, masks=masks, why=why)
+    paths = [files[id_] for id_ in parts]
+    return Listing(files=paths, ids=ids, labels=labels, roles=roles, masks=masks, why=why, notes=tuple(notes))
+
+
+def list_file(file: Path) -> Listing:
+    """One picture alone."""
+    return Listing([file], np.array([file.name], np.str_), None, None, None, "one picture")
+
+
+def _class_level(paths: list[list[str]], asked: bool) -> tuple[int | None, list[str]]:
+    """Which part of the paths of pictures is the name of a class, None if none is; and, then, the first names of
+    folders that tell no classes.
+
+    paths: the parts of each path, the last is the file. asked: whether the user takes the first folders as classes.
+    """
+    passed: list[str] = []
+    for level in range(max(map(len, paths)) - 1):
+        nested = [path for path in paths if len(path) > level + 1]
+        names = sorted({path[level] for path in nested})
+        words = {name.strip().lower() for name in names}
+        tells_normal = len(words) > 1 and bool(words & {*NORMAL_WORDS}) and not _is_neutral(words)
+        if level == 0 and len(names) > 1:
+            if asked or tells_normal or (len(nested) == len(paths) and not _is_neutral(words)):
+                return level, []
+            passed = names if _is_neutral(words) else []
+        elif tells_normal:
+            return level, []
+    return None, passed
+
+
+def _is_neutral(names: set[str]) -> bool:
+    """Whether lower-case names of folders tell when, where or in which order pictures were taken, not of which class
+    they are. 0 and 1 alone are classes."""
+    if names == {"0", "1"}:
+        return False
+    words = {name: set(re.findall(r"[^\W\d_]+", name)) for name in names}
+    shared = set.intersection(*words.values()) - CLASS_WORDS
+    if not all(re.search(r"\d", name) for name in names):
+        shared = set()
+    return all(found <= PLACES | shared or re.fullmatch(r"[0-9a-f-]{8,}", name) for name, found in words.items())
 
 
 def _is_image(file: Path, root: Path) -> bool:
-    is_hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.suffix.lower() in ENDINGS and not is_hidden and file.is_file()
+    return file.suffix.lower() in ENDINGS and _is_visible(file, root)
+
+
+def _is_visible(file: Path, root: Path) -> bool:
+    return not any(part.startswith(".") for part in file.relative_to(root).parts) and file.is_file()
+
+
+def _unread(files: Iterable[Path]) -> str:
+    """How many of the files are no pictures that are read, by their endings; empty if none is."""
+    counts = Counter(file.suffix.lower() or "without an ending" for file in files)
+    return ", ".join(f"{n} {ending}" for ending, n in counts.items() if ending not in ENDINGS | SIDECARS)
 
 
 def _masks_beside(root: Path, parts: list[list[str]]) -> list[Path | None] | None:
@@ -113,13 +204,18 @@ def _with(masks: list[Path | None] | None) -> str:
     return "" if masks is None else f", {sum(mask is not None for mask in masks)} with a mask"
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a path ends like one of an image file."""
+    return Path(str(path).replace("\\", "/")).suffix.lower() in ENDINGS
+
+
 def is_manifest(reader: Reader) -> bool:
-    """Whether a table has a column `path`, or `image`, that holds names of image files."""
+    """Whether a table has a column `path`, or `image`, that mostly holds names of image files."""
     column = _path_column(reader)
     if column is None or not pa.types.is_string(reader.peek[column].type):
         return False
     paths = [path for path in reader.peek[column].to_pylist() if path]
-    return bool(paths) and all(Path(path.replace("\\", "/")).suffix.lower() in ENDINGS for path in paths)
+    return 2 * sum(is_picture(path) for path in paths) > len(paths)
 
 
 def list_manifest(reader: Reader, config: DataConfig) -> Listing:

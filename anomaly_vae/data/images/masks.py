@@ -14,7 +14,7 @@ from anomaly_vae.data.images import decoding
 class ImageFiles:
     """The image files of the rows of a source; each is read at the call.
 
-    masked: whether the data has masks; if so, every anomalous picture needs one.
+    masked: whether the data has masks. An anomalous picture without one is in no pixel metric.
     """
 
     def __init__(self, path: str, files: list[Path], masks: list[Path | None] | None) -> None:
@@ -42,21 +42,26 @@ class ImageFiles:
         self._require_size(row, is_marked.shape)
         return is_marked
 
-    def require(self, anomalous: NDArray[np.bool_]) -> None:
-        """Raises DataError if an anomalous picture has no mask or one of another size; reads no pixel.
+    def measured(self, row: int, is_anomaly: bool) -> bool:
+        """Whether the anomalous pixels of the picture with index `row` are known: it is normal, or has a mask."""
+        return not is_anomaly or (self._masks is not None and self._masks[row] is not None)
 
-        anomalous: (N,). Check this before training, which may take hours.
+    def require(self, anomalous: NDArray[np.bool_]) -> str:
+        """Says how many of the anomalous pictures have a mask, where some have none; else, or without masks, empty.
+
+        anomalous: (N,). Raises DataError for a mask of another size than its picture; reads no pixel. Check this before
+        training, which may take hours.
         """
         if self._masks is None:
-            return
-        for row in np.flatnonzero(anomalous):
-            mask = self._masks[row]
-            if mask is None:
-                raise DataError(
-                    f"{self._path}: the anomalous picture {self._files[row].name} ({self._files[row].parent.name}) has"
-                    " no mask while others have; add it, or take all masks away to go without"
-                )
-            self._require_size(int(row), decoding.size(mask))
+            return ""
+        rows = np.flatnonzero(anomalous)
+        masks = [(int(row), mask) for row in rows if (mask := self._masks[row]) is not None]
+        for row, mask in masks:
+            self._require_size(row, decoding.size(mask))
+        if len(masks) == len(rows):
+            return ""
+        over = "over those and the normal ones" if masks else "left out"
+        return f"masks for {len(masks)} of {len(rows)} anomalous pictures: pixel metrics are {over}"
 
     def _require_size(self, row: int, mask_size: tuple[int, ...]) -> None:
         height, width = self.size(row)

@@ -11,18 +11,32 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import ConfigError, DataError
+from anomaly_vae.core.worries import Gravity, Worry
 from anomaly_vae.data import conditions
-from anomaly_vae.data.images.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
-from anomaly_vae.data.images.listing import list_folder, list_manifest
+from anomaly_vae.data.images.decoding import (
+    LATER,
+    THREADS,
+    BrokenImageError,
+    as_pixels,
+    broken,
+    in_colour,
+    is_grey,
+    is_stored_grey,
+    open_upright,
+    white_of,
+)
+from anomaly_vae.data.images.listing import list_file, list_folder, list_manifest
 from anomaly_vae.data.images.masks import ImageFiles
 from anomaly_vae.data.readers.base import Reader, plural
 from anomaly_vae.data.readers.cells import as_labels
 from anomaly_vae.data.source import Chunk, CodedText, Layout
 from anomaly_vae.data.spill import ArrayStore
 
-LOOKED_AT = 16  # number of training pictures from which `learn` decides grey or colour, and white
+LOOKED_AT = 16  # number of training pictures from which `learn` decides white, and of those stored in colour, grey
+GLANCE = (64, 64)  # pixels of a picture stored in colour by which it is told whether it has any
 NAMED = 8  # largest number of broken files in one message
 
 
@@ -37,11 +51,14 @@ class ImageSource:
     kind: str = "images"
 
     def __init__(self, path: str | Path, config: DataConfig, manifest: Reader | None = None) -> None:
-        """manifest: the reader of `path`; None: `path` is a folder."""
+        """manifest: the reader of `path`; None: `path` is a folder, or one picture."""
         self.path = str(path)
         self.config = config
         self._manifest = manifest
-        listing = list_folder(Path(path)) if manifest is None else list_manifest(manifest, config)
+        if manifest is not None:
+            listing = list_manifest(manifest, config)
+        else:
+            listing = list_folder(Path(path), config) if Path(path).is_dir() else list_file(Path(path))
         if config.skip_broken:
             reasons = broken(listing.files)
             if any(reasons):
@@ -86,11 +103,17 @@ class ImageSource:
         return self._listing.ids[rows]
 
     def preload(self, store: ArrayStore) -> None:
-        """Does nothing: a fit decodes every file once, when it loads the data, and keeps the pictures in the store.
+        """Reads nothing: a fit decodes every file once, when it loads the data, and keeps the pictures in the store.
 
         Decoding for every batch would take longer than training: a JPEG of 256 pixels, resized to 64, takes 1 ms of a
-        core; reading the pixels from a mapped file takes 0.02 ms.
+        core; reading the pixels from a mapped file takes 0.02 ms. Raises DataError for one picture, which cannot be
+        trained on.
         """
+        if self._manifest is None and not Path(self.path).is_dir():
+            raise DataError(
+                f"{self.path}: one picture; training needs a folder of normal pictures, or a CSV with a column 'path'"
+                " that lists them"
+            )
 
     def image_files(self) -> ImageFiles:
         return ImageFiles(self.path, self._listing.files, self._listing.masks)
@@ -99,7 +122,7 @@ class ImageSource:
         return len(self._listing.files)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """Pictures of `data.size`, grey if the first training pictures are.
+        """Pictures of `data.size`, grey if none of the training pictures that are looked at has colour.
 
         Raises DataError for fewer than two pictures, ConfigError for tiles that are not smaller than the pictures.
         """
@@ -117,7 +140,9 @@ class ImageSource:
         first = [self._listing.files[row] for row in sorted(rows)[:LOOKED_AT]]
         try:
             if channels is None:
-                channels = 1 if all(is_grey(file) for file in first) else 3
+                colour = in_colour([self._listing.files[row] for row in sorted(rows)])
+                spread = colour[:: -(-len(colour) // LOOKED_AT) or 1]
+                channels = 1 if all(is_grey(open_upright(file)) for file in spread) else 3
             return Layout(
                 kind=self.kind,
                 shape=(channels, size, size),
@@ -131,22 +156,55 @@ class ImageSource:
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         """Pictures (N, C, H, W), uint8, resized. Raises DataError with all files that cannot be decoded."""
+        from PIL import Image
+
         channels, height, width = layout.shape
         listing = self._listing
         condition = conditions.encode([self.column(c.name) for c in layout.conditions], layout.conditions, self.path)
+        n_other = n_several = 0
+
+        def pixels(file: Path) -> tuple[NDArray[np.uint8], bool, bool]:
+            """The pixels, whether they are stored in colour and read as grey or the other way round, and whether the
+            file holds more pictures."""
+            opened = open_upright(file)
+            other = is_stored_grey(opened) != (channels == 1)
+            if other and channels == 1:
+                other = not is_grey(opened.resize(GLANCE, Image.Resampling.NEAREST))
+            return as_pixels(opened, channels, height, width, layout.pixel_max), other, LATER in opened.info
+
         with ThreadPoolExecutor(THREADS) as pool:
             for first in range(0, self.count(), rows):
                 piece = slice(first, first + rows)
                 files = listing.files[piece]
                 try:
-                    pictures = list(pool.map(lambda f: decode(f, channels, height, width, layout.pixel_max), files))
+                    pictures, other, several = zip(*pool.map(pixels, files), strict=True)
                 except BrokenImageError as error:
                     raise self._all_broken(error) from error
+                n_other, n_several = n_other + sum(other), n_several + sum(several)
+                self.notes = (*listing.notes, *self._reading_notes(channels, n_other, n_several))
                 yield Chunk(
                     ids=listing.ids[piece],
                     values=np.stack(pictures),
                     condition=None if condition is None else condition[piece],
                 )
+
+    def _reading_notes(self, channels: int, n_other: int, n_several: int) -> list[str]:
+        """What was found in the files. n_other: pictures in colour where `channels` is 1, else grey ones."""
+        notes: list[str] = []
+        if n_other and channels == 1:
+            told = f"{n_other} of {self.count()} pictures are in colour and are read as grey"
+            notes.append(Worry(f"{told}; fit with {setting('data.channels', 3)} if colour tells", Gravity.UNREAD))
+        elif 0 < n_other < self.count():
+            notes.append(
+                f"{n_other} of {self.count()} pictures are grey and are read as colour, as the others are;"
+                f" {setting('data.channels', 1)} reads all as grey"
+            )
+        elif n_other and self.config.channels is None:
+            notes.append(Worry("all pictures are grey, where training had them in colour", Gravity.UNLIKE))
+        if n_several:
+            told = f"{n_several} of {self.count()} files hold several pictures, of which the first is read"
+            notes.append(Worry(told, Gravity.UNREAD))
+        return notes
 
     def _all_broken(self, error: BrokenImageError) -> DataError:
         """One error for all broken files, so that they can be replaced together; `error` if there is only one."""

@@ -1,4 +1,4 @@
-"""The kind of image files: folders of images, and tables that list images."""
+"""The kind of image files: folders of images, tables that list images, and one image."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.images.decoding import resize
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
+from anomaly_vae.data.spill import ArrayStore
 from anomaly_vae.data.split import split
 from anomaly_vae.detector.configuration import load
 
@@ -201,13 +202,17 @@ def test_masks_of_the_mvtec_layout(tmp_path: Path) -> None:
     assert not any("ground_truth" in id_ for id_ in whole(opened(tmp_path)).ids)
 
 
-def test_an_anomalous_picture_without_mask_or_with_one_of_another_size(tmp_path: Path) -> None:
+def test_an_anomalous_picture_without_mask_is_not_measured_and_a_mask_of_another_size_refused(tmp_path: Path) -> None:
     for name in ("good/0.png", "cut/0.png", "cut/1.png"):
         draw(tmp_path / name, 9, (10, 6))
     draw(tmp_path / "masks/cut/0.png", CORNER)
     anomalous = np.array([True, True, False])
-    with pytest.raises(DataError, match=r"the anomalous picture 1\.png \(cut\) has no mask while others have"):
-        opened(tmp_path).image_files().require(anomalous)
+    files = opened(tmp_path).image_files()
+    assert (
+        files.require(anomalous)
+        == "masks for 1 of 2 anomalous pictures: pixel metrics are over those and the normal ones"
+    )
+    assert [files.measured(row, bool(anomalous[row])) for row in range(3)] == [True, False, True]
     draw(tmp_path / "masks/cut/1.png", CORNER[:, :6])
     with pytest.raises(DataError, match=r"1\.png: a mask of 6x6 pixels for a picture of 10x6"):
         opened(tmp_path).image_files().require(anomalous)
@@ -333,3 +338,105 @@ def test_a_picture_of_a_list_without_a_label_is_in_no_part(tmp_path: Path) -> No
     assert not {6, 7, 8, 17} & set(np.concatenate([found.train, found.valid, found.test]).tolist())
     assert found.note.startswith("4 of 18 pictures have no label in 'label' and were left out")
     assert found.anomalous is not None and np.flatnonzero(found.anomalous).tolist() == [13, 14, 15, 16]
+
+
+DAYS = ("2024-03-01", "2024-03-02")
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        (DAYS, None),
+        (("day 1", "day 2"), None),
+        (("cam_left", "cam_right"), None),
+        (("1", "2", "3"), None),
+        (("20240301T1030", "20240302T0915"), None),
+        (("Monday", "tuesday 2"), None),
+        (("bottle1", "bottle2"), None),
+        (("0", "1"), ["0", "1"]),
+        (("good", "cut"), ["cut", "good"]),
+        (("good", "2"), ["2", "good"]),
+        (("crack1", "crack2"), ["crack1", "crack2"]),
+        (("cats", "dogs"), ["cats", "dogs"]),
+        ((f"{DAYS[0]}/good", f"{DAYS[1]}/good", f"{DAYS[1]}/cut"), ["good", "cut", "good"]),
+        (("photos/good", "photos/cut"), ["cut", "good"]),
+        (("good", "cut", "."), ["", "cut", "good"]),
+    ],
+)
+def test_only_folders_that_name_classes_are_labels(
+    tmp_path: Path, folders: tuple[str, ...], labels: list[str] | None
+) -> None:
+    for folder in folders:
+        save(tmp_path / folder / "a.png")
+    source = opened(tmp_path)
+    assert texts(source.labels()) == labels
+    assert bool(source.notes) == (labels is None)
+
+
+def test_folders_by_day_are_classes_for_who_says_so(tmp_path: Path) -> None:
+    for day in DAYS:
+        save(tmp_path / day / "a.png")
+    (note,) = opened(tmp_path).notes
+    assert note.endswith(
+        "all pictures are taken as normal; --normal 2024-03-01 makes them classes of which that one is normal"
+    )
+    assert texts(opened(tmp_path, normal=DAYS[:1]).labels()) == [*DAYS]
+
+
+def test_endings_are_read_or_named(tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.PGM", "c.ppm", "d.webp", "e.TIF", "f.jpe", "g.avif"):
+        Image.new("L" if name.endswith("PGM") else "RGB", (8, 8), 7).save(
+            tmp_path / name, "JPEG" if name[0] in "af" else None
+        )
+    for name in ("h.heic", "i.HEIC", "j.raw", "noending", "readme.txt", ".hidden.raw"):
+        (tmp_path / name).write_bytes(b"x")
+    source = opened(tmp_path)
+    assert len(whole(source)) == 7
+    (note,) = (note for note in source.notes if "grey" not in note)
+    assert note.startswith("not read: 2 .heic, 1 .raw, 1 without an ending; pictures end in .avif, .bmp")
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only/a.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"no images in this folder, and it holds 1 \.heic; expected files ending in"):
+        opened(tmp_path / "only")
+
+
+def test_mixed_grey_and_colour_and_later_pictures_are_told(tmp_path: Path) -> None:
+    for number in range(30):
+        save(tmp_path / f"{number:02d}.png", number)
+    grey = opened(tmp_path)
+    layout = grey.learn(np.arange(30))
+    assert layout.shape == (1, 8, 8)
+    whole(grey)
+    assert grey.notes == ()
+    save(tmp_path / "98.png", (9, 9, 9), mode="RGB")  # without colour, though stored as such
+    save(tmp_path / "99.png", (10, 20, 30), mode="RGB")
+    mixed = opened(tmp_path)
+    assert whole(mixed).values.shape == (32, 3, 8, 8)  # the colour of one picture is kept
+    assert mixed.notes == (
+        "30 of 32 pictures are grey and are read as colour, as the others are; --set data.channels=1 reads all as grey",
+    )
+    told = opened(tmp_path)
+    list(told.chunks(layout, 10))
+    assert told.notes == (
+        "1 of 32 pictures are in colour and are read as grey; fit with --set data.channels=3 if colour tells",
+    )
+    (tmp_path / "two").mkdir()
+    frames = [Image.new("L", (8, 8), value) for value in (5, 9)]
+    for name in "ab":
+        frames[0].save(tmp_path / f"two/{name}.tif", save_all=True, append_images=frames[1:])
+    layers = opened(tmp_path / "two")
+    assert np.unique(whole(layers).values).tolist() == [5]
+    assert layers.notes == ("2 of 2 files hold several pictures, of which the first is read",)
+
+
+def test_one_picture_is_scored_but_not_trained_on(tmp_path: Path) -> None:
+    for value, name in enumerate("abc"):
+        save(tmp_path / f"{name}.png", value)
+    layout = opened(tmp_path).learn(np.arange(3))
+    one = opened(tmp_path / "c.png")
+    (chunk,) = one.chunks(layout, 10)
+    assert (one.why, chunk.ids.tolist(), np.unique(chunk.values).tolist()) == ("one picture", ["c.png"], [2])
+    with pytest.raises(DataError, match=r"c\.png: one picture; training needs a folder of normal pictures"):
+        one.preload(ArrayStore(0, None))
+    with pytest.raises(DataError, match="a picture, expected a CSV or Parquet file for kind table"):
+        opened(tmp_path / "c.png", kind="table")
