@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from anomaly_vae.core.worries import lines
 from anomaly_vae.reporting.summary import metric_facts, pixel_facts
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class Console:
         """Prints a message, unless quiet."""
         if not self.quiet:
             click.echo(text, err=True)
+
+    def tell(self, notes: Sequence[str], more: str) -> None:
+        """Prints notes, then the gravest worries, unless quiet. more: where the rest can be read."""
+        for line in lines(notes, more):
+            self.say(line)
 
     def progress(self, what: str, done: int, of: int | None) -> None:
         """Shows that `done` of `of` (None: unknown) epochs or rows are done."""

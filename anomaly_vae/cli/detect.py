@@ -81,8 +81,7 @@ def fit_command(
         result = fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
     if not distributed.is_lead():
         return
-    for note in result.notes:
-        console.say(f"note: {note}")
+    console.tell(result.notes, "the report of the run has all" if result.run_id else "--json prints all")
     click.echo(result.to_json() if as_json else fit_summary(result))
 
 
@@ -266,8 +265,7 @@ def evaluate_command(
         unlabelled=config.data.unlabelled,
         run_id=opened.run_id,
     )
-    for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+    Console(ctx.obj["quiet"]).tell(result.notes, "--json prints all")
     click.echo(result.to_json() if as_json else evaluation_table(result))
 
 

@@ -100,15 +100,18 @@ class TabularSource(ABC):
     def digest(self) -> str:
         return self.reader.digest()
 
-    def other_values(self, known: Mapping[str, Sequence[str]], most: int) -> dict[str, list[str]]:
-        """The first `most` values of each column that are neither missing nor in `known`; columns without any are left
-        out. known: the known values by column name."""
-        others: dict[str, list[str]] = {name: [] for name in known}
+    def other_values(self, known: Mapping[str, Sequence[str]], most: int) -> dict[str, dict[str, int]]:
+        """Column -> each of the first `most` values that are neither missing nor in `known`, and its number of rows;
+        columns without any are left out. known: the known values by column name."""
+        others: dict[str, dict[str, int]] = {name: {} for name in known}
         for table in self.reader.batches({name: pa.string() for name in known}, 1 << 16):
             for name, values in others.items():
-                texts = dict.fromkeys(canonical(value) for value in distinct(table[name])[0])
-                new = [text for text in texts if text not in known[name] and text not in NULLS and text not in values]
-                values += new[: most - len(values)]
+                cells, codes = distinct(table[name])
+                for cell, count in zip(cells, np.bincount(codes, minlength=len(cells) + 1).tolist(), strict=False):
+                    text = canonical(cell)
+                    is_other = text not in known[name] and text not in NULLS
+                    if is_other and (text in values or len(values) < most):
+                        values[text] = values.get(text, 0) + count
         return {name: values for name, values in others.items() if values}
 
     # --- for subclasses

@@ -19,7 +19,7 @@ from anomaly_vae.data.source import Chunk, Layout, Source
 from anomaly_vae.detector.anomaly_maps import excess_maps
 from anomaly_vae.detector.configuration import unlabelled
 from anomaly_vae.detector.drift import Reference
-from anomaly_vae.detector.thresholds import Threshold, choose, p_values
+from anomaly_vae.detector.thresholds import Threshold, alarm_interval, choose, p_values
 from anomaly_vae.detector.trained_rows import TrainedRows
 from anomaly_vae.scoring.parts.sensor_level import AHEAD
 from anomaly_vae.scoring.score_model import ScoreModule
@@ -145,6 +145,14 @@ class Detector:
     def p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N,) conformal p-values of scores against the held-out normals."""
         return p_values(scores, self.normal)
+
+    def alarm_interval(self, rows: int, level: float) -> tuple[float, float]:
+        """The interval, with probability `level`, of the share of alarms among `rows` normal rows, from the scores of
+        the held-out normal rows. Steps of a series are not independent: one window counts as one observation."""
+        window = self.window or 1
+        n_above = int((self.normal >= self.threshold.value).sum())
+        n_held_out, n_new = max(1, len(self.normal) // window), max(1, rows // window)
+        return alarm_interval(min(n_held_out, 1 + n_above // window), n_held_out, n_new, level)
 
     def contributions(self, scores: Scores, most: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """The columns, sensors or pixels behind scores made with `explain`: (N, most) positions and their shares.

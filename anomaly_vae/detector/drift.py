@@ -126,11 +126,7 @@ class DriftTest:
             found.append(Finding(self.reference.name, "Kolmogorov-Smirnov", *self._ks(known), self.reference.mean,
                                  self.total / known))  # fmt: skip
         if self.missing or self.reference.missing:
-            old = np.array([self.reference.rows - self.reference.missing, self.reference.missing], float)
-            new = np.array([known, self.missing])
-            shares = (self.reference.missing / self.reference.rows, self.missing / self.rows)
-            name = f"{self.reference.name} (missing)"
-            found.append(Finding(name, "chi-squared", _chi2(old, new), _index(old, new), *shares))
+            found.append(missing_test(self.reference, self.rows, self.missing))
         return found
 
     def lost(self) -> list[str]:
@@ -159,6 +155,14 @@ class DriftTest:
         places = np.searchsorted(self.edges, old, "left")
         return p, _index(*(np.add.reduceat(np.r_[c, 0], starts) for c in (
             np.bincount(places, minlength=len(self.upto)), self.upto)))  # fmt: skip
+
+
+def missing_test(reference: Reference, rows: int, missing: int) -> Finding:
+    """Compares the share of missing cells of `rows` (at least one) new rows with that of training."""
+    old = np.array([reference.rows - reference.missing, reference.missing], float)
+    new = np.array([rows - missing, missing])
+    shares = (reference.missing / reference.rows, missing / rows)
+    return Finding(f"{reference.name} (missing)", "chi-squared", _chi2(old, new), _index(old, new), *shares)
 
 
 def judge(watches: Sequence[DriftTest], level: float) -> list[Finding]:

@@ -20,6 +20,7 @@ from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.worries import Gravity, Worry
 from anomaly_vae.data.columns import MAYBE_LABELS
 from anomaly_vae.data.datasets import RowDataset, make_dataset
 from anomaly_vae.data.kinds import KINDS
@@ -48,6 +49,7 @@ from anomaly_vae.training.loop import JUDGED, History, train
 from anomaly_vae.training.objective import active_units
 
 USED = 0.1  # nats from which a latent dimension is counted as used
+NAMED = 12  # columns named in one note
 COLLAPSED = 1.0  # nats of KL in all below which the posterior has collapsed, whatever free bits grant
 
 
@@ -311,7 +313,12 @@ def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
     """What the user should know of the fit and could do about it."""
     history, objective = seen.history, config.objective
     asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop, *config.data.condition}
-    notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
+    left_out = [f"'{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
+    notes: list[str] = []
+    if left_out:
+        named = "; ".join(left_out[:NAMED]) + (f"; and {len(left_out) - NAMED} more" if len(left_out) > NAMED else "")
+        what = "column" if len(left_out) == 1 else f"{len(left_out)} columns:"
+        notes.append(Worry(f"left out {what} {named}", Gravity.UNREAD))
     notes += [
         f"column '{column.name}' is an input, though it is named like a label:"
         f" {option('--label', column.name)} takes it as one, {setting('data.drop', [column.name])} leaves it out"
@@ -322,15 +329,16 @@ def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
     free = max(objective.free_bits_total, objective.free_bits * len(seen.kl)) if objective.capacity is None else 0.0
     if not seen.active.any() or not latent["kl_dimensions"] or latent["kl_total"] < max(free, COLLAPSED):
         granted = f", no more than the {free:g} that free bits grant" if COLLAPSED <= latent["kl_total"] < free else ""
-        notes.append(
+        text = (
             f"posterior collapse: the latent code carries {latent['kl_total']:.2g} nats in all{granted}"
             f" ({latent['active_units']:.0f} active units, {latent['kl_dimensions']:.0f} of {len(seen.kl)} dimensions"
             f" with more than {USED:g}), so the score is nearly reconstruction alone; a smaller objective.beta (now"
             f" {objective.beta:g}), a longer objective.warmup or larger free bits (objective.free_bits_total, now"
             f" {objective.free_bits_total:g}) would work"
         )
+        notes.append(Worry(text))
     if history.skipped:
-        notes.append(f"{history.skipped} training steps without a finite gradient were skipped")
+        notes.append(Worry(f"{history.skipped} training steps without a finite gradient were skipped"))
     if history.halved:
         notes.append(f"memory did not hold a larger batch than {history.batch_size} samples, which was used")
     return tuple(notes)

@@ -52,11 +52,13 @@ class Table:
 
 
 def to_markdown(summary: Summary) -> str:
-    """The run's note: verdict, facts, thresholds, worries and the settings that differ from the defaults."""
+    """The run's note: verdict, facts, worries, notes, thresholds and the settings that differ from the defaults."""
     parts = [f"**{summary.verdict()}**", f"`{summary.data}` is {summary.data_is}."]
     parts.append(_markdown_table(("", ""), summary.facts()))
     if summary.worries:
         parts.append("### What to worry about\n\n" + "\n".join(f"- {worry}" for worry in summary.worries))
+    if summary.information:
+        parts.append("### Notes\n\n" + "\n".join(f"- {note}" for note in summary.information))
     choices = map(_choice_row, summary.choices)
     parts.append("### Thresholds on the test data\n\n" + _markdown_table(CHOICE_HEADS, choices))
     changed = [f"- `{key}` = `{value}`" for key, value in summary.changed.items()]

@@ -11,17 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.config import Config
+from anomaly_vae.core.worries import Worry, worries
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Source
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit
-from anomaly_vae.detector.metrics import share_interval
 from anomaly_vae.detector.thresholds import Threshold, choose
+from anomaly_vae.reporting.worries import worries_of_test
 
 LABELLED = ("youden", "f1", "fpr=0.01", "fpr=0.05", "recall=0.95")  # policies shown beside the chosen one
 UNLABELLED = ("fpr=0.01", "fpr=0.05", "fpr=0.1")
-SURE = 0.001  # p-value of a test below which its result is reported as a worry
-FEW = 100  # normal test rows below which a false-alarm rate is reported with its interval
 
 Facts = list[tuple[str, str]]  # name, value
 
@@ -45,7 +44,7 @@ class Summary:
     data_is: how the data was recognised. rows: number in each part of the split. metrics: of the test rows, see
     `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
     choices: the thresholds of the chosen policy and of others. changed: settings that differ from the defaults.
-    seconds: from opening the data to the end of scoring. worries: reasons to doubt the detector, a sentence each.
+    seconds: from opening the data to the end of scoring. notes: what the user should know, a sentence each.
     """
 
     kind: str
@@ -58,7 +57,17 @@ class Summary:
     choices: tuple[Choice, ...]
     changed: Mapping[str, Any]
     seconds: float
-    worries: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def worries(self) -> tuple[Worry, ...]:
+        """The notes that are reasons to doubt the detector, the gravest first."""
+        return worries(self.notes)
+
+    @property
+    def information(self) -> tuple[str, ...]:
+        """The other notes."""
+        return tuple(note for note in self.notes if not isinstance(note, Worry))
 
     @property
     def noun(self) -> str:
@@ -116,7 +125,8 @@ def summarise(
     config: the user's settings, before those that depend on the data were resolved. metrics: of the test rows.
     """
     test, anomalous = fit.part(fit.split.test)
-    is_normal = np.ones(len(test), bool) if anomalous is None else ~anomalous
+    normal = test.total if anomalous is None else test.total[~anomalous]
+    notes = (*fit.notes, *_notes(detector, metrics), *worries_of_test(detector, normal, metrics))
     return Summary(
         kind=source.kind,
         data=source.path,
@@ -128,8 +138,19 @@ def summarise(
         choices=_choices(detector, test.total, anomalous),
         changed=config.changed(),
         seconds=seconds,
-        worries=(*fit.notes, *_worries(detector, test.total[is_normal], metrics)),
+        notes=tuple(
+            dict.fromkeys((*fit.notes, *_notes(detector, metrics), *worries_of_test(detector, normal, metrics)))
+        ),
     )
+
+
+def _notes(detector: Detector, metrics: Mapping[str, float]) -> list[str]:
+    """What the threshold's choice leaves open."""
+    notes: list[str] = [Worry(detector.threshold.note)] if detector.threshold.note else []
+    if "auroc" not in metrics:
+        what = "no anomaly in the test" if "anomalies" in metrics else "nothing"
+        notes.append(f"{what} is labelled: how many anomalies it finds is not known; `anomaly-vae evaluate` tells")
+    return notes
 
 
 def metric_facts(metrics: Mapping[str, float]) -> Facts:
@@ -196,60 +217,6 @@ def _choices(
 def _share(alarm: NDArray[np.bool_]) -> float | None:
     """The share of alarms; None of no rows."""
     return float(alarm.mean()) if len(alarm) else None
-
-
-def _worries(detector: Detector, normal: NDArray[np.float64], metrics: Mapping[str, float]) -> list[str]:
-    """Reasons to doubt the detector, a sentence each. normal: scores (M,) of the test's normals."""
-    chosen, series = detector.threshold, KINDS[detector.layout.kind].ordered
-    worries = [chosen.note] if chosen.note else []
-    if "auroc" not in metrics:
-        what = "no anomaly in the test" if "anomalies" in metrics else "nothing"
-        worries.append(f"{what} is labelled: how many anomalies it finds is not known; `anomaly-vae evaluate` tells")
-    elif metrics["auroc"] < 0.5:
-        worries.append(f"AUROC is {metrics['auroc']:.3f}: normals score above anomalies; is the normal label right?")
-    elif metrics["auroc"] < 0.7:
-        worries.append(f"AUROC is {metrics['auroc']:.3f}: the scores hardly tell anomalies from normals")
-    alarms = int((normal >= chosen.value).sum())
-    worries += _alarm_worries(alarms, len(normal), chosen, series)
-    if len(normal) and not series:
-        from scipy.stats import ks_2samp
-
-        test = ks_2samp(detector.normal, normal)
-        if test.pvalue < SURE:
-            worries.append(
-                "normal test rows do not score like the normal validation rows (Kolmogorov-Smirnov"
-                f" {test.statistic:.2f}, p = {test.pvalue:.1g}), so p-values promise too much"
-                "; were both drawn alike?"
-            )
-    return worries
-
-
-def _alarm_worries(alarms: int, normals: int, chosen: Threshold, series: bool) -> list[str]:
-    """Worries about a false-alarm rate on test that is above the rate on validation. The steps of a series are not
-    independent, so a test of their counts would always reject: there, a rate that is far above it."""
-    if not normals:
-        return []
-    from scipy.stats import fisher_exact
-
-    rate, promised = alarms / normals, chosen.false_alarm_rate
-    worries = []
-    held = round(promised * chosen.normals)
-    if series:
-        broken = rate > max(5 * promised, 0.05)
-    else:
-        table = [[alarms, normals - alarms], [held, chosen.normals - held]]
-        broken = rate > promised and fisher_exact(table, alternative="greater").pvalue < SURE
-    if broken:
-        worries.append(
-            f"false alarms on test are {rate:.2%} where validation let {promised:.2%} expect; do normals drift?"
-        )
-    if normals < FEW and not series:
-        low, high = share_interval(alarms, normals)
-        worries.append(
-            f"{alarms} of only {normals} normal test rows are false alarms: the rate lies between {low:.1%} and"
-            f" {high:.1%} (95 %, Clopper-Pearson)"
-        )
-    return worries
 
 
 @dataclass(frozen=True)

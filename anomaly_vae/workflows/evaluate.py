@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from anomaly_vae.core.callbacks import Progress
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.worries import Gravity, Worry
 from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.open import open_source
@@ -22,6 +23,7 @@ from anomaly_vae.detector.likelihood import measure_of
 from anomaly_vae.detector.metrics import metrics
 from anomaly_vae.detector.trained_rows import RowHasher
 from anomaly_vae.reporting.summary import Result
+from anomaly_vae.reporting.worries import NewData, worries_of_test
 from anomaly_vae.scoring.importance import Bound, weigh
 from anomaly_vae.scoring.scores import numbered
 from anomaly_vae.workflows.opening import open_data
@@ -135,7 +137,8 @@ def evaluate(
         raise DataError(
             f"{path}: no row with a label is said to be a test; name its part to test on, or one without a split"
         )
-    hasher, stream = RowHasher(detector.layout), detector.score_source(source, explain=meter.wanted)
+    hasher, new_data = RowHasher(detector.layout), NewData(detector)
+    stream = new_data.watch(detector.score_source(source, explain=meter.wanted))
     for scores, rows in numbered(hasher.watch(stream) if detector.trained_rows else stream):
         totals.append(scores.total[tested[rows]])
         meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
@@ -150,7 +153,13 @@ def evaluate(
     noun, trained_on = KINDS[source.kind].noun, None
     if detector.trained_rows is not None:
         trained_on = int(detector.trained_rows.contains(hasher.hashes()[tested]).sum())
-    notes = (left_out_note(labelled, config, noun), masks_note, _trained_note(detector, trained_on, len(total), noun))
+    notes = (
+        left_out_note(labelled, config, noun),
+        masks_note,
+        _trained_note(detector, trained_on, len(total), noun),
+        *worries_of_test(detector, total[~anomalous[tested]], found),
+        *new_data.worries(source),
+    )
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
         round(time.perf_counter() - began, 2), {"test": len(total)}, (*source.notes, *filter(None, notes)),
@@ -168,7 +177,8 @@ def _trained_note(detector: Detector, trained_on: int | None, rows: int, noun: s
     if not trained_on:
         return ""
     if detector.trained_rows.more_than_chance(trained_on, rows):
-        return f"{trained_on} of {rows} {noun} were trained on: the metrics of new {noun} will be worse"
+        text = f"{trained_on} of {rows} {noun} were trained on: the metrics of new {noun} will be worse"
+        return Worry(text, Gravity.BROKEN)
     return (
         f"{trained_on} of {rows} {noun} equal a training one, no more than by chance: of held-out normals"
         f" {detector.trained_rows.chance:.1%} do"

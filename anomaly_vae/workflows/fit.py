@@ -110,7 +110,7 @@ def fit(
     if checkpoint:
         shutil.rmtree(checkpoint, ignore_errors=True)
     location = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
-    notes = fit_result.notes + ((threshold.note,) if threshold.note else ())
+    notes = summary.notes
     if run.lost:
         folder, reason = run.lost
         location = output or str(folder / "artifacts" / "detector")

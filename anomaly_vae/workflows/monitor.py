@@ -9,7 +9,6 @@ from anomaly_vae.core.errors import DataError, DetectorError
 from anomaly_vae.data.tabular import TabularSource
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import DriftTest, Finding, MonitoredValues, judge
-from anomaly_vae.detector.thresholds import alarm_interval
 from anomaly_vae.workflows.opening import reopen
 
 LEVEL = 0.01  # probability of a false verdict on data like that of training, for the alarms and for all drifts together
@@ -58,8 +57,6 @@ class Check:
 def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: bool = False) -> Check:
     """Compare new data with the reference of the training data, in constant memory.
 
-    The time steps of a series are not independent, so the interval of its alarms counts one window as one observation.
-
     Parameters
     ----------
     path : str
@@ -91,7 +88,7 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
             test.add(values)
     if not rows:
         raise DataError(f"{path}: holds no rows to compare")
-    low, high = _alarm_interval(detector, rows)
+    low, high = detector.alarm_interval(rows, 1 - LEVEL)
     check = Check(
         data=path,
         rows=rows,
@@ -108,18 +105,11 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
     return check
 
 
-def _alarm_interval(detector: Detector, rows: int) -> tuple[float, float]:
-    """The interval of the share of alarms among `rows` normal rows, from the scores of the held-out normal rows."""
-    window = detector.window or 1
-    n_above = int((detector.normal >= detector.threshold.value).sum())
-    n_held_out, n_new = max(1, len(detector.normal) // window), max(1, rows // window)
-    return alarm_interval(min(n_held_out, 1 + n_above // window), n_held_out, n_new, 1 - LEVEL)
-
-
 def _new_categories(source: TabularSource, tests: list[DriftTest]) -> dict[str, list[str]]:
     """The categories that training did not have, by column; only if there are any, the data is read again."""
     known = {t.reference.name: t.reference.categories for t in tests if len(t.counts) and t.counts[-1]}
-    return source.other_values(known, NAMED) if known else {}
+    values = source.other_values(known, NAMED) if known else {}
+    return {name: list(counts) for name, counts in values.items()}
 
 
 def _log(check: Check, run_id: str, detector: Detector) -> None:

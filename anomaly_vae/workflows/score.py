@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.core.files import SCORES, require_ending
 from anomaly_vae.core.threads import prefetched
-from anomaly_vae.data.conditions import unseen_classes
+from anomaly_vae.core.worries import lines
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Source
 from anomaly_vae.data.writers import batch, open_writer
@@ -22,6 +21,7 @@ from anomaly_vae.detector.dataframe import explained_names, score_columns
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.likelihood import elbo_measure, elbo_of
 from anomaly_vae.reporting.heatmaps import HeatMaps, heat_maps
+from anomaly_vae.reporting.worries import NewData
 from anomaly_vae.workflows.opening import reopen
 
 
@@ -66,7 +66,8 @@ def score(
     """Scores every row of a file or folder into a CSV, Parquet or JSON (None: CSV on stdout); (rows, alarms).
 
     Columns: id, the parts of the score (nats), p_value, is_anomaly, and what the options add. file: a name to stand
-    before every row, where the scores of several files will be read as one table.
+    before every row, where the scores of several files will be read as one table. What is to be said of the data is
+    said when all of it was read.
     """
     if output:
         require_ending(output, SCORES)
@@ -74,22 +75,19 @@ def score(
     if options.elbo:
         elbo_measure(detector)  # refused before anything is read
     source = reopen(path, detector, options.id_column, options.skip_broken)
-    for note in source.notes:
-        say(f"note: {note}")
     threshold = detector.threshold.value if options.threshold is None else options.threshold
     names = explained_names(detector, options.explain)
     rows = alarms = 0
-    unseen: Counter[str] = Counter()
+    new_data = NewData(detector)
     with _drawn(maps, detector, source) as heat_maps:
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms
-            stream = detector.score_source(source, explain=bool(options.explain or maps))
+            stream = new_data.watch(detector.score_source(source, explain=bool(options.explain or maps)))
             for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
                 is_anomaly = scores.total >= threshold
                 if heat_maps is not None:
                     heat_maps.draw(chunk, scores, is_anomaly)
-                unseen.update(unseen_classes(chunk, detector.layout))
                 columns: dict[str, Any] = {} if file is None else {"file": [file] * len(scores)}
                 columns |= score_columns(scores, detector, is_anomaly, names, options.explain, options.raw)
                 if options.elbo:
@@ -106,12 +104,9 @@ def score(
             write(first)
             for later in batches:
                 write(later)
-    for name, count in unseen.items():
-        if count:
-            say(
-                f"note: condition '{name}': {count} of {rows} hold a value that training has not seen, and were judged"
-                " as of none of those it has"
-            )
+    worries = new_data.worries(source) + (new_data.alarm_worry() if options.threshold is None else [])
+    for line in lines((*source.notes, *worries), "`anomaly-vae monitor` compares the data with training"):
+        say(line)
     return rows, alarms
 
 

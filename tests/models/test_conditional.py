@@ -249,7 +249,8 @@ def test_pictures_under_their_class(workplace: Path) -> None:
     frame.to_csv("wrong.csv", index=False)
     scored = CliRunner().invoke(main, ["score", "wrong.csv", "-m", "./det", "-o", "scores.csv"])
     assert scored.exit_code == 0, scored.stderr
-    assert f"note: condition 'label': 1 of {len(frame)} hold a value that training has not seen" in scored.stderr
+    told = f"worry: values that training has not seen, judged as none of those it has: 'label' in 1 of {len(frame)}"
+    assert told in scored.stderr
     scores = pd.read_csv("scores.csv")["score"]
     assert roc_auc_score(np.arange(len(frame)) % 4 == 0, scores) > 0.9
     drawn = CliRunner().invoke(main, ["latent", "samples", "-m", "./det", "-n", "3", "--condition", "label=1"])

@@ -25,8 +25,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from anomaly_vae.core.config import Config
+from anomaly_vae.core.worries import Gravity, Worry
 from anomaly_vae.detector.thresholds import Threshold
-from anomaly_vae.reporting import report, summary
+from anomaly_vae.reporting import report, worries
 from anomaly_vae.reporting.summary import Choice, Summary
 from anomaly_vae.tracking import metadata
 from anomaly_vae.tracking.store import store_uri
@@ -59,7 +60,7 @@ def a_summary(**changes: Any) -> Summary:
         "choices": (Choice("youden", 5.0, True, 0.3, 0.5, 0.1),),
         "changed": {f"training.k{i}": i for i in range(20)},
         "seconds": 1.25,
-        "worries": ("rates are <i>unsure</i>",),
+        "notes": (Worry("rates are <i>unsure</i>"), "times were sorted", Worry("it is useless", Gravity.USELESS)),
     }
     return Summary(**{**fields, **changes})
 
@@ -83,9 +84,9 @@ def a_summary(**changes: Any) -> Summary:
 def test_false_alarms_above_the_validation_rate_are_a_worry(
     alarms: int, normals: int, chosen: Threshold, series: bool, words: list[str]
 ) -> None:
-    worries = summary._alarm_worries(alarms, normals, chosen, series)
-    assert [any(text.startswith(word) for text in worries) for word in words] == [True] * len(words)
-    assert len(worries) == len(words)
+    found = worries.alarm_worries(alarms, normals, chosen, series)
+    assert [any(text.startswith(word) for text in found) for word in words] == [True] * len(words)
+    assert len(found) == len(words)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +110,11 @@ def test_the_note_tells_everything_in_markdown() -> None:
     assert "| trained on | 9 normal rows of <b>a\\|b.csv (table) |" in note
     assert "| active units | 16 |\n| latent KL | 1.73 nats, 3 dimensions above 0.1 |" in note
     assert "| youden (chosen) | 5 | 50.00% | 10.00% | 30.00% |" in note
-    assert "- rates are <i>unsure</i>" in note
+    assert "### What to worry about\n\n- it is useless\n- rates are <i>unsure</i>\n\n" in note
+    assert "### Notes\n\n- times were sorted\n\n" in note
     assert "- and 8 more: the parameters `changed.*`" in note
     unlabelled = a_summary(
-        metrics={"alarm_rate": 0.3, "active_units": 2.0, "kl_total": 3.0, "kl_dimensions": 1.0}, worries=()
+        metrics={"alarm_rate": 0.3, "active_units": 2.0, "kl_total": 3.0, "kl_dimensions": 1.0}, notes=()
     )
     assert "how much it finds is not known" in report.to_markdown(unlabelled)
     assert "worry" not in report.to_markdown(unlabelled)
@@ -145,7 +147,7 @@ def test_the_report_stands_alone() -> None:
     assert outline.fetched == [], "nothing is loaded from elsewhere"
     assert not {"script", "iframe", "b", "i", "x"} & set(outline.tags), "and nothing of the data is taken for a tag"
     assert outline.images[0]["alt"] == 'AUROC "0.75"'
-    assert outline.tags.count("h1") == 1 and outline.tags.count("h2") == 6
+    assert outline.tags.count("h1") == 1 and outline.tags.count("h2") == 7
     assert '<td class="number">1.23457e+06</td>' in text
     assert "\n.verdict {" in text, "the style is part of the page, unescaped"
 
