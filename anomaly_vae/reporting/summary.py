@@ -138,9 +138,7 @@ def summarise(
         choices=_choices(detector, test.total, anomalous),
         changed=config.changed(),
         seconds=seconds,
-        notes=tuple(
-            dict.fromkeys((*fit.notes, *_notes(detector, metrics), *worries_of_test(detector, normal, metrics)))
-        ),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 

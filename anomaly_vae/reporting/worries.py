@@ -21,7 +21,7 @@ from anomaly_vae.scoring.scores import Scores
 
 SURE = 0.001  # p-value of a test below which its result is reported as a worry
 FEW = 100  # normal test rows below which a false-alarm rate is reported with its interval
-POOR = 0.6  # AUROC below which scores hardly tell anomalies from normals
+POOR = 0.6  # AUROC below which scores hardly tell anomalies from normals; below its complement they do, upside down
 MANY, TIMES = 0.2, 5  # share of alarms, and times the promised one, above which new data is of another kind
 NAMED = 3  # columns named in one line
 COUNTED = 1000  # unseen values of a column of which the most frequent is named
@@ -30,7 +30,7 @@ COUNTED = 1000  # unseen values of a column of which the most frequent is named
 def worries_of_test(detector: Detector, normal: NDArray[np.float64], metrics: Mapping[str, float]) -> list[str]:
     """Reasons to doubt a detector by a test. normal: scores (M,) of its normal rows. metrics: of all its rows."""
     chosen, series, found = detector.threshold, KINDS[detector.layout.kind].ordered, []
-    if metrics.get("auroc", 1) < 0.5:
+    if metrics.get("auroc", 1) < 1 - POOR:
         text = f"AUROC is {metrics['auroc']:.3f}: normals score above anomalies; is the normal label right?"
         found.append(Worry(text, Gravity.USELESS))
     elif metrics.get("auroc", 1) < POOR:
@@ -141,12 +141,14 @@ class NewData:
             if test.index > LARGE:
                 cells = [[missing, self.rows - missing], [reference.missing, reference.rows - reference.missing]]
                 if fisher_exact(cells).pvalue < SURE / len(self.missing):
-                    told.append((abs(test.now - test.was), f"'{reference.name}' {test.now:.0%}, not {test.was:.0%}"))
+                    told.append(
+                        (abs(test.now - test.was), f"'{reference.name}' {test.now:.0%} (training {test.was:.0%})")
+                    )
         told.sort(key=lambda pair: -pair[0])
         if not told:
             return []
         named = _listed([text for _, text in told[:NAMED]], len(told))
-        return [Worry(f"missing cells, compared with training: {named}", Gravity.UNLIKE)]
+        return [Worry(f"missing cells: {named}", Gravity.UNLIKE)]
 
 
 def _listed(told: list[str], of: int) -> str:

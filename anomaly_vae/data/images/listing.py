@@ -33,8 +33,8 @@ MANIFEST = ("path", "image", "label", "mask", "split", "object")  # columns of a
 PLACES = frozenset((
     "t", "h", "z", "utc", "am", "pm", "st", "nd", "rd", "th", "week", "cw", "kw", "day", "month", "year", "shift",
     "night", "morning", "evening", "camera", "cam", "line", "machine", "station", "view", "angle", "position", "pos",
-    "left", "right", "top", "bottom", "side", "front", "back", "batch", "lot", "part", "set", "folder", "session", "run",
-    "site", "new", "copy", "image", "images", "img", "photo", "photos", "picture", "pictures",
+    "left", "right", "top", "bottom", "side", "front", "back", "batch", "lot", "part", "set", "folder", "session",
+    "run", "site", "new", "copy", "image", "images", "img", "photo", "photos", "picture", "pictures",
     *(word.lower() for words in (calendar.month_name, calendar.month_abbr) for word in words),
     *(word.lower() for words in (calendar.day_name, calendar.day_abbr) for word in words),
 ))  # fmt: skip
