@@ -34,7 +34,8 @@ class Group(click.Group):
         except AnomalyVAEError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"anomaly-vae: {' '.join(str(error).split())}", err=True)
+            # one line; blanks are kept, for they may be part of a name that is quoted for the shell
+            click.echo(f"anomaly-vae: {' '.join(line.strip() for line in str(error).splitlines())}", err=True)
             ctx.exit(error.exit_code)
         except BrokenPipeError:  # e.g. `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

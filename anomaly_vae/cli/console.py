@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from anomaly_vae.core.advice import argument
 from anomaly_vae.core.worries import lines
 from anomaly_vae.reporting.summary import metric_facts, pixel_facts
 
@@ -89,10 +89,10 @@ def fit_summary(result: Result) -> str:
         return table(rows)
     score = "anomaly-vae score data.csv"
     if Path(result.data).exists():
-        score = f"anomaly-vae score {shlex.quote(result.data)}"
+        score = f"anomaly-vae score {argument(result.data)}"
     elif result.data == EMBEDDED_DATA:
         score = f"anomaly-vae sample-data digits -o data.csv && {score}"
-    commands = [score, "anomaly-vae ui"] if result.run_id else [f"{score} -m {shlex.quote(saved)}"]
+    commands = [score, "anomaly-vae ui"] if result.run_id else [f"{score} -m {argument(saved)}"]
     return table(rows) + "\n\nnext:  " + "\n       ".join(commands)
 
 
@@ -142,7 +142,7 @@ def promotion_table(promotion: Promotion) -> str:
         (name, f"{cell:<{width}}  {champion_cells.get(name, '')}".rstrip()) for name, cell in candidate_cells.items()
     ]
     if promotion.version:
-        score = f"anomaly-vae score DATA -m models:/{promotion.version.name}@champion"
+        score = f"anomaly-vae score DATA -m {argument(f'models:/{promotion.version.name}@champion')}"
         rows += [("champion", promotion.version.uri), ("score with", score)]
     return table(rows)
 

@@ -16,6 +16,7 @@ from anomaly_vae.cli.options import (
     MODEL,
     NORMAL,
     SKIP_BROKEN,
+    data_argument,
     load_config,
     require_there,
     settings,
@@ -27,7 +28,7 @@ from anomaly_vae.data.kinds import KINDS
 
 
 @click.command("fit", short_help="Train a detector (default: on scikit-learn's digits).")
-@click.argument("data", required=False)
+@data_argument(required=False)
 @settings
 @click.option("--kind", type=click.Choice(list(KINDS)), help="Kind of data; default: recognised from the file.")
 @click.option("--label", metavar="COLUMN", help="Column that tells normal from anomalous.")
@@ -86,7 +87,7 @@ def fit_command(
 
 
 @click.command("score", short_help="Score every row, time step or picture of DATA.")
-@click.argument("data")
+@data_argument()
 @settings
 @MODEL
 @click.option(
@@ -195,7 +196,7 @@ def score_command(
 
 
 @click.command("evaluate")
-@click.argument("data")
+@data_argument()
 @settings
 @MODEL
 @LABEL

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.advice import argument
+from anomaly_vae.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from anomaly_vae.core.config import Config
@@ -38,6 +39,30 @@ NORMAL = click.option("--normal", multiple=True, metavar="VALUE", help="Label va
 SKIP_BROKEN = click.option(
     "--skip-broken", is_flag=True, default=None, help="Leave out, and name, pictures that cannot be decoded."
 )
+
+
+def _one(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """The only value. Raises UsageError for several, as a shell makes of a pattern, and of a path with blanks."""
+    if len(values) < 2:
+        return values[0] if values else None
+    command, joined = f"anomaly-vae {ctx.info_name}", " ".join(values)
+    if os.path.exists(joined):
+        raise UsageError(f"one file is expected; quote a path with blanks: {command} {argument(joined)}")
+    from anomaly_vae.data.images.listing import is_picture
+
+    folders, endings = {os.path.dirname(value) for value in values}, {os.path.splitext(value)[1] for value in values}
+    advice = []
+    if len(folders) == 1 and all(map(is_picture, values)):
+        advice.append(f"`{command} {argument(max(folders) or '.')}` reads the pictures of the folder")
+    if len(folders) == 1 and ctx.info_name == "score":
+        pattern = os.path.join(max(folders), f"*{max(endings) if len(endings) == 1 else ''}")
+        advice.append(f"`{command} {argument(pattern)} -o DIR`, in quotes, scores each file on its own")
+    raise UsageError(f"{len(values)} files where one is expected; {', '.join(advice) or 'name one of them'}")
+
+
+def data_argument(required: bool = True) -> Callable[[Callable[..., Any]], Any]:
+    """The argument DATA of a command: one file or folder."""
+    return click.argument("data", nargs=-1, required=required, metavar="DATA" if required else "[DATA]", callback=_one)
 
 
 def require_there(data: str) -> None:

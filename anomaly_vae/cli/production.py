@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from anomaly_vae.cli.options import AS_JSON, LABEL, MODEL, NORMAL, load_config, require_there, settings
+from anomaly_vae.cli.options import AS_JSON, LABEL, MODEL, NORMAL, data_argument, load_config, require_there, settings
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.core.files import graph_format
 
@@ -81,7 +81,7 @@ RETRAIN = 3  # exit code of `monitor`
 
 
 @click.command("monitor", short_help="Compare new DATA with training; exit 3 to retrain.")
-@click.argument("data")
+@data_argument()
 @settings
 @MODEL
 @click.option("--skip-broken", is_flag=True, help="Leave out pictures that cannot be decoded.")

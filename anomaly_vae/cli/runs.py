@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anomaly_vae.cli.options import load_config, settings
+from anomaly_vae.core.advice import argument
 from anomaly_vae.core.errors import RunError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def sample_data(ctx: click.Context, /, name: str, output: str | None) -> None:
         return
     with replacing(output) as beside:
         frame.to_csv(beside, index=False)
-    Console(ctx.obj["quiet"]).say(f"{output}: {len(frame)} rows; next: anomaly-vae fit {output} {LABELLED[name]}")
+    fit = f"anomaly-vae fit {argument(output)} {LABELLED[name]}"
+    Console(ctx.obj["quiet"]).say(f"{output}: {len(frame)} rows; next: {fit}")
 
 
 @click.command()

@@ -18,7 +18,20 @@ def setting(name: str, value: Any) -> str:
 
 def option(flag: str, value: str) -> str:
     """`FLAG VALUE` as a shell reads it: --label 'my label'. A value that begins with a dash follows an equals sign."""
-    return f"{flag}={shlex.quote(value)}" if value.startswith("-") else f"{flag} {shlex.quote(value)}"
+    return f"{flag}={_quoted(value)}" if value.startswith("-") else f"{flag} {_quoted(value)}"
+
+
+def argument(path: str) -> str:
+    """A path, or pattern of paths, that is an argument or the value of a short option, as a shell reads it."""
+    return _quoted(f"./{path}" if path.startswith("-") else path)
+
+
+def _quoted(text: str) -> str:
+    """Text in a shell's quotes, on one line: what cannot be printed is escaped in $'...'."""
+    if text.isprintable():
+        return shlex.quote(text)
+    escapes = {"'": "\\'", "\\": "\\\\"}
+    return "$'" + "".join(escapes.get(c, c) if c.isprintable() else f"\\U{ord(c):08x}" for c in text) + "'"
 
 
 def as_yaml(value: Any) -> str:

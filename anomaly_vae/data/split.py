@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.core.advice import option
+from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.columns import NORMAL_WORDS
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import CodedText, Source
+
+TAKE_AS_NORMAL = setting("data.unlabelled", "normal")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def is_anomalous(labels: CodedText, config: Config, path: str) -> NDArray[np.boo
     listed = ", ".join(f"'{value}'" for value in values[:12]) + (", ..." if len(values) > 12 else "")
     empty = int(len(labels) - counts[present].sum())
     beside = f" beside {plural(empty, 'empty cell')}" if empty else ""
-    taken = "; --set data.unlabelled=normal takes rows without a label as normal" if empty else ""
+    taken = f"; {TAKE_AS_NORMAL} takes rows without a label as normal" if empty else ""
     if wanted:
         absent = [value for value in wanted if value not in values]
         if absent:
@@ -88,11 +90,11 @@ def is_anomalous(labels: CodedText, config: Config, path: str) -> NDArray[np.boo
         normal = list(wanted)
     else:
         normal = [value for value in values if value.strip().lower() in NORMAL_WORDS]
+        likely = option("--normal", str(values[counts[present].argmax()])) if len(values) else ""
         told = bool(normal) or (empty > 0 and config.data.unlabelled == "normal")  # then other values are anomalies
         if len(values) > 2 and not (told and len(normal) < 2 and not "".join(normal).isdigit()):
             raise DataError(
-                f"{path}: column '{column}' holds {len(values)} values ({listed}); name the normal ones, e.g."
-                f" {option('--normal', str(values[counts[present].argmax()]))}"
+                f"{path}: column '{column}' holds {len(values)} values ({listed}); name the normal ones, e.g. {likely}"
             )
         if not told and len(values) == 0:
             raise DataError(f"{path}: column '{column}' holds no label at all; leave --label out{taken}")
@@ -102,7 +104,7 @@ def is_anomalous(labels: CodedText, config: Config, path: str) -> NDArray[np.boo
                 f" out if it is, else add normal rows{taken}"
             )
         if not told:
-            raise DataError(f"{path}: column '{column}' holds {listed}; name the normal value with --normal")
+            raise DataError(f"{path}: column '{column}' holds {listed}; name the normal one, e.g. {likely}")
     return (present & ~np.isin(labels.values, normal))[labels.codes]
 
 
@@ -119,7 +121,7 @@ def left_out_note(labelled: NDArray[np.bool_], config: Config, noun: str) -> str
         return ""
     return (
         f"{(~labelled).sum()} of {len(labelled)} {noun} have no label in '{config.data.label or 'label'}' and were left"
-        " out; --set data.unlabelled=normal takes them as normal"
+        f" out; {TAKE_AS_NORMAL} takes them as normal"
     )
 
 

@@ -1,9 +1,11 @@
 import shlex
+import subprocess
 
 import pytest
 
+from anomaly_vae.cli.detect import fit_command
 from anomaly_vae.core import config
-from anomaly_vae.core.advice import option, setting
+from anomaly_vae.core.advice import argument, option, setting
 
 ODD = (
     "plain", "Temp, degC", "P: bar", "flow [l/min]", "#3", "On", "null", "a'b", "12", "{x}", "*ptr", "x # y", "&a",
@@ -28,8 +30,16 @@ def test_text_alone_is_quoted_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_option_pasted_into_a_shell_has_that_value(name: str) -> None:
-    words = shlex.split(option("--label", name))
-    assert words in (["--label", name], [f"--label={name}"])
+    """Through a shell that passes its words on, and the command's own parser."""
+    keys = ("label", "group", "id_column", "normal", "condition")
+    line = " ".join(option(f"--{key.removesuffix('_column')}", name) for key in keys)
+    assert line.isprintable()
+    script = f"printf '%s\\0' {argument(name or '.')} {line}"
+    told = subprocess.run(["bash", "-c", script], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
+    words = told.stdout.decode().split("\0")[:-1]
+    params = fit_command.make_context("fit", words).params
+    assert params["data"] in (name or ".", f"./{name}")
+    assert [params[key] for key in keys] == [name, name, name, (name,), (name,)]
 
 
 def test_a_plain_name_reads_well() -> None:

@@ -148,7 +148,7 @@ def test_the_data_says_who_chooses() -> None:
         (["good", "ok", "bad", ""] * 5, (), "holds 3 values ('bad', 'good', 'ok'); name the normal ones"),
         (["a", "b", "c"] * 5, (), "holds 3 values ('a', 'b', 'c'); name the normal ones, e.g. --normal a"),
         (["0", "1", "2"] * 5, (), "holds 3 values ('0', '1', '2'); name the normal ones"),
-        (["a", "b"] * 5, (), "holds 'a', 'b'; name the normal value with --normal"),
+        (["a", "b"] * 5, (), "holds 'a', 'b'; name the normal one, e.g. --normal a"),
         (["a", "b"] * 5, ("z",), "column 'y' has no value 'z' (--normal); it holds 'a', 'b'"),
     ],
 )

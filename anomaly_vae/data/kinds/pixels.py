@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.columns import LABELS, is_identifier
@@ -109,8 +110,9 @@ class PixelSource(TabularSource):
             )
         if not pixels or side * side != pixels:
             raise DataError(
-                f"{self.path}: {pixels} pixel columns make no square picture; give --set data.shape=[C,H,W], leave"
-                " columns that are no pixels out with data.drop, or read the file with --kind table"
+                f"{self.path}: {pixels} pixel columns make no square picture; give"
+                f" {setting('data.shape', ['C', 'H', 'W'])}, leave columns that are no pixels out with data.drop, or"
+                " read the file with --kind table"
             )
         return 1, side, side
 

@@ -96,7 +96,7 @@ def test_a_colour_picture_is_stored_channel_by_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "settings", "message"),
     [
-        (15, {}, r"15 pixel columns make no square picture; give --set data\.shape=\[C,H,W\]"),
+        (15, {}, r"15 pixel columns make no square picture; give --set 'data\.shape=\[C,H,W\]'"),
         (15, {"shape": [3, 4, 4]}, r"15 pixel columns do not make pictures of data\.shape=\[3, 4, 4\]"),
     ],
 )
