@@ -27,9 +27,10 @@ NAMED = 3  # columns named in one line
 COUNTED = 1000  # unseen values of a column of which the most frequent is named
 
 
-def worries_of_test(detector: Detector, normal: NDArray[np.float64], metrics: Mapping[str, float]) -> list[str]:
+def worries_of_test(detector: Detector, normal: NDArray[np.float64], metrics: Mapping[str, float]) -> list[Worry]:
     """Reasons to doubt a detector by a test. normal: scores (M,) of its normal rows. metrics: of all its rows."""
-    chosen, series, found = detector.threshold, KINDS[detector.layout.kind].ordered, []
+    chosen, series = detector.threshold, KINDS[detector.layout.kind].ordered
+    found: list[Worry] = []
     if metrics.get("auroc", 1) < 1 - POOR:
         text = f"AUROC is {metrics['auroc']:.3f}: normals score above anomalies; is the normal label right?"
         found.append(Worry(text, Gravity.USELESS))
@@ -138,12 +139,10 @@ class NewData:
         told = []
         for reference, missing in zip(self.detector.references, self.missing.tolist(), strict=False):
             test = missing_test(reference, self.rows, missing)
-            if test.index > LARGE:
-                cells = [[missing, self.rows - missing], [reference.missing, reference.rows - reference.missing]]
-                if fisher_exact(cells).pvalue < SURE / len(self.missing):
-                    told.append(
-                        (abs(test.now - test.was), f"'{reference.name}' {test.now:.0%} (training {test.was:.0%})")
-                    )
+            cells = [[missing, self.rows - missing], [reference.missing, reference.rows - reference.missing]]
+            if test.index > LARGE and fisher_exact(cells).pvalue < SURE / len(self.missing):
+                text = f"'{reference.name}' {test.now:.0%} (training {test.was:.0%})"
+                told.append((abs(test.now - test.was), text))
         told.sort(key=lambda pair: -pair[0])
         if not told:
             return []

@@ -200,7 +200,7 @@ class ImageSource:
                 f" {setting('data.channels', 1)} reads all as grey"
             )
         elif n_other and self.config.channels is None:
-            notes.append(Worry("all pictures are grey, where training had them in colour", Gravity.UNLIKE))
+            notes.append("all pictures are grey and are read as colour, which pictures of training had")
         if n_several:
             told = f"{n_several} of {self.count()} files hold several pictures, of which the first is read"
             notes.append(Worry(told, Gravity.UNREAD))
