@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 
-from anomaly_vae.core.config import Config, DataConfig
+from anomaly_vae.core.config import Config, DataConfig, ThresholdConfig
+from anomaly_vae.data.images.masks import ImageFiles
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.split import split
-from anomaly_vae.detector.anomaly_maps import resized
+from anomaly_vae.detector.anomaly_maps import pixel_threshold, resized
 from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.reporting.plots import overlays
@@ -101,6 +103,43 @@ def test_evaluate_measures_the_maps_that_score_writes(folder: Path, values: Path
     assert said["metrics"]["pixel_f1"] == pytest.approx(f1_score(mask.ravel(), heat.ravel() >= cut))
     false = [(h >= cut).any() for h, name in zip(heat, names, strict=True) if name.parts[0] == "good"]
     assert said["metrics"]["pixel_false_alarm_rate"] == pytest.approx(np.mean(false))
+
+
+def test_masks_of_some_anomalies_are_measured_with_the_normal_pictures(
+    folder: Path, values: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "parts/test", tmp_path / "test")
+    shutil.copytree(folder / "parts/ground_truth", tmp_path / "ground_truth")
+    for seed in (25, 27, 28):
+        (tmp_path / f"ground_truth/cut/{seed}_mask.png").unlink()
+    said = json.loads(ok("evaluate", str(tmp_path / "test"), "-m", str(folder / "detector"), "--json"))
+    assert "masks for 5 of 8 anomalous pictures: pixel metrics are over those and the normal ones" in said["notes"]
+    names = [path.relative_to(values).with_suffix("") for path in values.rglob("*.npy")]
+    names = [name for name in names if name.parts[0] == "good" or int(name.name) not in (25, 27, 28)]
+    heat = np.stack([np.load(values / f"{name}.npy") for name in names])
+    mask = np.stack([part(int(name.name), name.parts[0] == "cut")[1] for name in names])
+    assert said["metrics"]["pixel_auroc"] == pytest.approx(roc_auc_score(mask.ravel(), heat.ravel()), abs=1e-4)
+    assert said["metrics"]["rows"] == 16
+
+
+def test_a_pixel_threshold_leaves_anomalies_without_a_mask_out(tmp_path: Path) -> None:
+    heat = np.random.default_rng(0).random((6, 8, 8)).astype(np.float32)
+    heat[3:, :2] += 0.8
+    files, masks = [tmp_path / f"{i}.png" for i in range(6)], [tmp_path / f"m{i}.png" for i in range(6)]
+    for i in range(6):
+        marked = np.zeros((8, 8), np.uint8)
+        marked[:2] = 255 * (i > 2)
+        Image.fromarray(marked).save(files[i])
+        Image.fromarray(marked).save(masks[i])
+    config, is_anomaly = ThresholdConfig(unlabelled="fpr=0.1"), np.arange(6) > 2
+    some = ImageFiles("p", files, [None, None, None, masks[3], None, masks[5]])
+    found = pixel_threshold(config, heat, np.arange(6), is_anomaly, some)
+    rows = np.array([0, 1, 2, 3, 5])  # without the anomalous 4
+    every = ImageFiles("p", files, [None] * 3 + masks[3:])
+    expected = pixel_threshold(config, heat[rows], rows, is_anomaly[rows], every)
+    assert (found, found.anomalies) == (expected, 2 * 16)
+    none = pixel_threshold(config, heat, np.arange(6), is_anomaly, ImageFiles("p", files, [masks[0]] + [None] * 5))
+    assert not none.labelled
 
 
 def test_a_map_is_the_excess_of_its_picture_at_its_own_size(folder: Path, values: Path) -> None:
