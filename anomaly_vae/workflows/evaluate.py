@@ -128,7 +128,8 @@ def evaluate(
     source = open_data(path, config)
     labels = source.labels()
     if labels is None:
-        raise DataError(f"{path}: has no labels to evaluate by; name their column with --label")
+        folders = ", or the folder of the normal pictures with --normal" if KINDS[source.kind].folders else ""
+        raise DataError(f"{path}: has no labels to evaluate by; name their column with --label{folders}")
     anomalous, labelled = is_anomalous(labels, config, path), is_labelled(labels, config)
     roles, meter, totals = source.roles(), PixelMeter(detector, source, anomalous), []
     masks_note = meter.image_files.require(anomalous) if meter.wanted and meter.image_files is not None else ""

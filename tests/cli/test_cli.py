@@ -246,7 +246,7 @@ def test_false_alarm_rate_without_labels(fits: Fits) -> None:
     assert "conformal, at most 0.05 false alarms, from 71 held-out normal rows" in text
     assert text.endswith("next:  anomaly-vae score normal.csv -m 'a b'\n")
     result = run("fit", "normal.csv", "--false-alarm-rate", "0.001", *UNTRACKED)
-    assert "note: 71 held-out normals support no false-alarm rate below 0.014; asked for 0.001" in result.stderr
+    assert "worry: 71 held-out normals support no false-alarm rate below 0.014; asked for 0.001" in result.stderr
 
 
 @pytest.mark.usefixtures("beside")
@@ -256,7 +256,7 @@ def test_a_series_without_labels_says_what_its_threshold_promises(fits: Fits) ->
     frame.to_csv("normal-steps.csv", index=False)
     result = run("fit", "normal-steps.csv", *UNTRACKED, "--set", "training.steps=8")
     assert "tail=0.001, 8.64 of 8640 normal time steps a day, from 120 held-out normal time steps" in result.stdout
-    assert "note: 120 held-out normals are worth about " in result.stderr
+    assert "worry: 120 held-out normals are worth about " in result.stderr
     assert "promise no false-alarm rate" in result.stderr
 
 

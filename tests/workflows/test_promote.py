@@ -86,7 +86,7 @@ def test_rows_that_were_trained_on_decide_nothing(workplace: Path) -> None:
 
     evaluated = run("evaluate", "mixed.csv", "-m", "detector", "--json")
     assert json.loads(evaluated.stdout)["trained_on"] == seen
-    assert f"note: {seen} of {len(mixed)} rows were trained on: the metrics of new rows" in evaluated.stderr
+    assert f"worry: {seen} of {len(mixed)} rows were trained on: the metrics of new rows" in evaluated.stderr
     refused = run("promote", run_id, "mixed.csv")
     assert refused.exit_code == 1
     assert f"run {run_id[:8]} was trained on {seen} of the {len(mixed)} rows of mixed.csv" in refused.stderr
