@@ -41,8 +41,10 @@ SKIP_BROKEN = click.option(
 
 
 def require_there(data: str) -> None:
-    """Checks early, before slow imports, that DATA exists. Raises DataError."""
-    if not os.path.exists(data):
+    """Checks early, before slow imports, that DATA exists; `-` is stdin. Raises DataError."""
+    if "://" in data:
+        raise DataError(f"{data}: an address; download it first, and name the file")
+    if data != "-" and not os.path.exists(data):
         raise DataError(f"{data}: no such file or folder")
 
 

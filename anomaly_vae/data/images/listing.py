@@ -85,6 +85,11 @@ def list_folder(root: Path) -> Listing:
     return Listing(files=[files[id_] for id_ in parts], ids=ids, labels=labels, roles=roles, masks=masks, why=why)
 
 
+def has_images(root: Path) -> bool:
+    """Whether there is an image below a folder."""
+    return any(_is_image(file, root) for file in root.rglob("*"))
+
+
 def _is_image(file: Path, root: Path) -> bool:
     is_hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
     return file.suffix.lower() in ENDINGS and not is_hidden and file.is_file()
