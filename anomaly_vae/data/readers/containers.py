@@ -11,6 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -86,8 +87,8 @@ class DataFile:
             return pa.PythonFile(zipfile.ZipFile(self.place).open(self.member), "r")
         return pa.input_stream(self.place, compression=self.compression, buffer_size=BUFFER)
 
-    def head(self, size: int) -> bytes:
-        """The first bytes of the content. Raises DataError if the file is damaged."""
+    def head(self, size: int | None) -> bytes:
+        """The first bytes of the content; None: all. Raises DataError if the file is damaged."""
         try:
             with self.open() as stream:
                 return bytes(stream.read(size))
@@ -157,7 +158,14 @@ def spill(write: Callable[[IO[bytes]], None]) -> tuple[str, Any]:
             with explained(folder):
                 raise
         raise
-    return (f"/proc/self/fd/{file.fileno()}" if unnamed else file.name), file
+    return (f"/proc/self/fd/{file.fileno()}" if unnamed else file.name), _Held(file)
+
+
+class _Held:
+    """Keeps a temporary file open as long as this lives."""
+
+    def __init__(self, file: Any) -> None:
+        weakref.finalize(self, file.close)
 
 
 def _recognised(file: DataFile) -> DataFile:

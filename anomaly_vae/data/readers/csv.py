@@ -334,9 +334,10 @@ class CsvReader(Reader):
         self._encoding = codecs.lookup(self._encoding).name
         if not bom and encoding is None:
             n_control = sum(raw.count(byte) for byte in (*range(1, 9), *range(14, 32)))  # without tabs and line breaks
-            if raw[1::2].count(0) > len(raw) / 5 or raw[::2].count(0) > len(raw) / 5:
-                utf16 = setting("data.encoding", "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be")
-                raise DataError(f"{self.path}: a binary file, or UTF-16 without a mark, which {utf16} reads")
+            zeros = raw[1::2].count(0), raw[::2].count(0)
+            if min(zeros) == 0 and max(zeros) > 0.4 * len(raw):
+                utf16 = setting("data.encoding", "utf-16-le" if zeros[0] else "utf-16-be")
+                raise DataError(f"{self.path}: UTF-16 without a mark, which {utf16} reads")
             if b"\0" in raw or n_control > len(raw) / 50:
                 raise DataError(f"{self.path}: a binary file; expected CSV, Parquet or a folder of images")
         try:
@@ -438,7 +439,7 @@ def _blank_rows(batch: pa.RecordBatch) -> NDArray[np.bool_] | None:
     blank = None
     for column in sorted(batch.columns, key=lambda column: is_text(column.type)):
         if is_text(column.type):
-            is_blank = pc.equal(pc.binary_length(pc.ascii_trim_whitespace(column)), 0)
+            is_blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.ascii_is_space(column))
         elif column.null_count:
             is_blank = column.is_null()
         else:

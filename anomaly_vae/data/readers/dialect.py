@@ -94,7 +94,7 @@ def recognise(path: str, text: str, is_all: bool, config: DataConfig) -> Dialect
     wanted = [config.separator] if config.separator else list(SEPARATORS)
     if above and (match := re.match(r'"?sep=(.)"?\s*$', text.splitlines()[0])):
         wanted = [match[1]]
-    readings = [r for s in wanted if (r := _read(path, text, is_all, s, start, above, config)) is not None]
+    readings = [r for s in wanted if (r := _read(text, is_all, s, start, above, config)) is not None]
     if not readings:
         raise DataError(f"{path}: the file is empty; expected a line of column names and rows below it")
     # text has commas and blanks too, so what splits all rows alike into the most columns of numbers is the separator
@@ -146,9 +146,7 @@ def split_blanks(line: str) -> list[str]:
     return [c[1:-1].replace('""', '"') if len(c) > 1 and c[0] == c[-1] == '"' else c for c in cells]
 
 
-def _read(
-    path: str, text: str, is_all: bool, separator: str, start: int, above: int, config: DataConfig
-) -> _Reading | None:
+def _read(text: str, is_all: bool, separator: str, start: int, above: int, config: DataConfig) -> _Reading | None:
     records: list[Record] = []
     for record in itertools.islice(_records(text, separator, start, above), SAMPLE):
         is_cut = record.offset == len(text) and not is_all  # it may go on
@@ -164,7 +162,7 @@ def _read(
     if config.header is not None:
         first = min(config.header, len(records))
         return _Reading(separator, records, width, numeric, 0 if config.header else None, first)
-    header, first = (0, 1) if config.skip is not None or not numeric else _header(path, records, width, numeric)
+    header, first = (0, 1) if config.skip is not None or not numeric else _header(records, width, numeric)
     reading = _Reading(separator, records, width, numeric, header, first)
     if header is not None:
         records[header] = replace(records[header], cells=_padded(records[header].cells, reading))
@@ -184,7 +182,7 @@ def _padded(names: list[str], reading: _Reading) -> list[str]:
     return ["", *names] if is_counted or is_named else names
 
 
-def _header(path: str, records: list[Record], width: int, numeric: list[int]) -> tuple[int | None, int]:
+def _header(records: list[Record], width: int, numeric: list[int]) -> tuple[int | None, int]:
     """(index of the names or None, index of the first row): where text ends above columns of numbers."""
 
     def cells(index: int, kind: str) -> int:
@@ -192,12 +190,16 @@ def _header(path: str, records: list[Record], width: int, numeric: list[int]) ->
         row = records[index].cells
         return sum(_kind(row[i]) == kind for i in numeric) if len(row) == width else 0
 
-    data = next((i for i in range(len(records)) if 2 * cells(i, "number") >= len(numeric)), None)
+    data = next((i for i in range(len(records)) if 2 * cells(i, "number") > len(numeric)), None)
     if data is None:
         return 0, 1
     first = data
-    while first > 0 and len(records[first - 1].cells) == width and not cells(first - 1, "text"):
-        first -= 1  # rows without any value
+    while (
+        first > 0
+        and len(records[first - 1].cells) == width
+        and (cells(first - 1, "number") or not cells(first - 1, "text"))
+    ):
+        first -= 1  # rows of few values, or of none
     if first == 0:
         first = data
     if first == 0 or len(records[first - 1].cells) != width:
@@ -205,17 +207,15 @@ def _header(path: str, records: list[Record], width: int, numeric: list[int]) ->
         is_names = first + 1 < len(records) and _are_names(records[first].cells, rows, numeric)
         return (first, first + 1) if is_names else (None, first) if first == 0 else (0, 1)
     names = first - 1
-    if names > 0 and len(records[names - 1].cells) == width and 2 * cells(names - 1, "text") > len(numeric):
-        under = [cell.strip() for cell in records[names].cells if cell.strip()]
-        if 2 * sum(UNIT.fullmatch(cell) is not None for cell in under) >= len(under):
-            return names - 1, first
-        if all(cell.strip() for cell in records[names - 1].cells):
-            one, other = records[names - 1].line, records[names].line
-            raise DataError(
-                f"{path}: both line {one} and line {other} could be the column names; {setting('data.skip', one - 1)}"
-                f" {setting('data.header', 2)} takes line {one}, {setting('data.skip', other - 1)} line {other}"
-            )
+    has_two = names > 0 and len(records[names - 1].cells) == width and 2 * cells(names - 1, "text") > len(numeric)
+    if has_two and (_are_units(records[names].cells) or all(cell.strip() for cell in records[names - 1].cells)):
+        return names - 1, first
     return names, first
+
+
+def _are_units(cells: Sequence[str]) -> bool:
+    written = [cell.strip() for cell in cells if cell.strip()]
+    return 2 * sum(UNIT.fullmatch(cell) is not None for cell in written) >= len(written)
 
 
 def _are_names(cells: Sequence[str], rows: list[list[str]], numeric: list[int]) -> bool:
@@ -287,6 +287,12 @@ def _dialect(path: str, best: _Reading, comments: list[Record], config: DataConf
             what = "line above the header was" if top.line == 2 else "lines above the header were"
             otherwise = f"{setting('data.skip', 0)} {setting('data.header', 1)} reads line 1 as the header"
             notes.append(f"{top.line - 1} {what} skipped; {otherwise}")
+        if best.first - best.header > 1 and config.header is None and not _are_units(last.cells):
+            raise DataError(
+                f"{path}: both line {top.line} and line {last.line} could be the column names;"
+                f" {setting('data.skip', top.line - 1)} {setting('data.header', 2)} takes line {top.line},"
+                f" {setting('data.skip', last.line - 1)} line {last.line}"
+            )
         if best.first - best.header > 1 and config.header is None:
             units = ", ".join(repr(cell.strip()) for cell in last.cells[:5])
             otherwise = f"{setting('data.skip', top.line - 1)} {setting('data.header', 1)} reads it as a row"

@@ -41,13 +41,15 @@ def from_json(file: DataFile) -> MemoryReader:
     """JSON lines, or an array of objects; an object is a row. Raises DataError for other JSON, with the line."""
     from pyarrow.json import ReadOptions, read_json
 
-    content = file.head(-1)
+    content = file.head(None)
     lines = content.lstrip(b"\xef\xbb\xbf \t\r\n")
     try:
         if lines.startswith(b"["):
             raise pa.ArrowInvalid("pyarrow reads lines only")
         options = ReadOptions(block_size=max(1 << 20, min(len(content), (1 << 31) - 1)))
         table = read_json(io.BytesIO(content), options)
+        if table.num_rows == 1 and b"\n" in lines.strip():
+            raise pa.ArrowInvalid("one object of several lines")
     except pa.ArrowInvalid:  # also for a value of another type than those above
         import pandas as pd
 
@@ -125,8 +127,10 @@ def arrays(file: DataFile) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """
     place = file.unpacked().place
     try:
-        loaded = np.load(place, mmap_mode="r" if file.format == "numpy" else None, allow_pickle=False)
-        found = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        if file.format == "numpy":
+            return np.load(place, mmap_mode="r", allow_pickle=False), None
+        with np.load(place, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
     except (*BROKEN, ValueError) as error:
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
             raise DataError(f"{file.path}: an array of Python objects; save an array of numbers") from error
