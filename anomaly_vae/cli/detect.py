@@ -163,6 +163,7 @@ def score_command(
         skip_broken=config.data.skip_broken,
         elbo=elbo or 0,
         raw=raw,
+        written=config.data.written,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:
@@ -252,6 +253,7 @@ def evaluate_command(
                 normal=normal,
                 skip_broken=config.data.skip_broken,
                 unlabelled=config.data.unlabelled,
+                written=config.data.written,
                 run_id=opened.run_id,
                 progress=console.progress,
             )
@@ -264,6 +266,7 @@ def evaluate_command(
         normal=normal,
         skip_broken=config.data.skip_broken,
         unlabelled=config.data.unlabelled,
+        written=config.data.written,
         run_id=opened.run_id,
     )
     Console(ctx.obj["quiet"]).tell(result.notes, "--json prints all")

@@ -66,8 +66,10 @@ def data_argument(required: bool = True) -> Callable[[Callable[..., Any]], Any]:
 
 
 def require_there(data: str) -> None:
-    """Checks early, before slow imports, that DATA exists. Raises DataError."""
-    if not os.path.exists(data):
+    """Checks early, before slow imports, that DATA exists; `-` is stdin. Raises DataError."""
+    if "://" in data:
+        raise DataError(f"{data}: an address; download it first, and name the file")
+    if data != "-" and not os.path.exists(data):
         raise DataError(f"{data}: no such file or folder")
 
 

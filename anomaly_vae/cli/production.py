@@ -102,7 +102,9 @@ def monitor_command(
     from anomaly_vae.workflows.opening import find
 
     opened = find(model, config)
-    check = monitor(data, opened.detector, run_id=opened.run_id, skip_broken=skip_broken)
+    check = monitor(data, opened.detector, run_id=opened.run_id, skip_broken=skip_broken, written=config.data.written)
+    for note in check.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(check.to_json() if as_json else check_table(check))
     ctx.exit(RETRAIN if check.reasons else 0)
 

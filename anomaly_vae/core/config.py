@@ -50,11 +50,18 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     def labelled(
-        self, label: str | None, normal: tuple[str, ...], skip_broken: bool = False, unlabelled: str = "leave_out"
+        self,
+        label: str | None,
+        normal: tuple[str, ...],
+        skip_broken: bool = False,
+        unlabelled: str = "leave_out",
+        written: Mapping[str, Any] | None = None,
     ) -> Config:
         """This configuration for other labelled data. label, normal: instead of those it was fitted with. unlabelled:
-        "normal" where rows without a label are taken as normal there, beside where they were in the fit."""
+        "normal" where rows without a label are taken as normal there, beside where they were in the fit. written: of
+        how the file is written."""
         changes = {"label": label or self.data.label, "normal": normal or self.data.normal, "skip_broken": skip_broken}
+        changes |= written or {}
         if unlabelled == "normal":
             changes["unlabelled"] = unlabelled
         return self.model_copy(update={"data": DataConfig(**{**self.data.model_dump(), **changes})})

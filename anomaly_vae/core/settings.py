@@ -6,6 +6,7 @@ fills them in.
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator
@@ -82,6 +83,17 @@ class DataConfig(Section):
     time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
     group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
     drop: tuple[str, ...] = Field((), description="columns to leave out")
+    skip: int | None = Field(None, ge=0, description="lines above the header of a text file; None: recognised")
+    header: int | None = Field(
+        None,
+        ge=0,
+        description="lines of the header: 0 for none, 1 for names, 2 for names and units below; None: recognised",
+    )
+    separator: Annotated[str | None, Field(min_length=1, max_length=1)] = Field(
+        None, description="of the columns of a text file, a blank for a run of blanks; None: recognised"
+    )
+    decimal: Literal[".", ","] | None = Field(None, description="decimal point of a text file; None: recognised")
+    encoding: str | None = Field(None, description="of a text file, e.g. cp1252; None: UTF-8, or what its mark says")
     condition: tuple[str, ...] = Field(
         (),
         description="columns that a sample is judged under and that are never judged themselves: class, machine, mode;"
@@ -104,6 +116,22 @@ class DataConfig(Section):
         " tracking.folder/cache that are mapped, with the same result",
     )
     max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The settings of how a text file is written that are given."""
+        names = ("skip", "header", "separator", "decimal", "encoding")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                codecs.lookup(value)
+            except LookupError as error:
+                raise PydanticCustomError("encoding", "no encoding that is known, such as utf-8 or cp1252") from error
+        return value
 
     @field_validator("normal", "drop", "condition", mode="before")
     @classmethod

@@ -1,10 +1,11 @@
-"""Opens a file, folder or array as a source of its kind of data."""
+"""Opens a file, folder, pipe or array as a source of its kind of data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import DataConfig
 from anomaly_vae.data.images.listing import is_picture
@@ -15,19 +16,60 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomaly_vae.data.readers.base import Reader
+    from anomaly_vae.data.readers.containers import DataFile
     from anomaly_vae.data.source import Source
 
 
 def open_source(path: str | Path, config: DataConfig) -> Source:
-    """A file or folder as a source of the kind `config.kind`; None: of the kind that recognises it. A picture alone is
-    opened as a folder of one.
+    """A file, folder or pipe (`-`: stdin) as a source of the kind `config.kind`; None: of the kind that recognises it.
 
-    Raises DataError if it cannot be read as that kind.
+    A picture alone is opened as a folder of one. Raises DataError if it cannot be read as that kind.
     """
-    path = Path(path)
-    data = path if path.is_dir() or (is_picture(path) and path.is_file()) else open_reader(path)
+    from anomaly_vae.data.readers.containers import open_file
+
+    if Path(path).is_dir():
+        return _open_folder(Path(path), config)
+    if is_picture(Path(path)) and Path(path).is_file():
+        return _open(Path(path), config)
+    file = open_file(path)
+    if file.format in ("numpy", "npz"):
+        return _open_arrays(file, config)
+    return _open(_reader(file, config), config)
+
+
+def _open(data: Path | Reader, config: DataConfig) -> Source:
     name = config.kind or next(name for name in reversed(list(KINDS)) if KINDS[name].recognises(data, config))
     return KINDS[name].open(data, config, None)
+
+
+def _open_folder(folder: Path, config: DataConfig) -> Source:
+    """A folder of pictures, or of the parts of a table."""
+    from anomaly_vae.data.images.listing import has_images
+    from anomaly_vae.data.readers import containers, parts
+
+    if KINDS[config.kind].folders if config.kind else has_images(folder):
+        return _open(folder, config)
+    reader = parts.open_parts(folder, lambda path: _reader(containers.open_file(path), config))
+    return _open(folder if reader is None else reader, config)
+
+
+def _open_arrays(file: DataFile, config: DataConfig) -> Source:
+    """A NumPy file: pictures, or a table. An array y beside X holds the labels, unless the configuration says more."""
+    from anomaly_vae.data.readers import tables
+
+    values, labels = tables.arrays(file)
+    note = ""
+    if labels is not None and config.label is None and "y" not in config.drop:
+        note = f"the array y was taken as the labels; {setting('data.drop', ['y'])} leaves it out"
+    if values.ndim in (3, 4):
+        source = open_memory(values, config, labels if note else None)
+        source.path, source.name = file.path, file.name
+    else:
+        reader = tables.from_numpy(file, values, labels)
+        source = _open(reader, config.model_copy(update={"label": "y"}) if note else config)
+    if note:
+        source.notes = (*source.notes, note)
+    return source
 
 
 def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
@@ -60,16 +102,20 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
     return kind.open(memory.from_array(values), config, texts)
 
 
-def open_reader(path: Path) -> Reader:
-    """The reader of a CSV or Parquet file, chosen by the file's content. Raises DataError if it is neither."""
+def _reader(file: DataFile, config: DataConfig) -> Reader:
+    """The reader of a file that is a table, by the format of its content."""
+    from anomaly_vae.data.readers import tables
     from anomaly_vae.data.readers.csv import CsvReader
     from anomaly_vae.data.readers.parquet import ParquetReader
 
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file or folder") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return ParquetReader(path) if magic == b"PAR1" else CsvReader(path)
+    if file.format == "parquet":
+        return ParquetReader(file)
+    if file.format == "arrow":
+        return tables.from_arrow(file)
+    if file.format == "json":
+        return tables.from_json(file)
+    if file.format == "excel":
+        return tables.from_excel(file, config)
+    if file.format in ("numpy", "npz"):
+        return tables.from_numpy(file, *tables.arrays(file))
+    return CsvReader(file, config)

@@ -28,7 +28,6 @@ class TabularSource(ABC):
     """A Source that reads from a reader. Subclasses implement the abstract methods and override no other."""
 
     kind: str
-    notes: tuple[str, ...] = ()
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
         """labels: (N,) of data in memory whose labels are not a column."""
@@ -36,8 +35,18 @@ class TabularSource(ABC):
         self.config = config
         self.name = reader.name
         self.path = reader.path
+        self._notes: tuple[str, ...] = ()
         self._labels = None if labels is None else CodedText.of([labels])
         reader.require([name for name in (config.id, config.group) if name], "column")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided about how to read the data; more is known after it was read."""
+        return (*self.reader.notes, *self._notes)
+
+    @notes.setter
+    def notes(self, notes: tuple[str, ...]) -> None:
+        self._notes = tuple(note for note in notes if note not in self.reader.notes)
 
     @cached_property
     @abstractmethod
@@ -82,9 +91,9 @@ class TabularSource(ABC):
         return None if self.config.group is None else CodedText.of(self._text(self.config.group))
 
     def cells(self, name: str | None, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """The cells of column `name` at the indices `rows`, unchanged, (R,); without a column the indices."""
+        """The cells of column `name` at the indices `rows`, unchanged, (R,); without one the indices in the file."""
         if name is None:
-            return rows
+            return self.reader.numbers(rows)
         is_wanted = np.zeros(self.count(), bool)
         is_wanted[rows] = True
         cells, first = [np.empty(0, np.str_)], 0
@@ -119,7 +128,8 @@ class TabularSource(ABC):
     @property
     def special(self) -> dict[str, str]:
         """Columns that are never an input, each with the reason."""
-        reasons = dict.fromkeys(self.config.drop, "left out by data.drop")
+        reasons = dict.fromkeys(self.reader.index, "the index that pandas saved")
+        reasons |= dict.fromkeys(self.config.drop, "left out by data.drop")
         reasons |= dict.fromkeys(self._named_like_labels(), "named like a label; data.label can name it")
         reasons |= dict.fromkeys(self.config.condition, "a condition")
         roles = {"label": self.config.label, "id": self.config.id, "group": self.config.group}
@@ -199,7 +209,7 @@ class TabularSource(ABC):
         for table in self.reader.batches(all_types, rows):
             end = first + table.num_rows
             chunk = Chunk(
-                ids=np.arange(first, end) if id_ is None else as_text(table[id_]),
+                ids=self.reader.numbers(np.arange(first, end)) if id_ is None else as_text(table[id_]),
                 values=np.empty(0),
                 groups=None if group is None else as_labels(table[group]),
                 condition=conditions.encode([as_labels(table[name]) for name in names], layout.conditions, self.path),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ def evidence(
     normal: tuple[str, ...] = (),
     skip_broken: bool = False,
     unlabelled: str = "leave_out",
+    written: Mapping[str, Any] | None = None,
     run_id: str = "",
     progress: Progress = lambda *_: None,
 ) -> Bound:
@@ -47,9 +50,10 @@ def evidence(
     Of rows and windows it is one on a density in the units of the data, which counts each number of a row once.
     draws: posterior samples of each row (K). rows: at most so many, drawn with the detector's seed; windows of a
     series. label, normal: instead of those it was fitted with. unlabelled: "normal" takes rows without a label as
-    normal, as `data.unlabelled` of the fit does. Of labelled data only the normal rows count.
+    normal, as `data.unlabelled` of the fit does. written: settings
+    of how the file is written. Of labelled data only the normal rows count.
     """
-    config = detector.config.labelled(label, normal, skip_broken, unlabelled)
+    config = detector.config.labelled(label, normal, skip_broken, unlabelled, written)
     found = bound(open_source(path, config.data), detector, config, draws=draws, rows=rows, progress=progress)
     if run_id:
         from anomaly_vae import tracking
@@ -117,14 +121,15 @@ def evaluate(
     normal: tuple[str, ...] = (),
     skip_broken: bool = False,
     unlabelled: str = "leave_out",
+    written: Mapping[str, Any] | None = None,
     run_id: str = "",
 ) -> Result:
     """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`.
 
-    Of data that names its parts, on the test part alone. label, normal, unlabelled: as in `evidence`.
+    Of data that names its parts, on the test part alone. label, normal, unlabelled, written: as in `evidence`.
     """
     began = time.perf_counter()
-    config = detector.config.labelled(label, normal, skip_broken, unlabelled)
+    config = detector.config.labelled(label, normal, skip_broken, unlabelled, written)
     source = open_data(path, config)
     labels = source.labels()
     if labels is None:

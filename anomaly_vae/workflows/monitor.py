@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from anomaly_vae.core.errors import DataError, DetectorError
 from anomaly_vae.data.tabular import TabularSource
@@ -23,7 +25,7 @@ class Check:
     data: the path of the data. rows, alarms: the numbers of rows and of alarms. promised: the false-alarm rate of the
     threshold. low, high: the 99 % interval of the share of alarms among normal rows. findings: one for each quantity,
     the largest drift first. new: column -> categories that training did not have. lost: column -> categories of
-    training that the data does not have.
+    training that the data does not have. notes: what the user should know about how the data was read.
     """
 
     data: str
@@ -35,6 +37,7 @@ class Check:
     findings: tuple[Finding, ...]
     new: dict[str, list[str]]
     lost: dict[str, list[str]]
+    notes: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -54,7 +57,14 @@ class Check:
         return json.dumps(tree, ensure_ascii=False)
 
 
-def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: bool = False) -> Check:
+def monitor(
+    path: str,
+    detector: Detector,
+    *,
+    run_id: str = "",
+    skip_broken: bool = False,
+    written: Mapping[str, Any] | None = None,
+) -> Check:
     """Compare new data with the reference of the training data, in constant memory.
 
     Parameters
@@ -67,6 +77,8 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
         Run to which the result is logged, as a point of the `monitor.*` curves and as monitor/NUMBER.json.
     skip_broken : bool, default False
         Leave out pictures that cannot be decoded.
+    written : mapping, optional
+        Settings of how the file is written, instead of those of the fit.
 
     Raises
     ------
@@ -77,7 +89,7 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
     """
     if not detector.references:
         raise DetectorError("this detector has no reference of its training data; fit again to monitor it")
-    source = reopen(path, detector, skip_broken=skip_broken)
+    source = reopen(path, detector, skip_broken=skip_broken, written=written)
     monitored = MonitoredValues(detector.layout, detector.scaler)
     tests = [DriftTest(reference) for reference in detector.references]
     rows = alarms = 0
@@ -99,6 +111,7 @@ def monitor(path: str, detector: Detector, *, run_id: str = "", skip_broken: boo
         findings=tuple(judge(tests, LEVEL)),
         new=_new_categories(source, tests) if isinstance(source, TabularSource) else {},
         lost={test.reference.name: lost for test in tests if (lost := test.lost())},
+        notes=source.notes,
     )
     if run_id:
         _log(check, run_id, detector)

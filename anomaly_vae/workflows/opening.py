@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.data.open import open_memory, open_source
@@ -68,15 +70,22 @@ def open_data(path: str | None, config: Config) -> Source:
     return source
 
 
-def reopen(path: str, detector: Detector, id_column: str | None = None, skip_broken: bool = False) -> Source:
+def reopen(
+    path: str,
+    detector: Detector,
+    id_column: str | None = None,
+    skip_broken: bool = False,
+    written: Mapping[str, Any] | None = None,
+) -> Source:
     """Opens new data as the kind of data that the detector was fitted on. Raises DataError if it cannot be read.
 
     id_column: the column of the ids; None: that of the detector. skip_broken: leave out pictures that cannot be
-    decoded.
+    decoded. written: settings of how the file is written, instead of those of the fit.
     """
     changes = {
         "kind": detector.layout.kind,
         "id": id_column or detector.config.data.id,
         "skip_broken": skip_broken,
+        **(written or {}),
     }
     return open_source(path, detector.config.data.model_copy(update=changes))

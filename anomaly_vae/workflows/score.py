@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +31,8 @@ class Options:
 
     threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, with their
     shares. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
-    that cannot be decoded. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
+    that cannot be decoded. written: settings of how the file is written, see
+    `DataConfig.written`. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
     """
 
     threshold: float | None = None
@@ -40,6 +41,7 @@ class Options:
     id_column: str | None = None
     skip_broken: bool = False
     elbo: int = 0
+    written: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def score(
     options = options or Options()
     if options.elbo:
         elbo_measure(detector)  # refused before anything is read
-    source = reopen(path, detector, options.id_column, options.skip_broken)
+    source = reopen(path, detector, options.id_column, options.skip_broken, options.written)
     threshold = detector.threshold.value if options.threshold is None else options.threshold
     names = explained_names(detector, options.explain)
     rows = alarms = 0

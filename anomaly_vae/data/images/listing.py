@@ -167,6 +167,11 @@ def _is_neutral(names: set[str]) -> bool:
     return all(found <= PLACES | shared or re.fullmatch(r"[0-9a-f-]{8,}", name) for name, found in words.items())
 
 
+def has_images(root: Path) -> bool:
+    """Whether there is an image below a folder."""
+    return any(_is_image(file, root) for file in root.rglob("*"))
+
+
 def _is_image(file: Path, root: Path) -> bool:
     return file.suffix.lower() in ENDINGS and _is_visible(file, root)
 

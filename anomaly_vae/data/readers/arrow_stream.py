@@ -12,7 +12,7 @@ from typing import IO
 
 import pyarrow as pa
 
-VERSION = 1  # part of every file's name; raise it when the same table is written differently
+VERSION = 2  # part of every file's name; raise it when the same table is written differently
 ROWS = 1 << 17  # number of rows of a batch: bounds the memory, and keeps the number of pieces of a column small
 END = b"\xff\xff\xff\xff\0\0\0\0"  # the last bytes of a complete stream
 

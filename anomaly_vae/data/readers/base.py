@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import mmap
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from anomaly_vae.core.advice import setting
 from anomaly_vae.core.errors import DataError
@@ -20,19 +23,26 @@ from anomaly_vae.data.readers.cells import is_text, parse_numbers
 from anomaly_vae.data.spill import IN_MEMORY, ArrayStore, release
 
 PEEK = 1000  # number of first rows from which the kind of data is recognised
-SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".parquet", ".pq")
+SUFFIXES = (  # of data files
+    ".csv", ".tsv", ".txt", ".dat", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".parquet", ".pq", ".feather",
+    ".arrow", ".json", ".jsonl", ".ndjson", ".xlsx", ".npy", ".npz",
+)  # fmt: skip
 
 
 class Reader(ABC):
     """A table of named columns that is read at once or as a stream.
 
     path: the file's path, as messages show it. name: the name of the data. columns: distinct names, in the order of
-    the file.
+    the file. index: the columns that pandas saved its index in. notes: what was decided about how to read the file.
+    reading: what was decided, for files that are kept beside their digest.
     """
 
     path: str
     name: str
     columns: list[str]
+    index: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    reading: str = ""
     _table: pa.Table | None = None  # every row, after `table` was called
     _mapped: mmap.mmap | None = None  # the mapped file that `_table` is a view of, if any
 
@@ -50,7 +60,7 @@ class Reader(ABC):
         if self._table is None and self.size() <= store.limit:
             self._table = self.read(text)
         if self._table is None:
-            key = f"{arrow_stream.VERSION} {type(self).__name__} {sorted(text)} {self.digest()}"
+            key = f"{arrow_stream.VERSION} {type(self).__name__} {self.reading} {sorted(text)} {self.digest()}"
             name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
             write = partial(self.write, text=text)
             self._mapped = store.kept(f"tables/{name}.arrow", write, arrow_stream.is_complete)
@@ -116,6 +126,10 @@ class Reader(ABC):
         """The position of a row for messages. row: its index, from 0."""
         return f"row {row + 1}"
 
+    def numbers(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The indices in the file, from 0, of the rows with the indices `rows`: more where empty rows were skipped."""
+        return rows
+
     def require(self, names: Iterable[str], why: str) -> None:
         """Raises DataError if one of the columns does not exist. why: what the columns are, for the message."""
         missing = [name for name in names if name not in self._column_set]
@@ -164,7 +178,7 @@ class Reader(ABC):
 
 def check_names(path: str, names: list[str]) -> None:
     """Raises DataError if a column name occurs more than once."""
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise DataError(f"{path}: the column name {_names(repeated)} occurs more than once; rename one of them")
 

@@ -1,249 +1,356 @@
-"""The reader of CSV files: comma, semicolon or tab, plain or gzip, UTF-8 with or without a byte order mark."""
+"""The reader of text files: columns separated by a character or by blanks, with a header; plain or compressed."""
 
 from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import re
-import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import IO, NoReturn
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pc_csv
+from numpy.typing import NDArray
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.settings import DataConfig
 from anomaly_vae.data.readers import arrow_stream
-from anomaly_vae.data.readers.base import PEEK, Reader, check_names, file_digest, plural, stem
-from anomaly_vae.data.readers.cells import NULLS
+from anomaly_vae.data.readers.base import PEEK, Reader, check_names, file_digest, plural
+from anomaly_vae.data.readers.cells import NULLS, is_number, is_text
+from anomaly_vae.data.readers.containers import BOMS, BROKEN, BUFFER, DataFile, spill
+from anomaly_vae.data.readers.dialect import DECIMAL_COMMA, SEPARATORS, recognise, split_blanks
 
-SEPARATORS = {",": "','", ";": "';'", "\t": "a tab"}
-HEAD = 1 << 18  # first bytes of a file, from which the separator, the encoding and the header are read
+HEAD, LONGEST = 1 << 18, 1 << 26  # first bytes from which the dialect is decided; at most, if lines are long
+LINES = 8  # complete lines that the head has to hold
 BLOCK = 1 << 22  # bytes parsed at a time while streaming; with pyarrow's read-ahead this bounds the memory
-PACKED = 6  # approximate ratio of the size of text to that of its gzip
-# The types that pyarrow infers for a CSV column, in the order in which it tries them.
-TYPES = (
-    pa.null(), pa.int64(), pa.bool_(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns"),
-    pa.timestamp("s", "UTC"), pa.timestamp("ns", "UTC"), pa.float64(), pa.string(),
-)  # fmt: skip
-NOT_OF_TYPE = re.compile(
-    r"In CSV column #(\d+):.*CSV conversion error to .*: (?:invalid value|expected (?:a|no) [\w ]*in) '(.*?)'(?:\.|$)",
-    re.DOTALL,
-)
-GZIP = b"\x1f\x8b"
-BINARY = (b"PK\3\4", b"%PDF", b"BZh", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ")  # zip (xlsx, npz), PDF, bzip2, zstd, xz
+PEEK_CHARS = 1 << 25  # characters from which `peek` is read, at most
+FAILED = (pa.ArrowException, UnicodeDecodeError, *BROKEN)  # what reading raises
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What only a pass over all cells tells: the number of rows, the indices in the file of those without any cell, and
+    the columns with cells that are not of the type of the first rows, or are no numbers."""
+
+    rows: int
+    empty: NDArray[np.intp]
+    text: frozenset[str]
 
 
 class CsvReader(Reader):
-    """A CSV file. The header is the first line that is not empty; empty lines are skipped.
+    """A text file. Empty lines and rows of separators alone are skipped; the latter are counted, and keep their number.
 
-    Raises DataError if the file is empty, binary or not UTF-8, and if its header is malformed or has no row below it.
+    Raises DataError if the file is empty, binary or of another encoding, if its header is malformed or has no row below
+    it, and for what `dialect.recognise` refuses.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
-        self.name = stem(path)
-        with open(path, "rb") as file:
-            self._gzip = file.read(2) == GZIP
-        text = self._head()
-        lines = text.splitlines()
-        header = next((i for i, line in enumerate(lines) if line.strip()), None)
-        if header is None:
-            raise DataError(f"{path}: the file is empty; expected a line of column names and rows below it")
-        self._skip = header + 1
-        self._separator = self._sniff(lines[header:])
-        # Only a quoted cell can hold a line break; without one pyarrow splits rows faster.
-        self._quoted = '"' in text
-        names = next(csv.reader(lines[header:], delimiter=self._separator))
-        self.columns = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(names)]
-        self._check_header(lines[header + 1 :])
+    def __init__(self, file: DataFile, config: DataConfig, notes: tuple[str, ...] = ()) -> None:
+        """notes: what was decided before."""
+        self.path, self.name = file.path, file.name
+        self._file, self._of = file, file.place  # the digest is of the file itself, not of a copy
+        text, is_all = self._head(config)
+        self._dialect = dialect = recognise(self.path, text, is_all, config)
+        self._notes = (*notes, *dialect.notes)
+        self._separator, self._lines = dialect.separator, dialect.lines
+        self._start = len(text[: dialect.offset].encode(self._encoding)) + self._mark  # of the first row, in bytes
+        names = [re.sub(r"\s*[\r\n]+\s*", " ", name.strip()) for name in dialect.names]
+        self.columns = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
+        if not text[dialect.offset :].strip():
+            raise DataError(f"{self.path}: no rows below the header; expected at least one")
+        check_names(self.path, self.columns)
+        self.reading = f"{replace(dialect, notes=())} {self._encoding}"
+        if self._separator == " ":
+            self._separate()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        survey: Survey | None = vars(self).get("_survey")
+        n_empty = 0 if survey is None else len(survey.empty)
+        if not n_empty:
+            return self._notes
+        assert survey is not None
+        number = f"{n_empty} empty row" + (" was" if n_empty == 1 else "s were")
+        first = self._place_in_file(int(survey.empty[0]))
+        return (*self._notes, f"{number} skipped, the first is {first}; the other rows keep their numbers")
 
     # --- reading
 
     @cached_property
     def peek(self) -> pa.Table:
         lines: list[str] = []
+        n_quotes = n_rows = n_chars = 0
+        blank = f'{self._separator}" \t\r\n'
         with self._text() as file:
-            # Records are counted, not lines: a quoted cell may span several lines.
-            records = csv.reader(_recorded(file, lines), delimiter=self._separator)
-            for _ in zip(range(self._skip + PEEK), records, strict=False):
-                pass
-        options = self._options({})
+            for line in file:
+                n_quotes, n_chars = n_quotes + line.count('"'), n_chars + len(line)
+                if n_quotes % 2 == 0:  # else a quoted cell goes on in the next line
+                    if not line.strip(blank):
+                        continue
+                    n_rows += 1
+                lines.append(line)
+                if n_quotes % 2 == 0 and (n_rows == PEEK or n_chars > PEEK_CHARS):
+                    break
+        if not n_rows:
+            raise DataError(f"{self.path}: no cell below the header holds anything; expected at least one row")
+        text = "".join(lines).encode()
+        options = self._options({}, quoted=True) | {
+            "read_options": pc_csv.ReadOptions(column_names=self.columns, block_size=len(text) + 1)
+        }
         try:
-            return pc_csv.read_csv(io.BytesIO("".join(lines).encode()), **options)
-        except pa.ArrowInvalid as error:
-            self._explain(error, {})
-
-    def size(self) -> int:
-        return Path(self.path).stat().st_size * (PACKED if self._gzip else 1)
-
-    def read(self, text: Collection[str]) -> pa.Table:
-        types = dict.fromkeys(text, pa.string())
-        try:
-            with self._bytes() as stream:
-                table = pc_csv.read_csv(stream, **self._options(types, 1 << 24))
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            self._explain(error, types)
+            table = pc_csv.read_csv(io.BytesIO(text), **options)
+        except FAILED as error:
+            self._explain(error)
         if any(pa.types.is_binary(field.type) for field in table.schema):
-            raise self._encoding()
+            raise self._not_encoded()
         return table
 
-    def write(self, sink: IO[bytes], text: Collection[str]) -> None:
-        types: dict[str, pa.DataType] = dict.fromkeys(text, pa.string())
-        while True:  # pyarrow infers types from the first block; a column that later needs another type starts it anew
+    def size(self) -> int:
+        return self._file.size()
+
+    def read(self, text: Collection[str]) -> pa.Table:
+        for types in self._attempts(self._table_types(text)):
             try:
-                arrow_stream.write(sink, self._typed(types))
+                return pa.Table.from_batches(list(self._batches(types, 1 << 24)))
+            except FAILED as error:
+                failure = error
+        return self._explain(failure)
+
+    def write(self, sink: IO[bytes], text: Collection[str]) -> None:
+        for types in self._attempts(self._table_types(text)):
+            sink.seek(0)
+            sink.truncate()
+            try:
+                arrow_stream.write(sink, self._batches(types))
                 return
-            except _OtherTypeError as error:
-                types[error.column] = error.type
-                sink.seek(0)
-                sink.truncate()
-
-    def _typed(self, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        """Every row; columns that `types` does not name get the type that their first block suggests.
-
-        Raises _OtherTypeError if a later block does not have that type.
-        """
-        column_types = dict(types)
-        try:
-            with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types)) as batches:
-                column_types = {field.name: field.type for field in batches.schema}
-                yield from batches
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            match = NOT_OF_TYPE.search(str(error))
-            name = self.columns[int(match[1])] if match else ""
-            if match and column_types.get(name) in TYPES[:-1]:
-                raise _OtherTypeError(name, looser(column_types[name], match[2])) from error
-            self._explain(error, {name: type_ for name, type_ in types.items() if type_ == pa.string()})
-        if any(pa.types.is_binary(type_) for type_ in column_types.values()):
-            raise self._encoding()
+            except FAILED as error:
+                failure = error
+        self._explain(failure)
 
     def stream(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
-        pending: list[pa.RecordBatch] = []
-        n_pending = 0
-        try:
-            with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, only=True)) as batches:
-                for batch in batches:
-                    pending.append(batch)
-                    n_pending += batch.num_rows
-                    if n_pending >= rows:
-                        table = pa.Table.from_batches(pending)
-                        for first in range(0, n_pending - rows + 1, rows):
-                            yield table.slice(first, rows)
-                        pending = table.slice(n_pending - n_pending % rows).to_batches()
-                        n_pending %= rows
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            self._explain(error, types)
-        if n_pending:
-            yield pa.Table.from_batches(pending)
+        first = 0  # index of the next row to be yielded
+        for read in self._attempts(types):
+            try:
+                for table in _sized(self._batches(read), rows, first):
+                    yield self._cast_all(self._with_points(table, types), types, first)
+                    first += table.num_rows
+                return
+            except FAILED as error:
+                failure = error
+        self._explain(failure)
 
     @cached_property
     def rows(self) -> int:
-        types = {self.columns[0]: pa.string()}
-        try:
-            with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, only=True)) as batches:
-                return sum(batch.num_rows for batch in batches)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            self._explain(error, types)
+        if "_survey" not in vars(self):
+            try:
+                count = sum(batch.num_rows for batch in self._batches({self.columns[0]: pa.string()}))
+            except FAILED as error:
+                self._explain(error)
+        return self._survey.rows - len(self._survey.empty) if "_survey" in vars(self) else count
 
     @cached_property
     def _digest(self) -> str:
-        return file_digest(self.path)
+        return file_digest(self._of)
+
+    def numbers(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        survey: Survey | None = vars(self).get("_survey")
+        if survey is None or not len(survey.empty):
+            return rows
+        return rows + np.searchsorted(survey.empty - np.arange(len(survey.empty)), rows, "right")
 
     def place(self, row: int) -> str:
         """The number of the row and of its line, both from 1; quoted line breaks and empty lines count as lines."""
+        return self._place_in_file(int(self.numbers(np.array([row]))[0]))
+
+    def _place_in_file(self, row: int) -> str:
+        number = -1
         with self._text() as file:
             reader = csv.reader(file, delimiter=self._separator)
-            number = -1  # of the record; the header becomes 0
             for cells in reader:
                 number += bool(cells)
-                if number == row + 1:
-                    return f"row {row + 1} (line {reader.line_num})"
+                if number == row:
+                    return f"row {row + 1} (line {self._lines + reader.line_num})"
         return f"row {row + 1}"
 
-    def _options(self, types: Mapping[str, pa.DataType], block: int = 0, only: bool = False) -> dict[str, object]:
+    # --- types
+
+    def _table_types(self, text: Collection[str]) -> dict[str, pa.DataType]:
+        """The types of a table's columns by the first rows: float64, text, or what else those rows are."""
+        types = {}
+        for name in self.columns:
+            type_ = self.peek[name].type
+            is_other = name in text or is_text(type_) or pa.types.is_null(type_)
+            types[name] = pa.string() if is_other else pa.float64() if is_number(type_) else type_
+        return types
+
+    def _attempts(self, types: Mapping[str, pa.DataType]) -> Iterator[dict[str, pa.DataType]]:
+        """The types to read columns as, so that `types` can be made of them: by the first rows, then by a pass over all
+        rows, in the end text."""
+        if "_survey" not in vars(self):
+            text = {name for name in types if is_text(self.peek[name].type)}
+            yield {name: pa.string() if name in text else type_ for name, type_ in types.items()}
+        yield {name: pa.string() if name in self._survey.text else type_ for name, type_ in types.items()}
+        yield dict.fromkeys(types, pa.string())
+
+    @cached_property
+    def _survey(self) -> Survey:
+        types = {name: type_ for name, type_ in self._table_types(()).items() if type_ != pa.string()}
+        text = {name for name in self.columns if is_text(self.peek[name].type)}
+        rows, empty = 0, []
+        try:
+            for batch in self._parsed(dict.fromkeys(self.columns, pa.string())):
+                blank = _blank_rows(batch)
+                if blank is not None:
+                    empty.append(rows + np.flatnonzero(blank))
+                for name in types.keys() - text:
+                    if not _are(self._pointed(batch[name]), types[name]):
+                        text.add(name)
+                rows += batch.num_rows
+        except FAILED as error:
+            self._explain(error)
+        indices = np.concatenate(empty) if empty else np.empty(0, np.intp)
+        if len(indices) == rows:
+            raise DataError(f"{self.path}: no cell below the header holds anything; expected at least one row")
+        return Survey(rows, indices, frozenset(text))
+
+    def _with_points(self, table: pa.Table, types: Mapping[str, pa.DataType]) -> pa.Table:
+        """Text that is to be numbers, with a decimal point for the decimal comma."""
+        if self._dialect.decimal == ".":
+            return table
+        wanted = [n for n in table.column_names if is_text(table[n].type) and not is_text(types[n])]
+        for name in wanted:
+            table = table.set_column(table.column_names.index(name), name, self._pointed(table[name]))
+        return table
+
+    def _pointed(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
+        if self._dialect.decimal == ".":
+            return cells
+        is_decimal = pc.match_substring_regex(cells, f"^\\s*{DECIMAL_COMMA.pattern}\\s*$")
+        points = pc.replace_substring(pc.replace_substring(cells, ".", ""), ",", ".")
+        return pc.if_else(is_decimal, points, cells)
+
+    # --- parsing
+
+    def _batches(self, types: Mapping[str, pa.DataType], block: int = 0) -> Iterator[pa.RecordBatch]:
+        """The columns in `types`, without the rows that are empty."""
+        first = 0  # index in the file
+        for batch in self._parsed(types, block):
+            last = first + batch.num_rows
+            if "_survey" in vars(self) or _blank_rows(batch) is not None:
+                empty = self._survey.empty
+                here = empty[np.searchsorted(empty, first) : np.searchsorted(empty, last)] - first
+                if len(here):
+                    is_kept = np.ones(batch.num_rows, bool)
+                    is_kept[here] = False
+                    batch = batch.filter(pa.array(is_kept))
+            first = last
+            yield batch
+
+    def _parsed(self, types: Mapping[str, pa.DataType], block: int = 0) -> Iterator[pa.RecordBatch]:
+        with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, self._quoted, block)) as batches:
+            yield from batches
+
+    def _options(self, types: Mapping[str, pa.DataType], quoted: bool, block: int = 0) -> dict[str, object]:
+        encoding = "utf8" if self._encoding == "utf-8" else self._encoding
         return {
             "read_options": pc_csv.ReadOptions(
-                column_names=self.columns, skip_rows=self._skip, block_size=block or BLOCK, use_threads=True
+                column_names=self.columns, block_size=block or BLOCK, use_threads=True, encoding=encoding
             ),
-            "parse_options": pc_csv.ParseOptions(delimiter=self._separator, newlines_in_values=self._quoted),
+            # only a quoted cell can hold a line break; without one pyarrow splits rows faster
+            "parse_options": pc_csv.ParseOptions(delimiter=self._separator, newlines_in_values=quoted),
             "convert_options": pc_csv.ConvertOptions(
-                column_types=dict(types), include_columns=list(types) if only else [], null_values=list(NULLS)
+                column_types=dict(types),
+                include_columns=list(types),
+                null_values=list(NULLS),
+                decimal_point=self._dialect.decimal,
             ),
         }
 
+    @cached_property
+    def _quoted(self) -> bool:
+        """Whether there may be a quote anywhere in the file."""
+        if self._file.compression is not None:
+            return True
+        block = bytearray(BUFFER)
+        with open(self._file.place, "rb", buffering=0) as file:
+            while size := file.readinto(block):
+                if block.find(b'"', 0, size) >= 0:
+                    return True
+        return False
+
     def _bytes(self) -> pa.NativeFile:
-        return pa.input_stream(self.path, compression="gzip" if self._gzip else None, buffer_size=1 << 20)
+        """The stream of the rows, from the first one on."""
+        stream = self._file.open()
+        stream.read(self._start)
+        return stream
 
     def _text(self) -> IO[str]:
-        opened = gzip.open(self.path) if self._gzip else open(self.path, "rb")  # noqa: SIM115  (the wrapper closes it)
-        return io.TextIOWrapper(opened, encoding="utf-8-sig", errors="replace", newline="")
+        """The text of the rows, from the first one on."""
+        return io.TextIOWrapper(self._bytes(), encoding=self._encoding, errors="replace", newline="")
+
+    def _separate(self) -> None:
+        """Replaces the file by a copy of its rows with one tab for each run of blanks."""
+
+        def write(sink: IO[bytes]) -> None:
+            with self._text() as text:
+                for line in text:
+                    cells = split_blanks(line)
+                    sink.write(("\t".join(map(_quoted, cells)) + "\n").encode())
+
+        try:
+            place, held = spill(write)
+        except BROKEN as error:
+            raise self._file.broken() from error
+        self._file = replace(self._file, place=place, held=(held, self._file.held), compression=None)
+        self._encoding, self._start, self._separator = "utf-8", 0, "\t"
 
     # --- checks and error messages
 
-    def _head(self) -> str:
-        """The text of the first lines. Raises DataError for a file that is binary, broken or not UTF-8."""
+    def _head(self, config: DataConfig) -> tuple[str, bool]:
+        """The text of the first lines, and whether these are all. Raises DataError for a file that is binary, broken or
+        of another encoding."""
+        size = HEAD
+        while True:
+            raw = self._file.head(size)
+            is_all = len(raw) < size
+            text = self._decoded(raw, config.encoding)
+            end = max(text.rfind("\n"), text.rfind("\r")) + 1
+            if not is_all and text.endswith("\r"):  # a line feed may follow
+                end = max(text[:-1].rfind("\n"), text[:-1].rfind("\r")) + 1
+            if is_all or _has_lines(text[:end]):
+                return (text if is_all else text[:end]), is_all
+            if size >= LONGEST:
+                raise DataError(f"{self.path}: no {LINES} lines in the first {size >> 20} MB; expected one line a row")
+            size *= 4
+
+    def _decoded(self, raw: bytes, encoding: str | None) -> str:
+        bom = next((bom for bom in BOMS if raw.startswith(bom)), b"")
+        self._mark, self._encoding = len(bom), BOMS.get(bom, encoding or "utf-8")
+        self._encoding = codecs.lookup(self._encoding).name
+        if not bom and encoding is None:
+            n_control = sum(raw.count(byte) for byte in (*range(1, 9), *range(14, 32)))  # without tabs and line breaks
+            zeros = raw[1::2].count(0), raw[::2].count(0)
+            if min(zeros) == 0 and max(zeros) > 0.4 * len(raw):
+                utf16 = setting("data.encoding", "utf-16-le" if zeros[0] else "utf-16-be")
+                raise DataError(f"{self.path}: UTF-16 without a mark, which {utf16} reads")
+            if b"\0" in raw or n_control > len(raw) / 50:
+                raise DataError(f"{self.path}: a binary file; expected CSV, Parquet or a folder of images")
         try:
-            with gzip.open(self.path) if self._gzip else open(self.path, "rb") as file:
-                raw = file.read(HEAD)
-        except (OSError, EOFError, zlib.error) as error:
-            raise self._broken() from error
-        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(f"{self.path}: encoded as UTF-16; save the file as UTF-8")
-        n_control = sum(raw.count(byte) for byte in (*range(1, 9), *range(14, 32)))  # without tabs and line breaks
-        if b"\0" in raw or raw.startswith(BINARY) or n_control > len(raw) / 50:
-            raise DataError(f"{self.path}: a binary file; expected CSV, Parquet or a folder of images")
-        try:
-            text = codecs.getincrementaldecoder("utf-8-sig")().decode(raw)
+            return codecs.getincrementaldecoder(self._encoding)().decode(raw[len(bom) :])
         except UnicodeDecodeError as error:
-            raise self._encoding() from error
-        if len(raw) == HEAD and "\n" in text:
-            text = text[: text.rindex("\n")]  # the last line is incomplete
-        return text
+            raise self._not_encoded() from error
 
-    def _sniff(self, lines: list[str]) -> str:
-        """The separator of the header. Raises DataError if the rows below have another one, or a decimal comma."""
-        widths = {s: len(next(csv.reader(lines, delimiter=s), [])) for s in SEPARATORS}
-        best = max(widths, key=lambda s: widths[s])
-        below = [line for line in lines[1:21] if line.strip()]
-        if widths[best] == 1:
-            return ","
-        for other in SEPARATORS:
-            # Text often holds a comma, so a row counts as different only if it lacks the header's separator.
-            if other != best and below and all(best not in line and other in line for line in below):
-                raise DataError(
-                    f"{self.path}: mixed separators: the header has {SEPARATORS[best]}, the rows have"
-                    f" {SEPARATORS[other]}; use one of them throughout"
-                )
-        if best != "," and any(re.search(rf"(^|{best})-?\d+,\d+({best}|$)", line) for line in below):
-            raise DataError(f"{self.path}: numbers with a decimal comma; write them with a point, e.g. 0.5")
-        return best
-
-    def _check_header(self, below: list[str]) -> None:
-        if not any(line.strip() for line in below):
-            raise DataError(f"{self.path}: no rows below the header; expected at least one")
-        numbers = [name for name in self.columns if re.fullmatch(r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?", name)]
-        if numbers and len(numbers) > len(self.columns) // 2:
-            raise DataError(f"{self.path}: line {self._skip} holds numbers; expected a first line of column names")
-        check_names(self.path, self.columns)
-
-    def _explain(self, error: Exception, types: Mapping[str, pa.DataType]) -> NoReturn:
+    def _explain(self, error: Exception) -> NoReturn:
         """Raises a DataError that says where reading failed; pyarrow does not report the place, so it is searched."""
-        if isinstance(error, OSError) and self._gzip:
-            raise self._broken() from error
+        if isinstance(error, BROKEN) and not isinstance(error, pa.ArrowException | UnicodeDecodeError):
+            raise self._file.broken() from error
+        self._check_encoding()
         self._check_rows()
-        if "UTF8" in str(error) or isinstance(error, UnicodeDecodeError):
-            raise self._encoding() from error
-        first = 0
-        texts = dict.fromkeys(types, pa.string())
-        with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(texts, only=True)) as batches:
-            for batch in batches:
-                self._cast_all(pa.table(batch), types, first)
-                first += batch.num_rows
         raise DataError(f"{self.path}: cannot be read as CSV ({' '.join(str(error).split())[:200]})") from error
 
     def _check_rows(self) -> None:
@@ -254,58 +361,100 @@ class CsvReader(Reader):
             for cells in reader:
                 if not cells or len(cells) == width:
                     continue
-                line = self._separator.join(cells)
+                number, line = self._lines + reader.line_num, self._separator.join(cells)
                 for other, name in SEPARATORS.items():
-                    if other != self._separator and line.count(other) == width - 1:
+                    if other not in (self._separator, " ") and line.count(other) == width - 1 > 0:
                         raise DataError(
-                            f"{self.path}: mixed separators: line {reader.line_num} has {name}, the header has"
-                            f" {SEPARATORS[self._separator]}; use one of them throughout"
+                            f"{self.path}: mixed separators: line {number} has {name}, the header has"
+                            f" {SEPARATORS.get(self._separator, repr(self._separator))}; use one of them throughout"
                         )
                 fields = plural(len(cells), "field")
                 raise DataError(
-                    f"{self.path}: line {reader.line_num} has {fields} where the header has {width}; correct the line,"
-                    " or quote a cell that holds the separator"
+                    f"{self.path}: line {number} has {fields} where the header has {width}; correct the line, or quote"
+                    " a cell that holds the separator"
                 )
 
-    def _encoding(self) -> DataError:
-        try:
-            number = 0
-            with gzip.open(self.path) if self._gzip else open(self.path, "rb") as file:
-                for number, line in enumerate(file, 1):  # noqa: B007  (used in the message)
+    def _check_encoding(self) -> None:
+        """Raises DataError for the first line that is not of the encoding."""
+        with self._bytes() as stream:
+            decoder = codecs.getincrementaldecoder(self._encoding)()
+            try:
+                while piece := stream.read(BUFFER):
+                    decoder.decode(piece)
+                decoder.decode(b"", final=True)
+            except UnicodeDecodeError as error:
+                raise self._not_encoded() from error
+
+    def _not_encoded(self) -> DataError:
+        """The error for a file that is not of its encoding; it is returned, not raised."""
+        what = "UTF-8" if self._encoding == "utf-8" else self._encoding
+        otherwise = f"save the file as UTF-8, or {setting('data.encoding', 'cp1252')} reads it as Latin-1"
+        number = 0
+        with self._file.open() as stream:
+            for number, line in enumerate(io.BufferedReader(stream), 1):
+                try:
                     line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            place = f"line {number} holds the byte 0x{error.object[error.start]:02x}"
-            return DataError(f"{self.path}: not UTF-8: {place}; save the file as UTF-8 (it may be Latin-1)")
-        return DataError(f"{self.path}: not UTF-8; save the file as UTF-8")
-
-    def _broken(self) -> DataError:
-        return DataError(f"{self.path}: broken gzip file, its end is missing or damaged; copy or compress it again")
+                except UnicodeDecodeError as error:
+                    byte = error.object[error.start]
+                    return DataError(f"{self.path}: not {what}: line {number} holds the byte 0x{byte:02x}; {otherwise}")
+        return DataError(f"{self.path}: not {what}; {otherwise}")
 
 
-class _OtherTypeError(Exception):
-    """A cell of `column` does not have the type of the cells before it; the column is to be read as `type`."""
+def _has_lines(text: str) -> bool:
+    """Whether text holds LINES lines that are not empty and do not end within quotes."""
+    count = n_quotes = 0
+    for line in io.StringIO(text, newline=""):
+        n_quotes += line.count('"')
+        count += n_quotes % 2 == 0 and bool(line.strip())
+        if count == LINES:
+            return True
+    return False
 
-    def __init__(self, column: str, type_: pa.DataType) -> None:
-        super().__init__(column)
-        self.column, self.type = column, type_
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if re.search(r'[\t"\r\n]', cell) else cell
 
 
-def looser(type_: pa.DataType, cell: str) -> pa.DataType:
-    """The first of TYPES after `type_` that may hold `cell`, which is not of type `type_`."""
+def _sized(batches: Iterable[pa.RecordBatch], rows: int, first: int) -> Iterator[pa.Table]:
+    """The rows from index `first` on, in tables of `rows` rows; the last one may have fewer."""
+    pending: list[pa.RecordBatch] = []
+    n_pending, to_skip = 0, first
+    for batch in batches:
+        skipped = min(to_skip, batch.num_rows)
+        to_skip -= skipped
+        pending.append(batch.slice(skipped))
+        n_pending += batch.num_rows - skipped
+        if n_pending >= rows:
+            table = pa.Table.from_batches(pending)
+            for start in range(0, n_pending - rows + 1, rows):
+                yield table.slice(start, rows)
+            pending = table.slice(n_pending - n_pending % rows).to_batches()
+            n_pending %= rows
+    if n_pending:
+        yield pa.Table.from_batches(pending)
+
+
+def _blank_rows(batch: pa.RecordBatch) -> NDArray[np.bool_] | None:
+    """The rows whose cells are all missing or blank, (N,); None if there are none."""
+    blank = None
+    for column in sorted(batch.columns, key=lambda column: is_text(column.type)):
+        if is_text(column.type):
+            is_blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.ascii_is_space(column))
+        elif column.null_count:
+            is_blank = column.is_null()
+        else:
+            return None
+        blank = is_blank if blank is None else pc.and_(blank, is_blank)
+        if not pc.any(blank).as_py():
+            return None
+    return None if blank is None else np.asarray(blank)
+
+
+def _are(cells: pa.Array, type_: pa.DataType) -> bool:
+    """Whether text can be read as a type, by the rules of pyarrow's CSV."""
+    cells = pc.ascii_trim_whitespace(cells)
     try:
-        table = pc_csv.read_csv(
-            io.BytesIO(f"{cell}\n".encode()),
-            read_options=pc_csv.ReadOptions(column_names=["cell"]),
-            parse_options=pc_csv.ParseOptions(delimiter="\1", quote_char=False),
-        )
-    except pa.ArrowInvalid:  # the cell has several lines
-        return TYPES[-1]
-    cell_type = table["cell"].type
-    return TYPES[max(TYPES.index(cell_type) if cell_type in TYPES else -1, TYPES.index(type_) + 1)]
-
-
-def _recorded(file: IO[str], lines: list[str]) -> Iterator[str]:
-    """The lines of a file; each is also appended to `lines`."""
-    for line in file:
-        lines.append(line)
-        yield line
+        pc.cast(pc.if_else(pc.is_in(cells, pa.array(NULLS)), None, cells), type_)
+    except pa.ArrowInvalid:
+        return False
+    return True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers import arrow_stream
-from anomaly_vae.data.readers.base import PEEK, Reader, check_names, file_digest, stem
+from anomaly_vae.data.readers.base import PEEK, Reader, check_names, file_digest
+from anomaly_vae.data.readers.containers import DataFile
 
 BATCH = 1 << 16  # number of rows decoded at a time
 PAGES = 1 << 20  # bytes of a column that are read at a time
@@ -22,19 +23,20 @@ CELL = 8  # bytes of a decoded cell, for most types; the file itself is compress
 class ParquetReader(Reader):
     """A Parquet file."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
-        self.name = stem(path)
+    def __init__(self, file: DataFile) -> None:
+        self.path, self.name = file.path, file.name
+        self._place = file.unpacked()
         try:
             # without a pre-buffer pages are read one by one; with it the reader loads a complete row group first,
             # which may be the complete file
-            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=PAGES)
+            self._file = pq.ParquetFile(self._place.place, pre_buffer=False, buffer_size=PAGES)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: not a readable Parquet file; write it again, or use CSV") from error
+            raise DataError(f"{self.path}: not a readable Parquet file; write it again, or use CSV") from error
         self.columns = list(self._file.schema_arrow.names)
+        self.index = pandas_index(self._file.schema_arrow)
         check_names(self.path, self.columns)
         if self.rows == 0:
-            raise DataError(f"{path}: no rows; expected at least one")
+            raise DataError(f"{self.path}: no rows; expected at least one")
 
     @cached_property
     def peek(self) -> pa.Table:
@@ -62,7 +64,7 @@ class ParquetReader(Reader):
 
     @cached_property
     def _digest(self) -> str:
-        return file_digest(self.path)
+        return file_digest(self._place.place)
 
     def _batches(self, columns: list[str], rows: int, stop: bool = False) -> Iterator[pa.RecordBatch]:
         try:
@@ -72,3 +74,9 @@ class ParquetReader(Reader):
                     return
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path}: this Parquet file is damaged; write it again") from error
+
+
+def pandas_index(schema: pa.Schema) -> tuple[str, ...]:
+    """The columns in which pandas saved the index of a frame."""
+    saved = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+    return tuple(name for name in saved if isinstance(name, str) and name in schema.names)  # others are ranges
