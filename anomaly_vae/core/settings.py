@@ -82,6 +82,15 @@ class DataConfig(Section):
     time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
     group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
     drop: tuple[str, ...] = Field((), description="columns to leave out")
+    keep: tuple[str, ...] = Field(
+        (), description="columns that are inputs though they are named like a label or look like an identifier"
+    )
+    missing: tuple[str, ...] = Field(
+        (), description="further texts or numbers of a missing cell, e.g. -999; '-', 'n.a.', 'BDL' and such are known"
+    )
+    decimal: Literal[".", ","] | None = Field(
+        None, description="decimal mark of numbers in text; None: the one that the cells of the column or file prove"
+    )
     condition: tuple[str, ...] = Field(
         (),
         description="columns that a sample is judged under and that are never judged themselves: class, machine, mode;"
@@ -105,7 +114,7 @@ class DataConfig(Section):
     )
     max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")
 
-    @field_validator("normal", "drop", "condition", mode="before")
+    @field_validator("normal", "drop", "keep", "missing", "condition", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int | float) else value

@@ -56,6 +56,7 @@ class CsvReader(Reader):
             raise DataError(f"{path}: the file is empty; expected a line of column names and rows below it")
         self._skip = header + 1
         self._separator = self._sniff(lines[header:])
+        self.decimal = "," if self._separator == ";" else "."
         # Only a quoted cell can hold a line break; without one pyarrow splits rows faster.
         self._quoted = '"' in text
         names = next(csv.reader(lines[header:], delimiter=self._separator))
@@ -123,21 +124,38 @@ class CsvReader(Reader):
             raise self._encoding()
 
     def stream(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
+        done = 0
+        try:
+            for table in self._pieces(types, rows):
+                yield table
+                done += table.num_rows
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            # pyarrow reads plain numbers alone: from here on cells are read as text and become numbers as ours
+            yield from self._as_text(types, rows, done, error)
+
+    def _as_text(self, types: Mapping[str, pa.DataType], rows: int, done: int, error: Exception) -> Iterator[pa.Table]:
+        first = 0
+        try:
+            for table in self._pieces(dict.fromkeys(types, pa.string()), rows):
+                if first >= done:
+                    yield self._cast_all(table, types, first)
+                first += table.num_rows
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            self._explain(error, types)
+
+    def _pieces(self, types: Mapping[str, pa.DataType], rows: int) -> Iterator[pa.Table]:
         pending: list[pa.RecordBatch] = []
         n_pending = 0
-        try:
-            with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, only=True)) as batches:
-                for batch in batches:
-                    pending.append(batch)
-                    n_pending += batch.num_rows
-                    if n_pending >= rows:
-                        table = pa.Table.from_batches(pending)
-                        for first in range(0, n_pending - rows + 1, rows):
-                            yield table.slice(first, rows)
-                        pending = table.slice(n_pending - n_pending % rows).to_batches()
-                        n_pending %= rows
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            self._explain(error, types)
+        with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, only=True)) as batches:
+            for batch in batches:
+                pending.append(batch)
+                n_pending += batch.num_rows
+                if n_pending >= rows:
+                    table = pa.Table.from_batches(pending)
+                    for first in range(0, n_pending - rows + 1, rows):
+                        yield table.slice(first, rows)
+                    pending = table.slice(n_pending - n_pending % rows).to_batches()
+                    n_pending %= rows
         if n_pending:
             yield pa.Table.from_batches(pending)
 
@@ -206,7 +224,7 @@ class CsvReader(Reader):
         return text
 
     def _sniff(self, lines: list[str]) -> str:
-        """The separator of the header. Raises DataError if the rows below have another one, or a decimal comma."""
+        """The separator of the header. Raises DataError if the rows below have another one."""
         widths = {s: len(next(csv.reader(lines, delimiter=s), [])) for s in SEPARATORS}
         best = max(widths, key=lambda s: widths[s])
         below = [line for line in lines[1:21] if line.strip()]
@@ -219,8 +237,6 @@ class CsvReader(Reader):
                     f"{self.path}: mixed separators: the header has {SEPARATORS[best]}, the rows have"
                     f" {SEPARATORS[other]}; use one of them throughout"
                 )
-        if best != "," and any(re.search(rf"(^|{best})-?\d+,\d+({best}|$)", line) for line in below):
-            raise DataError(f"{self.path}: numbers with a decimal comma; write them with a point, e.g. 0.5")
         return best
 
     def _check_header(self, below: list[str]) -> None:

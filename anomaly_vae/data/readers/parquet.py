@@ -22,6 +22,8 @@ CELL = 8  # bytes of a decoded cell, for most types; the file itself is compress
 class ParquetReader(Reader):
     """A Parquet file."""
 
+    decimal = None
+
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         self.name = stem(path)
