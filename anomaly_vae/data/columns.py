@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.readers.base import SHOWN, Reader
+from anomaly_vae.data.readers.base import SHOWN, Reader, plural
 from anomaly_vae.data.readers.cells import (
     NULLS,
     PLAIN,
@@ -144,12 +144,12 @@ def _written(
     if is_limit.any():
         row = int(np.argmax(is_limit))
         notes["limits"].append(
-            f"column '{name}': {is_limit.sum()} cells such as {text.text(row)!r} (row {row + 1}) are limits of what was"
-            " measured, and read as missing"
+            f"column '{name}': {plural(int(is_limit.sum()), 'cell')} such as {text.text(row)!r} (row {row + 1}) read as"
+            " missing: limits of what was measured"
         )
     mark, n_marks = text.marks()
     if n_marks:
-        notes["marks"].append(f"column '{name}': {n_marks} cells such as {mark!r} are read as missing")
+        notes["marks"].append(f"column '{name}': {plural(n_marks, 'cell')} such as {mark!r} read as missing")
     row = text.first_unusual(values)
     if row is not None:
         said = f"column '{name}': {text.text(row)!r} is read as {values[row]:.15g}"
