@@ -16,6 +16,7 @@ from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers.base import SHOWN, Reader, plural
 from anomaly_vae.data.readers.cells import (
+    NORMAL_WORDS,
     NULLS,
     PLAIN,
     NumberFormat,
@@ -38,7 +39,6 @@ LIKE_LABELS = re.compile(
     r"|ground_?truth|anomalous|anomalies|outliers|abnormal|is_(fraud|fraudulent|attack|malware|fault|faulty|defect"
     r"|abnormal|anomalous|malicious)|(class|target|fraud|attack|fault|anomaly|outlier|true|y)_?(label|class|flag|true)"
 )
-NORMAL = frozenset({"normal", "good", "ok", "benign", "inlier", "none", "legit", "legitimate"})
 RARE = 0.1  # share of 1s among 0s below which a column may be a label
 CLASSES = 20  # largest number of whole numbers from 0 or 1 on that are classes
 IDENTIFIERS = re.compile(
@@ -60,13 +60,13 @@ class Reading:
     """How columns are judged.
 
     most: the largest number of distinct texts of a categorical column. decimal: the decimal mark of the configuration;
-    None: the one that a column proves, else `likely`. keep: columns that are inputs whatever their name or look. steps:
+    None: the one that a column proves, else `proven`, that of the file's other columns. keep: columns that are inputs whatever their name or look. steps:
     whether rows are time steps, in which whole numbers that grow may be a sensor.
     """
 
     most: int
     decimal: Literal[".", ","] | None = None
-    likely: Literal[".", ","] = "."
+    proven: Literal[".", ","] | None = None
     keep: tuple[str, ...] = ()
     steps: bool = False
 
@@ -116,7 +116,9 @@ def _written(
     text = NumberText(column, reader.missing)
     n_point, n_comma = text.proofs()
     proven: Literal[".", ","] | None = "," if n_comma > n_point else "." if n_point else None
-    decimal = reading.decimal or proven or reading.likely
+    open_cell = text.open_cell()
+    likely: Literal[".", ","] = "," if reader.decimal == "," and "," in open_cell else "."
+    decimal = reading.decimal or proven or reading.proven or likely
     units = text.units(decimal)
     n_bare = units.pop("", 0)
     n_with = sum(units.values())
@@ -153,9 +155,9 @@ def _written(
     row = text.first_unusual(values)
     if row is not None:
         said = f"column '{name}': {text.text(row)!r} is read as {values[row]:.15g}"
-        if (cell := text.open_cell()) and proven is None and reading.decimal is None:
+        if open_cell and not (reading.decimal or proven or reading.proven):
             other = setting("data.decimal", "," if decimal == "." else ".")
-            said += f" (no cell proves what the mark in {cell!r} means; {other} reads it the other way)"
+            said += f" (no cell proves what the mark in {open_cell!r} means; {other} reads it the other way)"
         notes["numbers"].append(said)
     found = NumberFormat(decimal, unit, limits=bool(is_limit.any()))
     return None if found == PLAIN else found, values
@@ -201,26 +203,29 @@ def _identifier(name: str, values: NDArray[np.float64], rows: NDArray[np.intp], 
     """
     if (values != np.floor(values)).any():
         return ""
-    n, n_distinct = len(values), len(np.unique(values))
+    n, is_named = len(values), is_identifier(name)
     # The training rows are a subset of all rows, so values that count rows are recognised by a constant difference
     # from the row index.
     if complete and n >= FEWEST and (values - rows == values[0] - rows[0]).all():
         return "an identifier: it counts the rows"
-    if is_identifier(name) and n_distinct == n and complete:
+    growing = np.diff(values)
+    n_back = int(min((growing < 0).sum(), (growing > 0).sum()))  # newest first counts down
+    is_epoch = any(low <= values.min() and values.max() <= high for low, high in EPOCHS)
+    if not (is_named or is_epoch or _are_dates(values) or n_back == 0):
+        return ""
+    n_distinct = len(np.unique(values))
+    if is_named and n_distinct == n and complete:
         return "an identifier: named like one, and different in every row"
     if n < MANY or n_distinct < MANY:
         return ""
-    growing = np.diff(values)
-    n_back = int(min((growing < 0).sum(), (growing > 0).sum()))  # newest first counts down
-    if is_identifier(name) and n_distinct >= 0.95 * n:
+    if is_named and n_distinct >= 0.95 * n:
         return "an identifier: named like one, and different in nearly every row"
-    if is_identifier(name) and n_back <= max(1, 0.02 * n):
+    if is_named and n_back <= max(1, 0.02 * n):
         return "an identifier: named like one, and growing from row to row"
     if INDEXES.fullmatch(name.strip().lower()) and n_distinct >= 0.3 * n:
         return "an index that pandas saved"
     if _are_dates(values):
         return "dates written as whole numbers"
-    is_epoch = any(low <= values.min() and values.max() <= high for low, high in EPOCHS)
     if is_epoch and (n_back <= 0.01 * n or re.search(r"time|date|(?:^|_)(?:ts|at)$", name.lower())):
         return "a time: seconds, or fractions of them, since 1970"
     # A counter that skips numbers grows evenly; a table that is sorted by a measurement seldom does.
@@ -287,7 +292,8 @@ def label_reason(reader: Reader, name: str, column: pa.ChunkedArray, most: int) 
     elif len(values) > most:
         return ""
     is_rare = len(values) == 2 and min(values.values()) < RARE * sum(values.values())
-    if not (is_name or is_rare or NORMAL & {value.lower() for value in values}):
+    has_normal = any(value.lower() in NORMAL_WORDS and value.isalpha() and truth_of(value) is None for value in values)
+    if not (is_name or is_rare or has_normal):
         return ""
     shown = ", ".join(f"'{value}'" for value in list(values)[:SHOWN]) + (", ..." if len(values) > SHOWN else "")
     return f"named like a label, and its values are {shown}; {advice(name)}"

@@ -12,9 +12,8 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
+from anomaly_vae.data.readers.cells import NORMAL_WORDS
 from anomaly_vae.data.source import CodedText, Source
-
-NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")
 
 
 @dataclass(frozen=True)

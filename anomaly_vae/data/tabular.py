@@ -183,7 +183,7 @@ class TabularSource(ABC):
         reading = Reading(
             most=self.config.max_categories,
             decimal=self.config.decimal,
-            likely=self._file_decimal or self.reader.decimal or ".",
+            proven=self._file_decimal,
             keep=self.config.keep,
             steps=self.rows_are_steps,
         )

@@ -115,6 +115,13 @@ def test_the_decimal_mark_is_decided_on_the_column_then_on_the_file(tmp_path: Pa
     assert read(fresh, Layout.from_json(layout.to_json())) == [1234.0]
 
 
+def test_semicolons_suggest_a_decimal_comma_where_cells_have_one(tmp_path: Path) -> None:
+    columns = {"a": [f"{1 + i % 9},{i:03d}" for i in range(N)], "b": ["-", *[i * i for i in range(1, N)]]}
+    source = opened(tmp_path, columns, sep=";")
+    layout = source.learn(np.arange(N))
+    assert (read(source, layout)[5], layout.columns[1].format) == (6.005, None)
+
+
 def test_an_open_decimal_mark_is_said_with_the_option_that_decides_otherwise(tmp_path: Path) -> None:
     cells = [f"{1 + i % 9},{i:03d}" for i in range(N)]
     source, layout = learned(tmp_path, cells)
@@ -170,8 +177,8 @@ def test_cells_that_are_no_numbers_are_named_in_one_line(tmp_path: Path) -> None
         learned(tmp_path, cells)
     assert str(raised.value) == (
         f"{tmp_path}/x.csv: row 8 (line 9), column 'a': 'broken' is not a number, nor are rows 10 ('lost'), 31"
-        " ('lost'); correct it, read it as missing with --set 'data.missing=[broken,lost]', or leave the column out with --set"
-        " 'data.drop=[a]'"
+        " ('lost'); correct it, read it as missing with --set 'data.missing=[broken,lost]', or leave the"
+        " column out with --set 'data.drop=[a]'"
     )
     source, layout = learned(tmp_path, cells, missing=["broken", "lost"])
     assert np.isnan(read(source, layout)).sum() == 3

@@ -27,6 +27,7 @@ MARKS = (
     "Missing", "MISSING", "unknown", "Unknown", "UNKNOWN", "no data", "No data", "nodata", "NoData", "undefined",
     "-nan(ind)", "nan(ind)", "1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND", "1.#IND00", "-1.#IND00",
 )  # fmt: skip
+NORMAL_WORDS = ("0", "false", "normal", "good", "ok", "no", "benign", "inlier")  # labels of normal rows
 # How a value of two states is written: off and on, in any case.
 TRUTHS = (
     ("false", "true"), ("f", "t"), ("no", "yes"), ("n", "y"), ("off", "on"), ("closed", "open"), ("close", "open"),

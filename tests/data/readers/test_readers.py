@@ -135,7 +135,7 @@ def put(content: str | bytes, name: str = "bad.csv") -> Callable[[Path], Path]:
         (put("a,b,a\n1,2,3\n"), r"the column name 'a' occurs more than once"),
         (put("0.5,1.5\n2.5,3.5\n"), r"line 1 holds numbers; expected a first line of column names"),
         (put("a,b\n1,2\n3,inf\n"), r"row 2 \(line 3\), column 'b': an infinite value"),
-        (put("a,b\n" + "1,2\n3,4\n" * 5 + "abc,6\n"), r"row 11 \(line 12\), column 'a': 'abc' is not.*data\.drop=\[a\]"),
+        (put("a,b\n" + "1,2\n3,4\n" * 5 + "abc,6\n"), r"row 11 \(line 12\), column 'a': 'abc' .*data\.drop=\[a\]"),
         (put("a,b\n1,2\n"), r"1 row to train on; at least 2"),
         (put("a,b\n,\n,\n"), r"no column is left.*'a': no value in the training rows"),
         (put("a,b\n1,2\n1,2\n"), r"no column is left.*'a': constant \(1\)"),
