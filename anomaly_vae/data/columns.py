@@ -60,8 +60,8 @@ class Reading:
     """How columns are judged.
 
     most: the largest number of distinct texts of a categorical column. decimal: the decimal mark of the configuration;
-    None: the one that a column proves, else `proven`, that of the file's other columns. keep: columns that are inputs whatever their name or look. steps:
-    whether rows are time steps, in which whole numbers that grow may be a sensor.
+    None: the one that a column proves, else `proven`, that of the file's other columns. keep: columns that are inputs
+    whatever their name or look. steps: whether rows are time steps, in which whole numbers that grow may be a sensor.
     """
 
     most: int
