@@ -152,9 +152,9 @@ def _written(
     mark, n_marks = text.marks()
     if n_marks:
         notes["marks"].append(f"column '{name}': {plural(n_marks, 'cell')} such as {mark!r} read as missing")
-    row = text.first_unusual(values)
-    if row is not None:
-        said = f"column '{name}': {text.text(row)!r} is read as {values[row]:.15g}"
+    unusual = text.first_unusual(values)
+    if unusual is not None:
+        said = f"column '{name}': {text.text(unusual)!r} is read as {values[unusual]:.15g}"
         if open_cell and not (reading.decimal or proven or reading.proven):
             other = setting("data.decimal", "," if decimal == "." else ".")
             said += f" (no cell proves what the mark in {open_cell!r} means; {other} reads it the other way)"
