@@ -92,8 +92,16 @@ class DataConfig(Section):
     separator: Annotated[str | None, Field(min_length=1, max_length=1)] = Field(
         None, description="of the columns of a text file, a blank for a run of blanks; None: recognised"
     )
-    decimal: Literal[".", ","] | None = Field(None, description="decimal point of a text file; None: recognised")
+    decimal: Literal[".", ","] | None = Field(
+        None, description="decimal mark of numbers in text; None: the one that the cells of the column or file prove"
+    )
     encoding: str | None = Field(None, description="of a text file, e.g. cp1252; None: UTF-8, or what its mark says")
+    keep: tuple[str, ...] = Field(
+        (), description="columns that are inputs though they are named like a label or look like an identifier"
+    )
+    missing: tuple[str, ...] = Field(
+        (), description="further texts or numbers of a missing cell, e.g. -999; '-', 'n.a.', 'BDL' and such are known"
+    )
     condition: tuple[str, ...] = Field(
         (),
         description="columns that a sample is judged under and that are never judged themselves: class, machine, mode;"
@@ -133,7 +141,7 @@ class DataConfig(Section):
                 raise PydanticCustomError("encoding", "no encoding that is known, such as utf-8 or cp1252") from error
         return value
 
-    @field_validator("normal", "drop", "condition", mode="before")
+    @field_validator("normal", "drop", "keep", "missing", "condition", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int | float) else value

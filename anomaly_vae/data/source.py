@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_vae.data.readers.cells import NumberFormat
+
 if TYPE_CHECKING:
     from anomaly_vae.data.images.masks import ImageFiles
     from anomaly_vae.data.spill import ArrayStore
@@ -25,6 +27,16 @@ class Column:
 
     name: str
     categories: tuple[str, ...] | None = None  # the values seen in training, in the order of their codes; None: numbers
+    format: NumberFormat | None = None  # how numbers are written where that is not plain; None: as programs write them
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Column:
+        categories, format_ = tree["categories"], tree.get("format")
+        return cls(
+            tree["name"],
+            None if categories is None else tuple(categories),
+            None if format_ is None else NumberFormat(**format_),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,12 +90,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Layout:
-        columns = {
-            key: tuple(
-                Column(c["name"], None if c["categories"] is None else tuple(c["categories"])) for c in tree[key]
-            )
-            for key in ("columns", "conditions")
-        }
+        columns = {key: tuple(Column.from_json(column) for column in tree[key]) for key in ("columns", "conditions")}
         return cls(**{**tree, **columns, "shape": tuple(tree["shape"]), "pixels": tuple(tree["pixels"])})
 
 

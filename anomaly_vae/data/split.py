@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.columns import NORMAL_WORDS
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
+from anomaly_vae.data.readers.cells import NORMAL_WORDS
 from anomaly_vae.data.source import CodedText, Source
 
 TAKE_AS_NORMAL = setting("data.unlabelled", "normal")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +17,32 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data import conditions
-from anomaly_vae.data.columns import LABELS, matrix, profile, types_of
+from anomaly_vae.data import conditions, timestamps
+from anomaly_vae.data.columns import (
+    LABELS,
+    UNIQUE,
+    Reading,
+    advice,
+    file_decimal,
+    is_rare_flag,
+    matrix,
+    profile,
+    types_of,
+)
 from anomaly_vae.data.readers.base import Reader, plural
-from anomaly_vae.data.readers.cells import NULLS, as_labels, canonical, distinct
+from anomaly_vae.data.readers.cells import NULLS, as_labels, as_names, canonical, distinct, is_number, is_text
 from anomaly_vae.data.source import ROWS, Chunk, CodedText, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
+
+MOST = 5  # number of columns that a note names
+SENTENCE = 40  # mean number of characters above which text is no name of a row
 
 
 class TabularSource(ABC):
     """A Source that reads from a reader. Subclasses implement the abstract methods and override no other."""
 
     kind: str
+    rows_are_steps = False
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
         """labels: (N,) of data in memory whose labels are not a column."""
@@ -37,6 +52,7 @@ class TabularSource(ABC):
         self.path = reader.path
         self._notes: tuple[str, ...] = ()
         self._labels = None if labels is None else CodedText.of([labels])
+        reader.missing = config.missing
         reader.require([name for name in (config.id, config.group) if name], "column")
 
     @property
@@ -73,12 +89,12 @@ class TabularSource(ABC):
         """The labels as text, (N,). Raises DataError if the label column does not exist."""
         if self._labels is None and self.config.label is not None:
             self.reader.require([self.config.label], "label column")
-            self._labels = CodedText.of(self._text(self.config.label))
+            self._labels = CodedText.of(map(as_labels, self._cells(self.config.label)))
         return self._labels
 
     def column(self, name: str) -> NDArray[np.str_]:
         self.reader.require([name], "column")
-        return np.concatenate(list(self._text(name)))
+        return np.concatenate([as_names(cells) for cells in self._cells(name)])
 
     def roles(self) -> NDArray[np.str_] | None:
         return None
@@ -88,12 +104,12 @@ class TabularSource(ABC):
 
     def groups(self) -> CodedText | None:
         """The group of every row, (N,); None if the configuration names no group column."""
-        return None if self.config.group is None else CodedText.of(self._text(self.config.group))
+        return None if self.config.group is None else CodedText.of(map(as_names, self._cells(self.config.group)))
 
     def cells(self, name: str | None, rows: NDArray[np.intp]) -> NDArray[Any]:
         """The cells of column `name` at the indices `rows`, unchanged, (R,); without one the indices in the file."""
         if name is None:
-            return self.reader.numbers(rows)
+            return self.reader.row_numbers(rows)
         is_wanted = np.zeros(self.count(), bool)
         is_wanted[rows] = True
         cells, first = [np.empty(0, np.str_)], 0
@@ -128,18 +144,18 @@ class TabularSource(ABC):
     @property
     def special(self) -> dict[str, str]:
         """Columns that are never an input, each with the reason."""
-        reasons = dict.fromkeys(self.reader.index, "the index that pandas saved")
+        reasons = {n: f"named like a label; {advice(n)}" for n in self._named_like_labels()}
+        reasons |= dict.fromkeys(self.reader.index, "the index that pandas saved")
         reasons |= dict.fromkeys(self.config.drop, "left out by data.drop")
-        reasons |= dict.fromkeys(self._named_like_labels(), "named like a label; data.label can name it")
         reasons |= dict.fromkeys(self.config.condition, "a condition")
         roles = {"label": self.config.label, "id": self.config.id, "group": self.config.group}
         return reasons | {name: f"the {role} column" for role, name in roles.items() if name}
 
     def _named_like_labels(self) -> list[str]:
-        return [name for name in self.reader.columns if name.lower() in LABELS]
+        return [name for name in self.reader.columns if name.lower() in LABELS and name not in self.config.keep]
 
-    def _text(self, name: str) -> Iterator[NDArray[np.str_]]:
-        return (as_labels(batch[name]) for batch in self.reader.batches({name: pa.string()}, ROWS))
+    def _cells(self, name: str) -> Iterator[pa.ChunkedArray]:
+        return (batch[name] for batch in self.reader.batches({name: pa.string()}, ROWS))
 
     def load(self, special: Iterable[str], store: ArrayStore) -> None:
         """Reads every column into the store; those in `special` (labels, ids, times) as text, unchanged.
@@ -149,7 +165,20 @@ class TabularSource(ABC):
         self.reader.require([name for name in (self.config.label,) if name], "label column")
         self.reader.require(self.config.condition, "condition column")
         self.reader.require(self.config.drop, "data.drop:")
-        self.reader.table([name for name in special if name in self.reader.columns], store)
+        self.reader.require(self.config.keep, "data.keep:")
+        self.reader.table(self._read_as_text(special), store)
+
+    def _read_as_text(self, special: Iterable[str]) -> list[str]:
+        """The columns that are read as text, unchanged: special ones and, in a file of decimal commas, those of
+        numbers, for 1.234 may be a thousand there."""
+        wanted = set(special)
+        if self.reader.decimal and (self.config.decimal or self._file_decimal) == ",":
+            wanted |= {field.name for field in self.reader.peek.schema if is_number(field.type)}
+        return [name for name in self.reader.columns if name in wanted]
+
+    @cached_property
+    def _file_decimal(self) -> Literal[".", ","] | None:
+        return file_decimal(self.reader)
 
     def inputs(self, rows: NDArray[np.intp], special: Mapping[str, str]) -> tuple[list[Column], dict[str, str]]:
         """The input columns, and the other columns with the reason, learned from the training rows.
@@ -159,20 +188,54 @@ class TabularSource(ABC):
         """
         self.need_two(rows)
         self.reader.require(self.config.drop, "data.drop:")
-        table = self.reader.table([name for name in special if name in self.reader.columns])
+        self.reader.require(self.config.keep, "data.keep:")
+        table = self.reader.table(self._read_as_text(special))
         columns: list[Column] = []
         left_out: dict[str, str] = {}
+        notes: defaultdict[str, list[str]] = defaultdict(list)
+        reading = Reading(
+            most=self.config.max_categories,
+            decimal=self.config.decimal,
+            proven=self._file_decimal,
+            keep=self.config.keep,
+            steps=self.rows_are_steps,
+        )
         for name in self.reader.columns:
             if name in special:
                 left_out[name] = special[name]
                 continue
-            column, reason = profile(self.reader, name, table[name], rows, self.config.max_categories)
+            column, reason = profile(self.reader, name, table[name], rows, reading, notes)
             if column is None:
                 left_out[name] = reason
             else:
                 columns.append(column)
             self.reader.release()
+        flags = [column.name for column in columns if is_rare_flag(table[column.name])]
+        if len(flags) == 1 and self.config.label is None and self._labels is None and flags[0] not in self.config.keep:
+            notes["flag"].append(f"column '{flags[0]}' holds few 1s among 0s; if it is a label, {advice(flags[0])}")
+        said = [
+            "; ".join(items[:MOST] + [f"and {len(items) - MOST} more"] * (len(items) > MOST))
+            for items in notes.values()
+        ]
+        self.notes = tuple(dict.fromkeys((*self.notes, *said)))
         return columns, left_out
+
+    def row_id(self, left_out: dict[str, str]) -> str | None:
+        """The column that names rows: the configured one, else the only one of text that is different in every row,
+        times and sentences apart; the reason why it is left out becomes that."""
+        if self.config.id is not None:
+            return self.config.id
+        names = [name for name, reason in left_out.items() if reason == UNIQUE and self._is_short(name)]
+        if len(names) > 1:
+            names = [name for name in names if timestamps.parse_of(self.reader.peek[name]) is None]
+        if len(names) != 1:
+            return None
+        left_out[names[0]] = f"{UNIQUE}, so it is the id of the output; data.id can name another column"
+        return names[0]
+
+    def _is_short(self, name: str) -> bool:
+        cells = self.reader.peek[name]
+        return is_text(cells.type) and (pc.mean(pc.utf8_length(cells)).as_py() or 0) <= SENTENCE
 
     def conditions(self, rows: NDArray[np.intp]) -> tuple[Column, ...]:
         """The condition columns of the configuration, from the training rows."""
@@ -209,10 +272,10 @@ class TabularSource(ABC):
         for table in self.reader.batches(all_types, rows):
             end = first + table.num_rows
             chunk = Chunk(
-                ids=self.reader.numbers(np.arange(first, end)) if id_ is None else as_text(table[id_]),
+                ids=self.reader.row_numbers(np.arange(first, end)) if id_ is None else as_text(table[id_]),
                 values=np.empty(0),
-                groups=None if group is None else as_labels(table[group]),
-                condition=conditions.encode([as_labels(table[name]) for name in names], layout.conditions, self.path),
+                groups=None if group is None else as_names(table[group]),
+                condition=conditions.encode([as_names(table[name]) for name in names], layout.conditions, self.path),
             )
             yield first, table, chunk
             first = end

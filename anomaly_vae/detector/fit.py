@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.worries import Gravity, Worry
-from anomaly_vae.data.columns import MAYBE_LABELS
 from anomaly_vae.data.datasets import RowDataset, make_dataset
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData, load_data
@@ -319,12 +317,6 @@ def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
         named = "; ".join(left_out[:NAMED]) + (f"; and {len(left_out) - NAMED} more" if len(left_out) > NAMED else "")
         what = "column" if len(left_out) == 1 else f"{len(left_out)} columns:"
         notes.append(Worry(f"left out {what} {named}", Gravity.UNREAD))
-    notes += [
-        f"column '{column.name}' is an input, though it is named like a label:"
-        f" {option('--label', column.name)} takes it as one, {setting('data.drop', [column.name])} leaves it out"
-        for column in layout.columns
-        if column.name.lower() in MAYBE_LABELS
-    ]
     latent = seen.latent_metrics()
     free = max(objective.free_bits_total, objective.free_bits * len(seen.kl)) if objective.capacity is None else 0.0
     if not seen.active.any() or not latent["kl_dimensions"] or latent["kl_total"] < max(free, COLLAPSED):

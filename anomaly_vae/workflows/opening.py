@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def find(name: str | None, config: Config) -> Model:
         A folder, a run id or its first characters, runs:/RUN_ID/..., or the address of a registered or logged model
         (models:/...); None: the latest finished run.
     config : Config
-        The settings, of which the device and the tracking store are used.
+        The settings, of which the device, the tracking store and `data.missing` are used.
 
     Raises
     ------
@@ -51,12 +51,21 @@ def find(name: str | None, config: Config) -> Model:
     if name and name.startswith("runs:/"):  # as MLflow writes it, and `fit --json`
         name = name.removeprefix("runs:/").split("/")[0]
     elif name and not name.startswith("models:/") and (Path(name).is_dir() or "/" in name or name.startswith(".")):
-        return Model(Detector.load(name, config.device), name, "")
+        return Model(_loaded(name, config), name, "")
     from anomaly_vae import tracking
 
     with tempfile.TemporaryDirectory() as scratch:
         run_id, folder = tracking.find_detector(name, config, scratch)
-        return Model(Detector.load(folder, config.device), name if name and ":/" in name else run_id, run_id)
+        return Model(_loaded(folder, config), name if name and ":/" in name else run_id, run_id)
+
+
+def _loaded(folder: str | Path, config: Config) -> Detector:
+    """The detector of a folder; further marks of missing cells are those of new data too."""
+    detector = Detector.load(folder, config.device)
+    data = detector.config.data
+    marks = tuple(dict.fromkeys((*data.missing, *config.data.missing)))
+    changed = detector.config.model_copy(update={"data": data.model_copy(update={"missing": marks})})
+    return replace(detector, config=changed)
 
 
 def open_data(path: str | None, config: Config) -> Source:

@@ -277,11 +277,14 @@ def test_rows_that_are_not_known_neither_train_nor_test_and_it_is_said() -> None
     assert seen.split.anomalous is not None and not seen.split.anomalous.any(), "no anomaly is known, and it trains"
 
 
-def test_a_column_that_is_named_like_a_label_is_said_to_be_an_input() -> None:
-    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=["a", "Class", "label"])
+def test_a_column_that_is_named_and_looks_like_a_label_is_left_out_and_said() -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 4)), columns=["a", "y", "Class", "label"])
+    frame["Class"] = frame["Class"] > 1
     detector, seen = fit_memory(frame, None, None, **QUICK)
-    assert [column.name for column in detector.layout.columns] == ["a", "Class"]
-    assert any(note.startswith("column 'Class' is an input, though it is named like a label") for note in seen.notes)
+    assert [column.name for column in detector.layout.columns] == ["a", "y"]
+    assert any("'Class': named like a label" in note and "--label Class takes it" in note for note in seen.notes)
+    detector, _ = fit_memory(frame, None, None, **QUICK, data__keep=["Class"])
+    assert [column.name for column in detector.layout.columns] == ["a", "y", "Class"]
 
 
 def test_a_collapsed_posterior_is_told_by_its_kl() -> None:

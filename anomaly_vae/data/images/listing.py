@@ -17,10 +17,9 @@ from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.worries import Gravity, Worry
-from anomaly_vae.data.columns import NORMAL_WORDS
 from anomaly_vae.data.images.decoding import ENDINGS
 from anomaly_vae.data.readers.base import Reader
-from anomaly_vae.data.readers.cells import as_labels
+from anomaly_vae.data.readers.cells import NORMAL_WORDS, as_labels
 
 ROLES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 MASKS = ("ground_truth", "masks")  # folders of masks, e.g. in MVTec's layout; their files are not samples

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import timestamps
-from anomaly_vae.data.columns import BOOLEAN
 from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_run, scaled_rows, window_starts
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.readers.base import Reader, plural
-from anomaly_vae.data.readers.cells import is_number
+from anomaly_vae.data.readers.cells import NumberFormat, is_number, is_truth_pair
 from anomaly_vae.data.scaling import Element, Scaler, moments
 from anomaly_vae.data.source import Chunk, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
@@ -39,6 +38,7 @@ class SeriesSource(TabularSource):
     """
 
     kind: str = "series"
+    rows_are_steps = True
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
         super().__init__(reader, config, labels)
@@ -69,7 +69,8 @@ class SeriesSource(TabularSource):
         self.load(self._special, store)
 
     def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """The sensors: columns of numbers and of truth values (0, 1). Text and constant columns are left out.
+        """The sensors: columns of numbers and of truth values, such as on and off (1, 0). Text and constant columns are
+        left out.
 
         Raises DataError for fewer than two rows, infinite values or text in a column of numbers, and if no sensor is
         left.
@@ -77,8 +78,10 @@ class SeriesSource(TabularSource):
         columns, left_out = self.inputs(rows, self._special)
         sensors: list[Column] = []
         for column in columns:
-            if column.categories in (None, BOOLEAN):
-                sensors.append(Column(column.name))
+            if column.categories is None:
+                sensors.append(column)
+            elif is_truth_pair(set(column.categories) - {""}):
+                sensors.append(Column(column.name, format=NumberFormat(truths=True)))
             else:
                 left_out[column.name] = "text; a series is made of numbers"
         self.need_columns(sensors, left_out)

@@ -54,7 +54,7 @@ class TableSource(TabularSource):
             columns=tuple(columns),
             conditions=self.conditions(rows),
             label=self.config.label,
-            id=self.config.id,
+            id=self.row_id(left_out),
             left_out=left_out,
         )
 

@@ -6,10 +6,10 @@ import hashlib
 import mmap
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from anomaly_vae.core.advice import setting
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers import arrow_stream
-from anomaly_vae.data.readers.cells import is_text, parse_numbers
+from anomaly_vae.data.readers.cells import PLAIN, NumberFormat, is_text, parse_numbers
 from anomaly_vae.data.spill import IN_MEMORY, ArrayStore, release
 
+SHOWN = 5  # number of further cells that a message names
 PEEK = 1000  # number of first rows from which the kind of data is recognised
 SUFFIXES = (  # of data files
     ".csv", ".tsv", ".txt", ".dat", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".parquet", ".pq", ".feather",
@@ -43,6 +44,8 @@ class Reader(ABC):
     index: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reading: str = ""
+    decimal: Literal[".", ","] | None = "."  # of text, the likely decimal mark; None: numbers are stored as such
+    missing: tuple[str, ...] = ()  # further marks of a missing cell
     _table: pa.Table | None = None  # every row, after `table` was called
     _mapped: mmap.mmap | None = None  # the mapped file that `_table` is a view of, if any
 
@@ -126,7 +129,7 @@ class Reader(ABC):
         """The position of a row for messages. row: its index, from 0."""
         return f"row {row + 1}"
 
-    def numbers(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    def row_numbers(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """The indices in the file, from 0, of the rows with the indices `rows`: more where empty rows were skipped."""
         return rows
 
@@ -150,7 +153,7 @@ class Reader(ABC):
         if pa.types.is_dictionary(column.type):
             column = pc.cast(column, column.type.value_type)
         if pa.types.is_floating(type_) and is_text(column.type):
-            return self._numbers(column, name, first).cast(type_)
+            return self.numbers(column, name, first).cast(type_)
         try:
             # Integers beyond 2**53 are rounded, as in pandas and NumPy.
             return pc.cast(column, type_, safe=not pa.types.is_floating(type_))
@@ -160,19 +163,30 @@ class Reader(ABC):
                 f"{self.path}: column '{name}' holds {column.type}, expected {expected}; {_drop(name)}"
             ) from error
 
-    def _numbers(self, column: pa.ChunkedArray, name: str, first: int) -> pa.ChunkedArray:
+    def numbers(self, column: pa.ChunkedArray, name: str, first: int, format_: NumberFormat = PLAIN) -> pa.ChunkedArray:
         """Text as float64. Raises DataError with the first cell that is not a number."""
-        numbers, bad = parse_numbers(column)
+        numbers, bad = parse_numbers(column, format_, self.missing)
         if bad is not None:
             row, cell = bad
             raise self.not_a_number(first + row, name, cell)
         return numbers
 
-    def not_a_number(self, row: int, name: str, cell: str) -> DataError:
-        """The error for a cell of column `name` that should be a number; it is returned, not raised."""
+    def not_a_number(self, row: int, name: str, cell: str, others: Sequence[tuple[int, str]] = ()) -> DataError:
+        """The error for a cell of column `name` that should be a number; it is returned, not raised.
+
+        others: further such cells, as (row index, text).
+        """
+        texts = list(dict.fromkeys([cell, *(text for _, text in others)]))
+        more = ""
+        if others:
+            listed = ", ".join(f"{other + 1} ({text[:40]!r})" for other, text in others[:SHOWN])
+            rest = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+            more = f", nor {'is row' if len(others) == 1 else 'are rows'} {listed}{rest}"
+        marks = setting("data.missing", texts) if len(texts) <= SHOWN and max(map(len, texts)) <= 40 else ""
         return DataError(
-            f"{self.path}: {self.place(row)}, column '{name}': {cell[:40]!r} is not a number; correct it, leave it"
-            f" empty if it is missing, or {_drop(name)}"
+            f"{self.path}: {self.place(row)}, column '{name}': {cell[:40]!r} is not a number{more}; correct it, "
+            + (f"read it as missing with {marks}, " if marks else "leave it empty if it is missing, ")
+            + f"or {_drop(name)}"
         )
 
 

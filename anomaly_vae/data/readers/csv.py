@@ -58,6 +58,7 @@ class CsvReader(Reader):
         self._dialect = dialect = recognise(self.path, text, is_all, config)
         self._notes = (*notes, *dialect.notes)
         self._separator, self._lines = dialect.separator, dialect.lines
+        self.decimal = "," if "," in dialect.decimal or dialect.separator == ";" else "."
         self._start = len(text[: dialect.offset].encode(self._encoding)) + self._mark  # of the first row, in bytes
         names = [re.sub(r"\s*[\r\n]+\s*", " ", name.strip()) for name in dialect.names]
         self.columns = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
@@ -157,7 +158,7 @@ class CsvReader(Reader):
     def _digest(self) -> str:
         return file_digest(self._of)
 
-    def numbers(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    def row_numbers(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         survey: Survey | None = vars(self).get("_survey")
         if survey is None or not len(survey.empty):
             return rows
@@ -165,7 +166,7 @@ class CsvReader(Reader):
 
     def place(self, row: int) -> str:
         """The number of the row and of its line, both from 1; quoted line breaks and empty lines count as lines."""
-        return self._place_in_file(int(self.numbers(np.array([row]))[0]))
+        return self._place_in_file(int(self.row_numbers(np.array([row]))[0]))
 
     def _place_in_file(self, row: int) -> str:
         number = -1

@@ -19,6 +19,8 @@ from anomaly_vae.data.readers.base import PEEK, Reader, check_names
 class MemoryReader(Reader):
     """A table that is already in memory."""
 
+    decimal = None
+
     def __init__(self, table: pa.Table, name: str = "memory") -> None:
         self.path = "memory"
         self.name = name

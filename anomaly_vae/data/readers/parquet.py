@@ -23,6 +23,8 @@ CELL = 8  # bytes of a decoded cell, for most types; the file itself is compress
 class ParquetReader(Reader):
     """A Parquet file."""
 
+    decimal = None
+
     def __init__(self, file: DataFile) -> None:
         self.path, self.name = file.path, file.name
         self._place = file.unpacked()

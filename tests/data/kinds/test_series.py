@@ -12,6 +12,7 @@ import pytest
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.open import open_memory, open_source
+from anomaly_vae.data.readers.cells import NumberFormat
 from anomaly_vae.data.source import Column, Source
 
 DAYS = [f"2024-03-{day:02d}" for day in range(1, 31)]
@@ -81,7 +82,7 @@ def test_sensors(tmp_path: Path) -> None:
         label="label",
     )
     layout = source.learn(np.arange(6))
-    assert layout.columns == (Column("a"), Column("on"))
+    assert layout.columns == (Column("a"), Column("on", format=NumberFormat(truths=True)))
     assert layout.left_out == {
         "time": "the time column",
         "state": "text; a series is made of numbers",
