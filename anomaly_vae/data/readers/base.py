@@ -34,20 +34,23 @@ class Reader(ABC):
     """A table of named columns that is read at once or as a stream.
 
     path: the file's path, as messages show it. name: the name of the data. columns: distinct names, in the order of
-    the file. index: the columns that pandas saved its index in. notes: what was decided about how to read the file.
-    reading: what was decided, for files that are kept beside their digest.
+    the file. index: the columns that pandas saved its index in. reading: how the file is read, where that was decided.
     """
 
     path: str
     name: str
     columns: list[str]
     index: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     reading: str = ""
     decimal: Literal[".", ","] | None = "."  # of text, the likely decimal mark; None: numbers are stored as such
     missing: tuple[str, ...] = ()  # further marks of a missing cell
     _table: pa.Table | None = None  # every row, after `table` was called
     _mapped: mmap.mmap | None = None  # the mapped file that `_table` is a view of, if any
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided about how to read the file; more is known after it was read."""
+        return ()
 
     @cached_property
     @abstractmethod
