@@ -29,6 +29,7 @@ class TabularSource(ABC):
 
     kind: str
     notes: tuple[str, ...] = ()
+    otherwise: str = ""
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
         """labels: (N,) of data in memory whose labels are not a column."""
@@ -186,7 +187,7 @@ class TabularSource(ABC):
         Raises DataError with the columns in `types` that do not exist.
         """
         self.reader.require(types, "input column")
-        group = self.config.group or layout.group
+        group = layout.group or self.config.group
         if group is not None:
             self.reader.require([group], "group column")
         names = [column.name for column in layout.conditions]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from anomaly_vae.core.callbacks import Progress, Say
@@ -74,8 +75,6 @@ def score(
     if options.elbo:
         elbo_measure(detector)  # refused before anything is read
     source = reopen(path, detector, options.id_column, options.skip_broken)
-    for note in source.notes:
-        say(f"note: {note}")
     threshold = detector.threshold.value if options.threshold is None else options.threshold
     names = explained_names(detector, options.explain)
     rows = alarms = 0
@@ -84,6 +83,7 @@ def score(
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms
+            waiting, places = [], []  # where scores do not come in the order of the file
             stream = detector.score_source(source, explain=bool(options.explain or maps))
             for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
                 is_anomaly = scores.total >= threshold
@@ -96,7 +96,14 @@ def score(
                     columns["elbo"] = elbo_of(detector, chunk, options.elbo, rows)
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
                 progress("scoring", rows, None)
-                yield batch(columns)
+                if chunk.places is None:
+                    yield batch(columns)
+                else:
+                    waiting.append(batch(columns))
+                    places.append(chunk.places)
+            if places:
+                table = pa.Table.from_batches(waiting).take(np.argsort(np.concatenate(places)))
+                yield from table.combine_chunks().to_batches()
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing
@@ -106,6 +113,8 @@ def score(
             write(first)
             for later in batches:
                 write(later)
+    for note in source.notes:  # the gaps in time are known now
+        say(f"note: {note}")
     for name, count in unseen.items():
         if count:
             say(

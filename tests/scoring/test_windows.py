@@ -138,7 +138,7 @@ def test_every_group_is_scaled_with_its_own_step_before() -> None:
             folder.push(np.arange(30)[start : start + size], values[start : start + size], groups[start : start + size])
         for name in "abc":
             mine = values[groups == name]
-            np.testing.assert_array_equal(folder.groups[name].values, np.diff(mine, axis=0, prepend=mine[:1]))
+            np.testing.assert_array_equal(folder.groups[name].segment.values, np.diff(mine, axis=0, prepend=mine[:1]))
 
 
 def test_one_window_exactly() -> None:
