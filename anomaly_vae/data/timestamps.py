@@ -153,10 +153,13 @@ def read(cells: pa.ChunkedArray, format_: str) -> Times:
         found = pd.to_datetime(texts, format=one, errors="coerce", utc=True).to_numpy(dtype="datetime64[us]")
         return np.where(np.isnat(found), np.nan, found.astype(np.float64))
 
-    times = parsed(series, ("%Y " if year else "") + format_)
-    unread = np.isnan(times)
-    if ".%f" in format_ and unread.any():  # programs leave out a fraction of 0
-        times[unread] = parsed(series[unread], format_.replace(".%f", ""))
+    format_ = ("%Y " if year else "") + format_
+    times = parsed(series, format_)
+    for left_out in (".%f", ":%S"):  # programs leave out a fraction, or seconds, of 0
+        unread = np.isnan(times)
+        if left_out in format_ and unread.any():
+            format_ = format_.replace(left_out, "")
+            times[unread] = parsed(series[unread], format_)
     return times
 
 
@@ -321,7 +324,10 @@ def _spelled(formats: tuple[str, ...]) -> list[str]:
 
 def _best(clock: Clock, cells: pa.ChunkedArray, named: bool) -> Candidate:
     """The clock with the formats that fit best, in order, as far as no other reads more cells."""
-    tried = [Candidate(replace(clock, formats=(f,)), read(cells, f), named) for f in clock.formats]
+    tried = []
+    for format_ in clock.formats:
+        one = replace(clock, formats=(format_,))
+        tried.append(Candidate(one, one.steps(None).read(read(cells, format_), None)[0], named))
     tried = sorted(tried, key=lambda c: c.faults)
     unread = tried[0].faults[0]
     return replace(
@@ -339,13 +345,14 @@ def usual_step(times: Times) -> float | None:
 
 
 def irregular(times: Times) -> float:
-    """The share of steps, of the times in order, that are no multiple of the median step, up to a quarter of it."""
+    """The share of steps, of the times in order, that are no multiple of the median step, up to a quarter of it; up to
+    0.01 more for steps that differ at all, as days of months do."""
     steps = np.diff(np.unique(times[~np.isnan(times)]))
     if not len(steps):
         return 1.0
     multiples = steps / np.median(steps)
     nearest = np.maximum(1, np.round(multiples))
-    return float((np.abs(multiples - nearest) > 0.25).mean())
+    return float((np.abs(multiples - nearest) > 0.25).mean() + 0.01 * min(1.0, multiples.std()))
 
 
 def duration(seconds: float) -> str:
@@ -383,6 +390,11 @@ def evidence(reader: Reader, config: DataConfig) -> Evidence:
     usual = usual_step(times)
     step = duration(usual / 1e6) if usual and clock.dated else f"{(usual or 0) / 1e6:g}"
     regular = f"{name}, a step each {step}" if usual else name
+    if not clock.dated and (n < 10 or uneven > 0.2 or (np.diff(times) < 0).mean() > 0.5):
+        # a number may count anything: only regular seconds are a clock
+        return Evidence(
+            0.3 * best.named, f"uneven numbers in {name}" if best.named else "no time column in order", best
+        )
     others = [c for c in reader.columns if c not in {*clock.columns, config.label, *config.drop, *config.condition}]
     repeated = 1 - distinct / max(1, n)
     if repeated >= 0.2 and distinct > 1:
@@ -401,8 +413,6 @@ def evidence(reader: Reader, config: DataConfig) -> Evidence:
         return Evidence(0.6, f"{regular}, {np.median(counts):.0f} rows each", best)
     if uneven <= 0.2 or n < 10:
         return Evidence(0.9, regular, best)
-    if not clock.dated:
-        return Evidence(0.3, f"irregular steps in {name}", best)
     if named_rows or categories:
         what = f"an id in every row ('{named_rows}')" if named_rows else f"text categories ('{categories}')"
         return Evidence(0.3, f"irregular steps in {name} and {what}: events, not steps", best)

@@ -83,9 +83,9 @@ class SeriesSource(TabularSource):
         sensors = [c for c in self.reader.columns if c not in self._special and is_number(schema.field(c).type)]
         clock = "no time column, in the order of the file"
         if self.clock is not None:
-            clock = self.clock.name
-            if self._usual is not None and (step := self._step(np.array([self._usual]))) is not None:
-                clock += f", a step each {self._words(step)}"
+            since = np.concatenate(list(self._pieces()))
+            step = self._step(since[since > 0])
+            clock = f"{self.clock.name}, {'irregular steps' if step is None else f'a step each {self._words(step)}'}"
         machines = f", group column '{self.config.group}'" if self.config.group else ""
         return f"a series: {plural(self.count(), 'time step')} of {plural(len(sensors), 'sensor')}, {clock}{machines}"
 
@@ -212,18 +212,22 @@ class SeriesSource(TabularSource):
                 return
             if self._order is not None:
                 raise DataError(
-                    f"{self.path}: '{self.time}' goes back, and {repeats} of {scan.rows} steps have the time of another,"
-                    " as of several machines; name the column that tells them apart with --group"
+                    f"{self.path}: '{self.time}' goes back, and {repeats} of {scan.rows} steps have the time of"
+                    " another, as of several machines; name the column that tells them apart with --group"
                 )
         if not scan.back:
             self._since = scan.kept()
             if scan.steps.summer_ends:
                 self._note(
-                    f"the clock of '{self.time}' goes back an hour {scan.steps.summer_ends} times, as at the end of"
-                    " summer time; steps stay in the order of the file. Times with an offset (+01:00) would be certain"
+                    f"the clock of '{self.time}' goes back by an hour, as at the end of summer time"
+                    f" ({scan.steps.summer_ends} x); steps stay in the order of the file, and times with an offset"
+                    " (+01:00) would be certain"
                 )
         if repeats:
-            self._note(f"{plural(repeats, 'step')} {'has' if repeats == 1 else 'have'} the time of the step before")
+            several = "; --group names the column that tells machines apart" if repeats >= REPEATED * scan.rows else ""
+            self._note(
+                f"{plural(repeats, 'step')} {'has' if repeats == 1 else 'have'} the time of the step before" + several
+            )
         if "%Y" not in format_ and format_.startswith("%b %d"):
             self._note(f"the times of '{self.time}' name no year: they are read as if from one year on")
 
@@ -270,7 +274,7 @@ class SeriesSource(TabularSource):
             late = np.maximum.accumulate(clock) > clock
             n_moved, newest_first = n_moved + int(late.sum()), newest_first + bool(is_reversed)
         if newest_first:
-            self._note(f"{self.path}: the newest steps come first: they are read from the oldest on, by '{self.time}'")
+            self._note(f"the newest steps come first: they are read from the oldest on, by '{self.time}'")
         if n_moved:
             self._note(
                 f"{plural(n_moved, 'step')} of {len(times)} came after a later one; all were put in order of"
