@@ -141,7 +141,10 @@ def events(n: int = 900) -> list[str]:
         ({"time": events(), "tx": [f"T{7 * i % 900:04d}" for i in range(900)]}, "an id in every row ('tx')"),
         ({"time": events(), "shop": ["web", "mall", "post"] * 300}, "text categories ('shop')"),
         ({"time": events()}, "rows no more like their neighbours than others"),
-        ({"date": [f"2024-01-{1 + i // 30:02d}" for i in range(900)], "shop": list("uvw") * 300}, "several rows a time"),
+        (
+            {"date": [f"2024-01-{1 + i // 30:02d}" for i in range(900)], "shop": list("uvw") * 300},
+            "several rows a time",
+        ),
         ({"Time": np.sort(np.random.default_rng(0).integers(0, 900, 900)).tolist()}, "several rows a time"),
         ({"Time": np.sort(np.random.default_rng(0).integers(0, 10**6, 900)).tolist()}, "uneven numbers"),
     ],
