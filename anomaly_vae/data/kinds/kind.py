@@ -46,8 +46,9 @@ class Kind:
     of the data. Raises DataError if the data is not of this kind."""
 
     # --- inputs of the network
-    elements: Callable[[Iterable[NDArray[Any]], Layout], list[Element]]
-    """The elements of the scaler, learned from the training columns (N,), read one after the other; pictures: none."""
+    elements: Callable[[Iterable[NDArray[Any]], Layout, NDArray[np.bool_] | None], list[Element]]
+    """The elements of the scaler, learned from the training columns (N,), read one after the other; pictures: none. The
+    third argument says which of the N steps of a series follow a gap in time."""
     limit: float
     """Scaled values are clipped to this absolute value, so that their squares stay finite in float32."""
     dataset: Callable[

@@ -388,12 +388,12 @@ def _window(train_rows: int) -> int:
     return window
 
 
-def _elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
+def _elements(columns: Iterable[NDArray[Any]], layout: Layout, after_gap: NDArray[np.bool_] | None) -> list[Element]:
     del layout
-    return [_sensor(x, index) for index, x in enumerate(columns)]
+    return [_sensor(x, index, after_gap) for index, x in enumerate(columns)]
 
 
-def _sensor(x: NDArray[np.float64], index: int) -> Element:
+def _sensor(x: NDArray[np.float64], index: int, after_gap: NDArray[np.bool_] | None = None) -> Element:
     """The element of sensor number `index` with training values x (N,): linear, or differences if it drifts."""
     present = x[~np.isnan(x)]
     mean, deviation = float(present.mean()), float(present.std())
@@ -402,6 +402,8 @@ def _sensor(x: NDArray[np.float64], index: int) -> Element:
     if _slow_share(present) <= SLOW:
         return Element(index, "linear", mean, scale)
     differences = np.diff(present, prepend=present[0]) / scale
+    if after_gap is not None:
+        differences = differences[~after_gap[~np.isnan(x)]]
     centre, spread = moments(differences)
     return Element(index, "difference", mean, scale, centre, max(spread, 1e-3))
 

@@ -83,7 +83,7 @@ def _dataset(
     return RowDataset(scaled_rows(data, [rows], scaler, layout, store), device)
 
 
-def _elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
+def _elements(columns: Iterable[NDArray[Any]], layout: Layout, after_gap: NDArray[np.bool_] | None) -> list[Element]:
     """A linear element for each number and one for each category's code, then an asinh element for each number."""
     plain: list[Element] = []
     tails: list[Element] = []
