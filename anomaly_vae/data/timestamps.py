@@ -193,10 +193,11 @@ def _plain(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     return text
 
 
-def formats_of(cells: list[str]) -> list[str]:
+def formats_of(texts: pa.ChunkedArray) -> list[str]:
     """The formats that some of the texts could be written in."""
+    cells = _plain(texts).to_pylist()
     formats = [ISO, ISO_ZONE] if any(re.match(r"\d{4}-\d\d-\d\d", cell.strip()) for cell in cells) else []
-    for cell in _plain(pa.chunked_array([pa.array(cells, pa.string())])).to_pylist():
+    for cell in cells:
         zone = ZONE.search(cell) if ":" in cell else None
         time = TIME.search(cell)
         rest = cell[: zone.start()] if zone else cell
@@ -301,8 +302,8 @@ def _candidate(reader: Reader, name: str, wanted: bool) -> Candidate | None:
     if not (timed or is_text(type_)):
         return None
     text = pc.cast(column, pa.string()) if timed else column
-    cells = [cell for cell in text.to_pylist() if cell and cell not in NULLS]
-    formats = formats_of(cells[:: max(1, len(cells) // 5)][:8]) if cells else []
+    present = np.flatnonzero([cell is not None and cell not in NULLS for cell in text.to_pylist()])
+    formats = formats_of(text.take(pa.array(present[:: max(1, len(present) // 5)]))) if len(present) else []
     full = [f for f in formats if not f.startswith("%") or "%y" not in f or named or wanted]
     candidate = _best(Clock((name,), tuple(full)), text, named) if full else None
     mostly = candidate is not None and np.isnan(candidate.times).sum() <= max(0.1 * len(text), len(text) >= 5)
@@ -328,6 +329,8 @@ def _best(clock: Clock, cells: pa.ChunkedArray, named: bool) -> Candidate:
     for format_ in clock.formats:
         one = replace(clock, formats=(format_,))
         tried.append(Candidate(one, one.steps(None).read(read(cells, format_), None)[0], named))
+        if format_ in (ISO, ISO_ZONE) and not tried[-1].faults[0]:
+            return tried[-1]  # nothing else looks like it, and the others need pandas
     tried = sorted(tried, key=lambda c: c.faults)
     unread = tried[0].faults[0]
     return replace(

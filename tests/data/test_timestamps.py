@@ -61,14 +61,14 @@ def stamps(n: int, step: str, format_: str, start: str = "2024-01-05 09:58") -> 
 def test_formats(text: str, off: float) -> None:
     """Each is the same moment, by one of the formats that are tried."""
     cells = pa.chunked_array([pa.array([text])])
-    read = [timestamps.read(cells, format_)[0] / 1e6 for format_ in timestamps.formats_of([text])]
+    read = [timestamps.read(cells, format_)[0] / 1e6 for format_ in timestamps.formats_of(cells)]
     assert SECONDS + off in read
     assert np.nanmin(np.abs(np.array(read) - SECONDS)) == abs(off)
 
 
 @pytest.mark.parametrize("text", ["12.5", "1,234.50", "T00012", "10.0.0.1", "12.5 bar", "7f3a-11", "a"])
 def test_no_times(text: str) -> None:
-    assert timestamps.formats_of([text]) == []
+    assert timestamps.formats_of(pa.chunked_array([pa.array([text])])) == []
 
 
 @pytest.mark.parametrize(

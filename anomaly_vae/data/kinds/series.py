@@ -184,7 +184,7 @@ class SeriesSource(TabularSource):
         """Reads the time column: decides its format, and the order of the rows."""
         assert self.clock is not None
         group, reader, labels = self.config.group, self.reader, self._labels
-        tried = {format_: _Scan(self.clock.steps(self._usual)) for format_ in self.clock.formats}
+        tried = {f: _Scan(self.clock.steps(self._usual), len(self.clock.formats) > 1) for f in self.clock.formats}
         for texts, table in timestamps.pieces(self.reader, self.clock, group, ROWS):
             groups = None if group is None else as_labels(table[group])
             for format_, scan in tried.items():
@@ -326,8 +326,9 @@ class _Scan:
     unread: the first row that holds no time. back, ahead, repeats: number of steps that go back, go on, stand still.
     """
 
-    def __init__(self, steps: timestamps.Steps) -> None:
-        self.steps = steps
+    def __init__(self, steps: timestamps.Steps, compared: bool) -> None:
+        """compared: with other formats, by how regular the steps are."""
+        self.steps, self._compared = steps, compared
         self.unread: int | None = None
         self.n_unread = self.back = self.ahead = self.repeats = self.rows = 0
         self.irregular = 0.0
@@ -341,7 +342,7 @@ class _Scan:
         self.n_unread, self.rows = self.n_unread + int(unread.sum()), self.rows + len(times)
         self.back, self.ahead = self.back + int((since < 0).sum()), self.ahead + int((since > 0).sum())
         self.repeats += int((since == 0).sum())
-        self.irregular += timestamps.irregular(times) * len(times)
+        self.irregular += timestamps.irregular(times) * len(times) if self._compared else 0.0
         if self.rows <= KEPT:
             self._kept.append(since)
 
