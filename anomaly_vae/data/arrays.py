@@ -15,9 +15,13 @@ from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Chunk, CodedText, Layout
 from anomaly_vae.data.spill import ArrayStore
 
+CHANNELS = (1, 3)  # grey and colour
+
 
 class ArraySource:
-    """Pictures in memory: (N, H, W) or (N, C, H, W), uint8 or floats in 0-1 or 0-255.
+    """Pictures in memory: (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floats in 0-1 or 0-255.
+
+    The last axis holds the channels where its length alone is 1 or 3, as image libraries have them.
 
     Raises DataError for another number of axes, and for pixels that are missing or out of range.
     """
@@ -25,11 +29,19 @@ class ArraySource:
     kind: str = "pixels"
     name = path = "memory"
     notes: tuple[str, ...] = ()
+    otherwise = ""
 
     def __init__(self, values: NDArray[Any], labels: NDArray[np.str_] | None = None) -> None:
         if values.ndim not in (3, 4) or 0 in values.shape:
             raise DataError(f"memory: pictures of shape {values.shape}; expected (N, H, W) or (N, C, H, W)")
         values = values[:, None] if values.ndim == 3 else values  # (N, C, H, W)
+        if values.shape[3] == 4 < values.shape[1]:
+            raise DataError(
+                f"memory: pictures of shape {values.shape} with transparency; give X[..., :3], which is (N, H, W, 3)"
+            )
+        if values.shape[1] not in CHANNELS and values.shape[3] in CHANNELS:
+            self.notes = (f"an array of shape {values.shape} was read as (N, H, W, C), its last axis as channels",)
+            values = np.moveaxis(values, 3, 1)
         if values.dtype != np.uint8:
             is_valid = (values >= 0) & (values <= 255)
             if not is_valid.all():

@@ -210,7 +210,7 @@ def _identifier(name: str, values: NDArray[np.float64], rows: NDArray[np.intp], 
         return "an identifier: it counts the rows"
     growing = np.diff(values)
     n_back = int(min((growing < 0).sum(), (growing > 0).sum()))  # newest first counts down
-    is_epoch = any(low <= values.min() and values.max() <= high for low, high in EPOCHS)
+    is_epoch = any(low <= values.min() and values.max() <= high for low, high in EPOCHS.values())
     if not (is_named or is_epoch or _are_dates(values) or n_back == 0):
         return ""
     n_distinct = len(np.unique(values))

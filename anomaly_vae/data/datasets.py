@@ -180,9 +180,15 @@ def scaled_rows(
     return scaled
 
 
-def by_run(order: NDArray[np.intp], groups: NDArray[Any] | None, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """`order`, which is sorted by group, cut where a group ends and where steps among `rows` begin or end: a difference
-    is never taken across groups, nor from a step that is left out, such as the last of an anomaly."""
+def by_run(
+    order: NDArray[np.intp],
+    groups: NDArray[Any] | None,
+    rows: NDArray[np.intp],
+    after_gap: NDArray[np.bool_] | None = None,
+) -> list[NDArray[np.intp]]:
+    """`order`, which is sorted by group, cut where a group ends, after a gap in time and where steps among `rows` begin
+    or end: a difference is never taken across these, nor from a step that is left out, such as the last of an
+    anomaly."""
     inside = np.zeros(len(order), bool)
     inside[rows] = True
     inside = inside[order]
@@ -190,13 +196,43 @@ def by_run(order: NDArray[np.intp], groups: NDArray[Any] | None, rows: NDArray[n
     if groups is not None:
         names = groups[order]
         ends |= names[1:] != names[:-1]
+    if after_gap is not None:
+        ends |= after_gap[order][1:]
     return np.split(order, np.flatnonzero(ends) + 1)
 
 
+def segment_starts(
+    groups: NDArray[Any] | None, after_gap: NDArray[np.bool_] | None, n: int, window: int
+) -> NDArray[np.bool_]:
+    """(N,) where a segment begins, of steps sorted by group: with each group, and at a gap in time.
+
+    A segment has at least `window` steps: a gap that comes sooner does not cut, and neither does the last one of a
+    group that is followed by fewer. `scoring.windows` cuts a stream at the same gaps.
+    """
+    starts = np.zeros(n, bool)
+    starts[:1] = True
+    if groups is not None:
+        starts[1:] = groups[1:] != groups[:-1]
+    if after_gap is None or not after_gap.any():
+        return starts
+    firsts = np.flatnonzero(starts)
+    for first, end in zip(firsts, np.r_[firsts[1:], n], strict=True):
+        begin = first
+        for gap in first + np.flatnonzero(after_gap[first:end]):
+            if gap - begin >= window and end - gap >= window:
+                starts[gap] = True
+                begin = gap
+    return starts
+
+
 def window_starts(
-    rows: NDArray[np.intp], groups: NDArray[Any] | None, n: int, window: int
+    rows: NDArray[np.intp],
+    groups: NDArray[Any] | None,
+    n: int,
+    window: int,
+    after_gap: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The windows whose steps all have their indices in `rows`; a window never spans two groups.
+    """The windows whose steps all have their indices in `rows`; a window never spans two segments.
 
     Returns (order, starts): the indices of the n steps sorted by group, and for each window the place of its first step
     in `order`.
@@ -205,9 +241,10 @@ def window_starts(
     is_usable = np.zeros(n, bool)
     is_usable[rows] = True
     is_usable = is_usable[order]
-    is_first = np.zeros(n, bool)  # the first step of a group; of the very first group it does not matter
-    if groups is not None:
-        is_first[1:] = groups[order][1:] != groups[order][:-1]
+    is_first = segment_starts(
+        None if groups is None else groups[order], None if after_gap is None else after_gap[order], n, window
+    )
+    is_first[:1] = False  # of the very first step it does not matter
     place = np.arange(n)
     # the last place before each step that a window which ends there cannot cover
     barrier = np.maximum.accumulate(np.where(~is_usable, place, np.where(is_first, place - 1, -1)))

@@ -32,7 +32,7 @@ class Field:
 
 def column_fields(layout: Layout) -> tuple[Field, ...]:
     """The columns of a table, a series or a pixel table."""
-    required = {layout.id: False, layout.time: False, layout.group: True}
+    required = {layout.id: False, layout.time: False, layout.time_of_day: False, layout.group: True}
     required |= dict.fromkeys((column.name for column in layout.conditions), True)
     others = tuple(Field(name, "any", is_required) for name, is_required in required.items() if name)
     # any: MLflow would refuse integers in a column declared double, and a missing cell in one declared boolean
@@ -44,7 +44,7 @@ def column_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows:
     """A DataFrame of named columns in chunks. The columns of ids and times may be absent; labels are not read."""
     present = {name: name if name in frame.columns else None for name in (layout.id, layout.time) if name}
     changes = {"id": present.get(layout.id or ""), "time": present.get(layout.time or ""), "label": None}
-    return open_memory(frame, config.model_copy(update=changes)).chunks(layout, rows)
+    return open_memory(frame, config.model_copy(update=changes | {"kind": layout.kind})).chunks(layout, rows)
 
 
 def column_example(layout: Layout) -> dict[str, Any]:

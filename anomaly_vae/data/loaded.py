@@ -19,7 +19,7 @@ class LoadedData:
 
     values: (N, *shape) as in `Chunk`, in the store; those of tables and series are in Fortran order, because the scaler
     reads them column by column. machines: the group of each step of a series; None for a single one. condition: (N, K),
-    None if the layout has none.
+    None if the layout has none. after_gap: (N,) see `Chunk`.
     """
 
     source: Source
@@ -28,6 +28,7 @@ class LoadedData:
     values: NDArray[Any]
     machines: CodedText | None = None
     condition: NDArray[np.float64] | None = None
+    after_gap: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -41,7 +42,8 @@ class LoadedData:
         """The rows with the indices `rows`; their ids are the indices."""
         groups = None if self.machines is None else self.machines[rows]
         condition = None if self.condition is None else self.condition[rows]
-        return Chunk(rows, np.ascontiguousarray(self.values[rows]), groups, condition)
+        after_gap = None if self.after_gap is None else self.after_gap[rows]
+        return Chunk(rows, np.ascontiguousarray(self.values[rows]), groups, condition, after_gap)
 
     def pieces(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, Chunk]]:
         """The rows with the indices `rows` in chunks, each with its slice of `rows`."""
@@ -64,7 +66,7 @@ class LoadedData:
 def load_data(source: Source, layout: Layout, store: ArrayStore) -> LoadedData:
     """Reads every row of a source. Raises DataError if one cannot be read."""
     values: NDArray[Any] | None = None
-    conditions, first = [], 0
+    conditions, gaps, first = [], [], 0
     for chunk in source.chunks(layout, layout.chunk_rows):
         if values is None:
             shape = (source.count(), *chunk.values.shape[1:])
@@ -73,7 +75,10 @@ def load_data(source: Source, layout: Layout, store: ArrayStore) -> LoadedData:
         release(values)
         if chunk.condition is not None:
             conditions.append(chunk.condition)
+        if chunk.after_gap is not None:
+            gaps.append(chunk.after_gap)
         first += len(chunk)
     assert values is not None, "a source has rows"
     condition = np.concatenate(conditions) if conditions else None
-    return LoadedData(source, layout, store, values, source.groups(), condition)
+    after_gap = np.concatenate(gaps) if gaps else None
+    return LoadedData(source, layout, store, values, source.groups(), condition, after_gap)

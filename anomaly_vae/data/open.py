@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def open_source(path: str | Path, config: DataConfig) -> Source:
-    """A file, folder or pipe (`-`: stdin) as a source of the kind `config.kind`; None: of the kind that recognises it.
+    """A file, folder or pipe (`-`: stdin) as a source of the kind `config.kind`; None: of the kind that it fits best.
 
     A picture alone is opened as a folder of one. Raises DataError if it cannot be read as that kind.
     """
@@ -37,9 +37,15 @@ def open_source(path: str | Path, config: DataConfig) -> Source:
     return _open(_reader(file, config), config)
 
 
-def _open(data: Path | Reader, config: DataConfig) -> Source:
-    name = config.kind or next(name for name in reversed(list(KINDS)) if KINDS[name].recognises(data, config))
-    return KINDS[name].open(data, config, None)
+def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> Source:
+    if config.kind is not None:
+        return KINDS[config.kind].open(data, config, labels)
+    fits = {name: KINDS[name].recognises(data, config) for name in reversed(list(KINDS))}
+    best, second = sorted(fits, key=lambda name: -fits[name])[:2]  # a stable sort
+    source = KINDS[best].open(data, config, labels)
+    if fits[second] > 0 and fits[best] < 1:
+        source.otherwise = f"--kind {second} {KINDS[second].reads}"
+    return source
 
 
 def _open_folder(folder: Path, config: DataConfig) -> Source:
@@ -73,10 +79,10 @@ def _open_arrays(file: DataFile, config: DataConfig) -> Source:
 
 
 def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
-    """An array (N, F), (N, H, W) or (N, C, H, W), or a DataFrame, as a source; `labels` (N,) of any type.
+    """An array (N, F), (N, H, W), (N, C, H, W) or (N, H, W, C), or a DataFrame, as a source; `labels` (N,) of any type.
 
-    A DataFrame or an array of two axes is a table unless `config.kind` names another kind; an array of three or four
-    axes holds pictures.
+    A DataFrame is of the kind that it fits best, as a file is; its index is a column if it holds times. An array of two
+    axes is a table unless `config.kind` names another kind; an array of three or four axes holds pictures.
     Raises DataError for another shape, and if the numbers of labels and rows differ.
     """
     import numpy as np
@@ -91,15 +97,14 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
         texts = as_labels(pa.chunked_array([pa.array(np.asarray(labels), from_pandas=True)]))
         if len(texts) != len(X):
             raise DataError(f"memory: {len(texts)} labels for {len(X)} rows; give one label a row")
-    kind = KINDS[config.kind or "table"]
     if hasattr(X, "columns"):
-        return kind.open(memory.from_frame(X), config, texts)
+        return _open(memory.from_frame(X), config, texts)
     values = np.asarray(X)
     if values.ndim in (3, 4):
         return ArraySource(values, texts)
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"memory: an array of shape {values.shape}; expected (N, F), (N, H, W) or (N, C, H, W)")
-    return kind.open(memory.from_array(values), config, texts)
+    return KINDS[config.kind or "table"].open(memory.from_array(values), config, texts)
 
 
 def _reader(file: DataFile, config: DataConfig) -> Reader:

@@ -39,7 +39,7 @@ LIGHT = ("brightness", "contrast", "sharpness")  # the monitored quantities of a
 AT_ONCE = 16  # number of pictures converted to floats at a time, which bounds the memory
 
 
-def no_elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
+def no_elements(columns: Iterable[NDArray[Any]], layout: Layout, after_gap: NDArray[np.bool_] | None) -> list[Element]:
     """No elements: pictures are divided by 255."""
     del columns, layout
     return []

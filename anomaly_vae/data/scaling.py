@@ -67,16 +67,21 @@ class Scaler:
 
     @classmethod
     def fit(
-        cls, columns: Iterable[NDArray[Any]], layout: Layout, condition: NDArray[np.float64] | None = None
+        cls,
+        columns: Iterable[NDArray[Any]],
+        layout: Layout,
+        condition: NDArray[np.float64] | None = None,
+        after_gap: NDArray[np.bool_] | None = None,
     ) -> Scaler:
         """The scaler of training data; missing cells are ignored.
 
         columns: the F columns (N,) of the layout, read one after the other so that they need not be in memory together;
-        of a series in order of time; of pictures none. condition: (N, K) cells of the layout's conditions.
+        of a series in order of time; of pictures none. condition: (N, K) cells of the layout's conditions. after_gap:
+            (N,) see `Chunk`.
         """
         conditions = [] if condition is None else list(map(_condition, layout.conditions, condition.T))
         kind = KINDS[layout.kind]
-        return cls(kind.elements(columns, layout), kind.limit, conditions)
+        return cls(kind.elements(columns, layout, after_gap), kind.limit, conditions)
 
     def read(
         self, values: NDArray[Any], condition: NDArray[np.float64] | None, before: NDArray[Any] | None = None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROWS, PICTURES = 32_768, 256  # number of rows, and largest number of pictures, read at a time
 PICTURE_BYTES = 1 << 26  # largest size of the pictures read at a time, as uint8
+OPTIONAL = ("groups", "condition", "after_gap", "places")  # arrays (N, ...) of a chunk that may be None
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Layout:
     pixel_max: the value of white in the file: 1 or 255 in pixel tables, 255 or, with 16 bits a pixel, more in images.
         Chunks hold 0-255 in every case.
     label, id, time, group: the names of these columns; None: there is none.
+    time_of_day: the second time column, where a date and a time of day stand in two.
     per_day: the time steps of a day, of a series whose time column is a clock; else None.
+    step, gap: seconds, or units of a time column of numbers: the usual time from a step to the next, and the longest
+        one within a window; None where steps are irregular.
     tile, overlap: how images are cut into tiles, see `tiles.Tiling`; tile None: they are not cut.
     left_out: column name -> the reason why it is not an input.
     """
@@ -66,7 +70,10 @@ class Layout:
     id: str | None = None
     time: str | None = None
     group: str | None = None
+    time_of_day: str | None = None
     per_day: float | None = None
+    step: float | None = None
+    gap: float | None = None
     tile: int | None = None
     overlap: float = 0.0
     left_out: dict[str, str] = field(default_factory=dict)
@@ -138,6 +145,8 @@ class Chunk:
     values: (N, *shape). Tables and series: float64, NaN for a missing cell; a categorical cell is its code,
         `len(categories)` for a value not seen in training. Pictures: uint8, 0-255.
     groups: (N,) the name of each step's group, e.g. a machine; None for a single one.
+    after_gap: (N,) whether time jumped before this step of its group, see `Layout.gap`; None: it never did.
+    places: (N,) the row of the file that each step is; None: rows come in the order of the file.
     condition: (N, K) cells of the layout's conditions, coded like those of a table; None if it has none.
     """
 
@@ -145,6 +154,8 @@ class Chunk:
     values: NDArray[Any]
     groups: NDArray[np.str_] | None = None
     condition: NDArray[np.float64] | None = None
+    after_gap: NDArray[np.bool_] | None = None
+    places: NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -157,15 +168,14 @@ class Chunk:
             return chunks[0]
         optional = {
             name: None if getattr(chunks[0], name) is None else np.concatenate([getattr(c, name) for c in chunks])
-            for name in ("groups", "condition")
+            for name in OPTIONAL
         }
         return cls(np.concatenate([c.ids for c in chunks]), np.concatenate([c.values for c in chunks]), **optional)
 
     def take(self, rows: NDArray[np.intp]) -> Chunk:
         """The rows with the indices `rows`."""
-        groups = None if self.groups is None else self.groups[rows]
-        condition = None if self.condition is None else self.condition[rows]
-        return Chunk(self.ids[rows], self.values[rows], groups, condition)
+        optional = {name: None if (x := getattr(self, name)) is None else x[rows] for name in OPTIONAL}
+        return Chunk(self.ids[rows], self.values[rows], **optional)
 
 
 class Source(Protocol):
@@ -174,13 +184,15 @@ class Source(Protocol):
     kind: the kind of data.
     name: the name of the data in experiments and runs: the stem of a file, the name of a folder.
     path: the path as the user wrote it; "memory" for arrays.
-    notes: what the user should know about how the data was read.
+    notes: what the user should know about how the data was read; some are known only after all chunks were read.
+    otherwise: the option that reads the data as the kind that it fits second best, and what that does; else empty.
     """
 
     kind: str
     name: str
     path: str
     notes: tuple[str, ...]
+    otherwise: str
 
     @property
     def why(self) -> str:

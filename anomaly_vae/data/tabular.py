@@ -43,6 +43,7 @@ class TabularSource(ABC):
 
     kind: str
     rows_are_steps = False
+    otherwise: str = ""
 
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
         """labels: (N,) of data in memory whose labels are not a column."""
@@ -227,7 +228,7 @@ class TabularSource(ABC):
             return self.config.id
         names = [name for name, reason in left_out.items() if reason == UNIQUE and self._is_short(name)]
         if len(names) > 1:
-            names = [name for name in names if timestamps.parse_of(self.reader.peek[name]) is None]
+            names = [name for name in names if timestamps.candidate(self.reader, name, wanted=False) is None]
         if len(names) != 1:
             return None
         left_out[names[0]] = f"{UNIQUE}, so it is the id of the output; data.id can name another column"
@@ -262,7 +263,7 @@ class TabularSource(ABC):
         Raises DataError with the columns in `types` that do not exist.
         """
         self.reader.require(types, "input column")
-        group = self.config.group or layout.group
+        group = layout.group or self.config.group
         if group is not None:
             self.reader.require([group], "group column")
         names = [column.name for column in layout.conditions]

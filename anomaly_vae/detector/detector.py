@@ -59,7 +59,8 @@ class Detector:
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
         """Fits on a DataFrame or array in memory.
 
-        X: (N, F) a table (the default), a series or flat pixels (`kind=`), (N, H, W) or (N, C, H, W) pictures. y: (N,)
+        X: a DataFrame, recognised as a file is; (N, F) a table (the default), a series or flat pixels (`kind=`);
+        (N, H, W), (N, C, H, W) or (N, H, W, C) pictures. y: (N,)
         0 normal, 1 anomaly, NaN not known (see `data.unlabelled`); without it all rows are taken as normal. settings:
         `kind="series"` and dotted names with `__` for the dot, e.g. `training__epochs=20`; `config` is what they
         change.
@@ -105,7 +106,11 @@ class Detector:
 
     def parts(self, X: Any, explain: bool = False) -> Scores:
         """Scores of a DataFrame or array with the columns or shape of the training data, split into their parts."""
-        return join(self.score_source(open_memory(X, self.config.data), explain))
+        return join(self.score_source(self._opened(X), explain))
+
+    def _opened(self, X: Any) -> Source:
+        """Data in memory as a source of the kind that the detector was fitted on."""
+        return open_memory(X, self.config.data.model_copy(update={"kind": self.layout.kind}))
 
     def score(self, X: Any) -> NDArray[np.float64]:
         """(N,) nats: reconstruction given the posterior mean, plus KL, plus the further parts; higher is more
@@ -130,7 +135,7 @@ class Detector:
         from anomaly_vae.detector.likelihood import elbo_measure, elbos
 
         elbo_measure(self)
-        return elbos(self, open_memory(X, self.config.data).chunks(self.layout, self.chunk_rows), draws)
+        return elbos(self, self._opened(X).chunks(self.layout, self.chunk_rows), draws)
 
     def score_frame(self, frame: pd.DataFrame, *, threshold: float | None = None, explain: int = 0) -> pd.DataFrame:
         """The columns of `anomaly-vae score` for the rows of a DataFrame; see `dataframe.score_frame`."""

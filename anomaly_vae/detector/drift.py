@@ -218,7 +218,10 @@ class MonitoredValues:
             rows = np.flatnonzero(groups == name)
             steps = values[rows][:, self.differences]
             before = self.last.get(name, steps[0])  # nothing came before: a difference of 0, as the network reads it
-            read[np.ix_(rows, self.differences)] = np.diff(steps, axis=0, prepend=before[None])
+            differences = np.diff(steps, axis=0, prepend=before[None])
+            if chunk.after_gap is not None:
+                differences[chunk.after_gap[rows]] = 0
+            read[np.ix_(rows, self.differences)] = differences
             self.last[name] = steps[-1]
         return read
 

@@ -227,7 +227,8 @@ def feature_cache(config: Config) -> Path | None:
 
 def _scaler(data: LoadedData, train: NDArray[np.intp]) -> Scaler:
     condition = None if data.condition is None else data.condition[train]
-    return Scaler.fit(data.columns(train) if data.layout.columns else (), data.layout, condition)
+    after_gap = None if data.after_gap is None else data.after_gap[train]
+    return Scaler.fit(data.columns(train) if data.layout.columns else (), data.layout, condition, after_gap)
 
 
 def _require_samples(training: RowDataset, held: RowDataset, source: Source, config: Config) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_vae.data.datasets import segment_starts
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.spill import release
 from anomaly_vae.scoring.parts.sensor_level import PIECE, LevelStream, SensorLevel
@@ -20,15 +21,17 @@ class StepResiduals:
     """What reconstruction leaves of every step of a series, machine after machine.
 
     values: (N, C) mean residual over the windows that cover a step, scaled units. order: (N,) row number of each.
-    first: (N,) whether a machine begins there.
+    machines: (N,) the number of each step's machine. first: (N,) whether a segment begins there: a machine, or what
+    follows a gap in time.
     """
 
     values: NDArray[np.float64]
     order: NDArray[np.intp]
+    machines: NDArray[np.int32]
     first: NDArray[np.bool_]
 
     def fit(self, level: SensorLevel, known: NDArray[np.intp]) -> None:
-        """Fits the level part to the rows in `known`, which are normal, with a break between machines."""
+        """Fits the level part to the rows in `known`, which are normal, with a break between segments."""
         usable = np.isin(self.order, known)
         if self.first[1:].any():
             usable &= ~self.first
@@ -42,7 +45,7 @@ class StepResiduals:
         normals, by the level that has seen all."""
         place = np.empty(int(self.order.max()) + 1, np.intp)  # of a row number in `order`
         place[self.order] = np.arange(len(self.order))
-        machine = np.cumsum(self.first)[place[normals]]
+        machine = self.machines[place[normals]]
         counts = np.bincount(machine)
         rank = np.empty(len(normals), np.intp)
         by_machine = np.argsort(machine, kind="stable")
@@ -84,4 +87,7 @@ def step_residuals(scorer: Scorer, data: LoadedData, rows: NDArray[np.intp]) -> 
         first += len(piece)
         release(values)
     machines = machines[by_machine]
-    return StepResiduals(values, rows[by_machine], np.r_[True, machines[1:] != machines[:-1]])
+    after_gap = None if data.after_gap is None else data.after_gap[rows][by_machine]
+    assert scorer.window
+    starts = segment_starts(machines, after_gap, len(rows), scorer.window)
+    return StepResiduals(values, rows[by_machine], machines, starts)

@@ -155,7 +155,7 @@ class Scorer:
         folder = WindowFolder(self.window, prepare, stage, self.scaler.n_condition, n_shares)
         for chunk in chunks:
             condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
-            folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups)
+            folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups, chunk.after_gap)
             self._windows(folder)
             yield folder.finished()
         folder.close()

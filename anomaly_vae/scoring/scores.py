@@ -57,19 +57,24 @@ def numbered(stream: Iterable[tuple[Chunk, Scores]]) -> Iterator[tuple[Scores, N
 
 
 def join(stream: Iterable[tuple[Chunk, Scores]]) -> Scores:
-    """The scores of a stream as one."""
-    pieces = [scores for _, scores in stream if len(scores)]
+    """The scores of a stream as one, in the order of the rows that were given."""
+    pieces, places = [], []
+    for chunk, scores in stream:
+        if len(scores):
+            pieces.append(scores)
+            places += [] if chunk.places is None else [chunk.places]
     if not pieces:
         raise DataError("there are no rows to score; give at least one")
     parts = {name: np.concatenate([p.parts[name] for p in pieces]) for name in pieces[0].parts}
     found = [p.elements for p in pieces if p.elements is not None]
     raw = [p.raw for p in pieces if p.raw is not None]
-    return Scores(
+    scores = Scores(
         np.concatenate([p.ids for p in pieces]),
         parts,
         np.concatenate(found) if found else None,
         {name: np.concatenate([nats[name] for nats in raw]) for name in parts} if raw else None,
     )
+    return scores.take(np.argsort(np.concatenate(places))) if places else scores
 
 
 def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], store: ArrayStore) -> Scores:

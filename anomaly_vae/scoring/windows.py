@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -26,13 +27,14 @@ class Residuals:
         return (residual,)
 
 
-class _Group:
-    """The steps of one group that later windows can still cover: values and, for each, its place and its sums."""
+class _Segment:
+    """The steps of a group between two gaps that later windows can still cover: values and, for each, its place and
+    its sums."""
 
     def __init__(self, read: int, sensors: int, stage: Stage, n_shares: int) -> None:
         """read: numbers of a step that a window holds, sensors: those that residuals come back for."""
         self.stage = stage
-        self.last: NDArray[np.float64] | None = None  # the raw step that came before the next one
+        self.closed = False  # no further step of it comes
         # of steps that the stage holds
         self.waiting_places, self.waiting_shares = np.empty(0, np.intp), np.empty((0, n_shares))
         self.first = 0  # step number of the first one held
@@ -48,9 +50,31 @@ class _Group:
     def end(self) -> int:
         return self.first + len(self.values)
 
+    def push(self, places: NDArray[np.intp], scaled: NDArray[np.float32]) -> None:
+        """Further steps: places (n,), prepared values (n, F)."""
+        n = len(places)
+        self.places = np.concatenate([self.places, places])
+        self.values = np.concatenate([self.values, scaled])
+        self.residual = np.concatenate([self.residual, np.zeros((n, self.residual.shape[1]))])
+        self.shares = np.concatenate([self.shares, np.zeros((n, self.shares.shape[1]))])
+        self.count = np.concatenate([self.count, np.zeros(n)])
+
+
+@dataclass
+class _Group:
+    """What comes next in a group. last: the raw step before. behind: steps after a gap, (places, prepared values), that
+    begin a segment of their own once they are as many as a window."""
+
+    segment: _Segment
+    last: NDArray[np.float64]
+    behind: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = field(default_factory=list)
+
 
 class WindowFolder:
-    """Cuts windows of T steps, every T // 8 steps and one at the end of each group, and averages what covers a step.
+    """Cuts windows of T steps, every T // 8 steps and one at the end of each segment, and averages what covers a step.
+
+    A segment is what a gap in time cuts off of a group. Fewer steps than a window are no segment: they belong to the
+    next one, or to the one before, and a window spans the gap; see `datasets.segment_starts`.
 
     A step's residual is the mean over the windows that cover it. Nats of a window, such as its KL, are shared evenly by
     its T steps, and a step has the mean of its shares. Steps come out in the order they came in, whatever the size of
@@ -66,70 +90,95 @@ class WindowFolder:
         self.n_condition, self.n_shares = n_condition, n_shares
         self.window, self.stride, self.prepare, self.stage = window, max(1, window // 8), prepare, stage
         self.groups: dict[str, _Group] = {}
-        self.closed = False
+        self.ended: list[_Segment] = []
         self.short: tuple[str, int] | None = None  # a group with fewer steps than a window, and how many
         self.ids: list[NDArray[np.generic]] = []
         self.base = self.total = 0  # place of the first step not yet given out, and of the next to come
-        self.pending: list[tuple[_Group, NDArray[np.intp]]] = []
+        self.pending: list[tuple[_Segment, NDArray[np.intp]]] = []
         self.ready: list[tuple[NDArray[np.intp], Arrays, NDArray[np.float64]]] = []
 
-    def push(self, ids: NDArray[np.generic], values: NDArray[np.float64], groups: NDArray[np.str_] | None) -> None:
-        """N further steps: ids (N,), raw values (N, F), group names (N,) or None."""
+    def push(
+        self,
+        ids: NDArray[np.generic],
+        values: NDArray[np.float64],
+        groups: NDArray[np.str_] | None,
+        after_gap: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """N further steps: ids (N,), raw values (N, F), group names (N,) or None, (N,) whether time jumped before."""
         places = self.total + np.arange(len(values))
         self.ids.append(ids)
         self.total += len(values)
         for name in [""] if groups is None else list(dict.fromkeys(groups.tolist())):
-            rows = slice(None) if groups is None else groups == name
-            raw = values[rows]
-            before = self.groups[name].last if name in self.groups else None
-            scaled = self.prepare(raw, before)
-            if name not in self.groups:
-                sensors = scaled.shape[1] - self.n_condition
-                self.groups[name] = _Group(scaled.shape[1], sensors, self.stage(), self.n_shares)
-            group = self.groups[name]
-            group.last = raw[-1] if len(raw) else before
-            group.values = np.concatenate([group.values, scaled])
-            group.places = np.concatenate([group.places, places[rows]])
-            fresh = len(group.values) - len(group.count)
-            group.residual = np.concatenate([group.residual, np.zeros((fresh, group.residual.shape[1]))])
-            group.shares = np.concatenate([group.shares, np.zeros((fresh, self.n_shares))])
-            group.count = np.concatenate([group.count, np.zeros(fresh)])
+            rows = np.arange(len(values)) if groups is None else np.flatnonzero(groups == name)
+            cuts = np.empty(0, np.intp) if after_gap is None else np.flatnonzero(after_gap[rows])
+            for number, run in enumerate(np.split(rows, cuts)):
+                if len(run):
+                    self._push_run(name, places[run], values[run], is_after_gap=number > 0)
+
+    def _push_run(self, name: str, places: NDArray[np.intp], raw: NDArray[np.float64], is_after_gap: bool) -> None:
+        """Consecutive steps of a group, without a gap between them; no difference is taken across one before them."""
+        group = self.groups.get(name)
+        scaled = self.prepare(raw, None if group is None or is_after_gap else group.last)
+        if group is None:
+            group = self.groups[name] = _Group(self._segment(scaled.shape[1]), raw[-1])
+        group.last = raw[-1]
+        if not group.behind and not (is_after_gap and group.segment.end >= self.window):
+            group.segment.push(places, scaled)
+            return
+        group.behind.append((places, scaled))
+        if sum(len(places) for places, _ in group.behind) >= self.window:
+            group.segment.closed = True
+            self.ended.append(group.segment)
+            group.segment = self._segment(scaled.shape[1])
+            self._join(group)
+
+    def _segment(self, read: int) -> _Segment:
+        return _Segment(read, read - self.n_condition, self.stage(), self.n_shares)
+
+    @staticmethod
+    def _join(group: _Group) -> None:
+        for places, scaled in group.behind:
+            group.segment.push(places, scaled)
+        group.behind = []
 
     def close(self) -> None:
         """No more steps: the last window of each group may now be cut at its end."""
-        self.closed = True
+        for group in self.groups.values():
+            self._join(group)
+            group.segment.closed = True
 
     def windows(self, most: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Every window that can be cut, in batches (B, C, T), and the number of the first of them in its group.
+        """Every window that can be cut, in batches (B, C, T), and the number of the first of them in its segment.
 
         A batch ends where that number is a multiple of `most`. `add` its result before asking for the next.
         """
-        for name, group in self.groups.items():
-            starts = list(range(group.next, group.end - self.window + 1, self.stride))
+        ended, self.ended = self.ended, []
+        for name, segment in [("", segment) for segment in ended] + [(n, g.segment) for n, g in self.groups.items()]:
+            starts = list(range(segment.next, segment.end - self.window + 1, self.stride))
             if starts:
-                group.next = starts[-1] + self.stride
-            if self.closed:
-                last = group.end - self.window
+                segment.next = starts[-1] + self.stride
+            if segment.closed:
+                last = segment.end - self.window
                 if last < 0:
-                    self.short = (name, group.end)
-                elif last + self.stride != group.next:  # the grid does not end with the group
+                    self.short = (name, segment.end)
+                elif last + self.stride != segment.next:  # the grid does not end with the group
                     starts.append(last)
-                    group.next = last + self.stride
+                    segment.next = last + self.stride
             while starts:
-                number, room = group.emitted, most - group.emitted % most
+                number, room = segment.emitted, most - segment.emitted % most
                 part, starts = np.asarray(starts[:room]), starts[room:]
-                group.emitted += len(part)
-                rows = (part - group.first)[:, None] + np.arange(self.window)
-                self.pending.append((group, rows))
-                yield number, np.ascontiguousarray(group.values[rows].transpose(0, 2, 1))
-            self._retire(group)
+                segment.emitted += len(part)
+                rows = (part - segment.first)[:, None] + np.arange(self.window)
+                self.pending.append((segment, rows))
+                yield number, np.ascontiguousarray(segment.values[rows].transpose(0, 2, 1))
+            self._retire(segment)
 
     def add(self, residual: NDArray[np.float32], nats: NDArray[np.float32]) -> None:
         """The residuals (B, C, T) and the nats (B, n_shares) of the batch of windows that was cut last."""
-        group, rows = self.pending.pop()
-        np.add.at(group.residual, rows, residual.transpose(0, 2, 1))
-        np.add.at(group.shares, rows, (nats / self.window)[:, None])
-        np.add.at(group.count, rows, 1)
+        segment, rows = self.pending.pop()
+        np.add.at(segment.residual, rows, residual.transpose(0, 2, 1))
+        np.add.at(segment.shares, rows, (nats / self.window)[:, None])
+        np.add.at(segment.count, rows, 1)
 
     def finished(self) -> tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]:
         """(ids, arrays of the stage (n, C), shares (n, n_shares)) of the steps that are complete and were not returned
@@ -152,19 +201,19 @@ class WindowFolder:
         self.base += n
         return ids[:n], tuple(whole[:n] for whole in found), shares[:n]
 
-    def _retire(self, group: _Group) -> None:
+    def _retire(self, segment: _Segment) -> None:
         """Steps that no later window can reach go to the stage; the window at the end may still reach the last T."""
-        keep = group.end if self.closed else max(group.first, min(group.next, group.end - self.window))
-        n = min(keep - group.first, int(np.count_nonzero(group.count)))
-        if n <= 0 and not self.closed:
+        keep = segment.end if segment.closed else max(segment.first, min(segment.next, segment.end - self.window))
+        n = min(keep - segment.first, int(np.count_nonzero(segment.count)))
+        if n <= 0 and not segment.closed:
             return
-        count = group.count[:n]
-        group.waiting_places = np.concatenate([group.waiting_places, group.places[:n]])
-        group.waiting_shares = np.concatenate([group.waiting_shares, group.shares[:n] / count[:, None]])
-        arrays = group.stage.push(group.residual[:n] / count[:, None], self.closed)
+        count = segment.count[:n]
+        segment.waiting_places = np.concatenate([segment.waiting_places, segment.places[:n]])
+        segment.waiting_shares = np.concatenate([segment.waiting_shares, segment.shares[:n] / count[:, None]])
+        arrays = segment.stage.push(segment.residual[:n] / count[:, None], segment.closed)
         done = len(arrays[0])
-        self.ready.append((group.waiting_places[:done], arrays, group.waiting_shares[:done]))
-        group.waiting_places, group.waiting_shares = group.waiting_places[done:], group.waiting_shares[done:]
-        group.values, group.places = group.values[n:], group.places[n:]
-        group.residual, group.shares, group.count = group.residual[n:], group.shares[n:], group.count[n:]
-        group.first += n
+        self.ready.append((segment.waiting_places[:done], arrays, segment.waiting_shares[:done]))
+        segment.waiting_places, segment.waiting_shares = segment.waiting_places[done:], segment.waiting_shares[done:]
+        segment.values, segment.places = segment.values[n:], segment.places[n:]
+        segment.residual, segment.shares, segment.count = segment.residual[n:], segment.shares[n:], segment.count[n:]
+        segment.first += n

@@ -75,7 +75,7 @@ def fit(
     if resume:
         resume, path, config = distributed.from_lead(partial(_remembered, resume, config))
     source = open_data(path, config)
-    say(f"{source.path} is {source.why}")
+    say(f"{source.path} is {source.why}" + (f"; {source.otherwise}" if source.otherwise else ""))
     run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
     recorded = config if lead else _untracked(config)
     with _recorded(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from anomaly_vae.core.callbacks import Progress, Say
@@ -85,6 +86,7 @@ def score(
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms
+            waiting, places = [], []  # where scores do not come in the order of the file
             stream = new_data.watch(detector.score_source(source, explain=bool(options.explain or maps)))
             for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
                 is_anomaly = scores.total >= threshold
@@ -96,7 +98,14 @@ def score(
                     columns["elbo"] = elbo_of(detector, chunk, options.elbo, rows)
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
                 progress("scoring", rows, None)
-                yield batch(columns)
+                if chunk.places is None:
+                    yield batch(columns)
+                else:
+                    waiting.append(batch(columns))
+                    places.append(chunk.places)
+            if places:
+                table = pa.Table.from_batches(waiting).take(np.argsort(np.concatenate(places)))
+                yield from table.combine_chunks().to_batches()
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing

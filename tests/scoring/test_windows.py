@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from anomaly_vae.data.datasets import segment_starts, window_starts
 from anomaly_vae.scoring.windows import Residuals, WindowFolder
 
 Array = NDArray[np.float64]
@@ -22,12 +23,15 @@ def measure(windows: Array) -> tuple[Array, Array]:
     return windows * place, np.abs(windows).sum((1, 2))
 
 
-def brute_force(values: Array, groups: NDArray[np.str_], window: int) -> tuple[Array, Array]:
+def brute_force(
+    values: Array, groups: NDArray[np.str_], window: int, after_gap: NDArray[np.bool_] | None = None
+) -> tuple[Array, Array]:
     """(nats (N, C), kl (N,)): the mean of what each window that covers a step says of it."""
     stride = max(1, window // 8)
     nats, kl, count = np.zeros(values.shape), np.zeros(len(values)), np.zeros(len(values))
-    for group in np.unique(groups):
-        rows = np.flatnonzero(groups == group)
+    order = np.argsort(groups, kind="stable")
+    starts = segment_starts(groups[order], None if after_gap is None else after_gap[order], len(order), window)
+    for rows in np.split(order, np.flatnonzero(starts)[1:]):
         last = len(rows) - window
         for start in sorted({*range(0, last + 1, stride), last}):
             covered = rows[start : start + window]
@@ -39,7 +43,12 @@ def brute_force(values: Array, groups: NDArray[np.str_], window: int) -> tuple[A
 
 
 def folded(
-    values: Array, groups: NDArray[np.str_] | None, window: int, sizes: list[int], most: int
+    values: Array,
+    groups: NDArray[np.str_] | None,
+    window: int,
+    sizes: list[int],
+    most: int,
+    after_gap: NDArray[np.bool_] | None = None,
 ) -> tuple[list[NDArray[np.intp]], Array, Array]:
     """What comes out of a Folder that gets its steps in pieces of these sizes, again and again."""
     folder, start, turn = folder_of(window), 0, 0
@@ -57,7 +66,8 @@ def folded(
     while start < len(values):
         rows = slice(start, start + sizes[turn % len(sizes)])
         ids = np.arange(len(values))[rows]
-        folder.push(ids, values[rows], None if groups is None else groups[rows])
+        gaps = None if after_gap is None else after_gap[rows]
+        folder.push(ids, values[rows], None if groups is None else groups[rows], gaps)
         drain()
         start, turn = rows.stop, turn + 1
     folder.close()
@@ -87,6 +97,51 @@ def test_any_lengths_pieces_and_groups(seed: int) -> None:
     expected_nats, expected_kl = brute_force(values, groups, window)
     np.testing.assert_allclose(nats, expected_nats, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(kl, expected_kl, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_window_spans_a_gap(seed: int) -> None:
+    """Whatever the pieces, and however many gaps come one after the other."""
+    rng = np.random.default_rng(seed)
+    window = int(rng.choice([4, 5, 16]))
+    groups = rng.permutation(np.repeat(["a", "b"], rng.integers(window, 9 * window, 2)))
+    after_gap = rng.random(len(groups)) < rng.choice([0.02, 0.2])
+    values = whole_numbers(rng, len(groups), 2)
+    sizes = [int(size) for size in rng.integers(1, 3 * window, 4)]
+    ids, nats, kl = folded(values, groups, window, sizes, int(rng.integers(1, 6)), after_gap)
+    assert np.concatenate(ids).tolist() == list(range(len(values)))
+    expected_nats, expected_kl = brute_force(values, groups, window, after_gap)
+    np.testing.assert_allclose(nats, expected_nats, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(kl, expected_kl, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "starts"),
+    [
+        ([5], [0, 5]),
+        ([3, 8], [0, 8]),  # a segment of three steps belongs to the next one
+        ([9], [0]),  # and one at the end to the one before
+        ([4, 7, 9], [0, 4]),
+        ([0], [0]),
+    ],
+)
+def test_segments_have_at_least_a_window(gaps: list[int], starts: list[int]) -> None:
+    after_gap = np.isin(np.arange(12), gaps)
+    assert np.flatnonzero(segment_starts(None, after_gap, 12, 4)).tolist() == starts
+    _, windows = window_starts(np.arange(12), None, 12, 4, after_gap)
+    cut = starts[1:]
+    assert windows.tolist() == [first for first in range(9) if not any(first < gap < first + 4 for gap in cut)]
+
+
+def test_no_difference_spans_a_gap() -> None:
+    folder = WindowFolder(2, lambda values, before: np.diff(values, axis=0, prepend=values[:1] if before is None else
+                          before[None]).astype(np.float32), Residuals)  # fmt: skip
+    for step in range(6):  # 0, 1, 2 and, after a gap, 10, 11; and after another, a last one alone
+        value = np.array([[[0.0, 1, 2, 10, 11, 50][step]]])
+        folder.push(np.array([step]), value, None, np.array([step in (3, 5)]))
+    folder.close()
+    segments = [*folder.ended, folder.groups[""].segment]
+    assert [segment.values[:, 0].tolist() for segment in segments] == [[0, 1, 1], [0, 1, 0]]
 
 
 @pytest.mark.parametrize("sizes", [[1], [7], [64], [3, 50]])
@@ -138,7 +193,7 @@ def test_every_group_is_scaled_with_its_own_step_before() -> None:
             folder.push(np.arange(30)[start : start + size], values[start : start + size], groups[start : start + size])
         for name in "abc":
             mine = values[groups == name]
-            np.testing.assert_array_equal(folder.groups[name].values, np.diff(mine, axis=0, prepend=mine[:1]))
+            np.testing.assert_array_equal(folder.groups[name].segment.values, np.diff(mine, axis=0, prepend=mine[:1]))
 
 
 def test_one_window_exactly() -> None:

@@ -49,6 +49,7 @@ class ImageSource:
     """
 
     kind: str = "images"
+    otherwise: str = ""
 
     def __init__(self, path: str | Path, config: DataConfig, manifest: Reader | None = None) -> None:
         """manifest: the reader of `path`; None: `path` is a folder, or one picture."""

@@ -3,7 +3,7 @@
 from anomaly_vae.core.registry import Registry
 from anomaly_vae.data.kinds.kind import Kind
 
-# A file is of the last kind in this dict that recognises it; a table is recognised last, and accepts every file.
+# A file is of the kind that it fits best, of several that it fits alike the last in this dict.
 KINDS: Registry[Kind] = Registry(
     "data.kind",
     {

@@ -18,9 +18,9 @@ from anomaly_vae.data.readers.base import Reader
 from anomaly_vae.data.readers.memory import MemoryReader
 
 
-def _recognises(data: Path | Reader, config: DataConfig) -> bool:
+def _recognises(data: Path | Reader, config: DataConfig) -> float:
     del config
-    return isinstance(data, Path) or is_manifest(data)
+    return float(isinstance(data, Path) or is_manifest(data))
 
 
 def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> ImageSource:

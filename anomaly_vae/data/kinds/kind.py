@@ -38,15 +38,17 @@ class Kind:
     defaults: Mapping[str, Mapping[str, Any]]
 
     # --- opening
-    recognises: Callable[[Path | Reader, DataConfig], bool]
-    """Whether a folder, or the file of a reader, is of this kind."""
+    recognises: Callable[[Path | Reader, DataConfig], float]
+    """How well a folder, or the file of a reader, fits this kind: 0 not at all, 1 beyond doubt; a table, as which every
+    file can be read, says 0.5."""
     open: Callable[[Path | Reader, DataConfig, NDArray[np.str_] | None], Source]
     """Opens a folder, or the file of a reader, as a source. The third argument holds labels (N,) that are not a column
     of the data. Raises DataError if the data is not of this kind."""
 
     # --- inputs of the network
-    elements: Callable[[Iterable[NDArray[Any]], Layout], list[Element]]
-    """The elements of the scaler, learned from the training columns (N,), read one after the other; pictures: none."""
+    elements: Callable[[Iterable[NDArray[Any]], Layout, NDArray[np.bool_] | None], list[Element]]
+    """The elements of the scaler, learned from the training columns (N,), read one after the other; pictures: none. The
+    third argument says which of the N steps of a series follow a gap in time."""
     limit: float
     """Scaled values are clipped to this absolute value, so that their squares stay finite in float32."""
     dataset: Callable[
@@ -69,6 +71,8 @@ class Kind:
     frame_example: Callable[[Layout], dict[str, Any]]
     """Example cells of a sample for what is not in the layout's columns: a group, a black picture."""
 
+    reads: str = ""
+    """What it does with the rows of a file, for the user who may choose another kind: "reads rows as independent"."""
     ordered: bool = False
     """Whether samples are consecutive time steps: they are split in order of time, read in windows, and dependent."""
     window: Callable[[int], int] | None = None

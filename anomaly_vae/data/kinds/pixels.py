@@ -174,8 +174,8 @@ def looks_like_pixels(reader: Reader, config: DataConfig) -> bool:
     return all(pa.types.is_integer(column.type) for column in columns) and _range(reader, names)[1] <= 255
 
 
-def _recognises(data: Path | Reader, config: DataConfig) -> bool:
-    return isinstance(data, Reader) and (config.shape is not None or looks_like_pixels(data, config))
+def _recognises(data: Path | Reader, config: DataConfig) -> float:
+    return 0.8 * (isinstance(data, Reader) and (config.shape is not None or looks_like_pixels(data, config)))
 
 
 def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> PixelSource:
@@ -186,6 +186,7 @@ PIXELS = Kind(
     name="pixels",
     noun="pictures",
     view="pictures",
+    reads="reads every row as a picture",
     defaults=DEFAULTS,
     recognises=_recognises,
     open=_open,

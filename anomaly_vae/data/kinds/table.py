@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly_vae.core.settings import DataConfig
+from anomaly_vae.data import timestamps
 from anomaly_vae.data.datasets import RowDataset, scaled_rows
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
@@ -31,7 +32,8 @@ class TableSource(TabularSource):
     @cached_property
     def why(self) -> str:
         columns = plural(len(self.reader.columns), "column")
-        return f"a table: {plural(self.count(), 'row')} of {columns}, no time column in order"
+        why = timestamps.evidence(self.reader, self.config).why
+        return f"a table: {plural(self.count(), 'row')} of {columns}, {why}"
 
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
         return self.cells(self.id_of(layout), rows)
@@ -81,7 +83,7 @@ def _dataset(
     return RowDataset(scaled_rows(data, [rows], scaler, layout, store), device)
 
 
-def _elements(columns: Iterable[NDArray[Any]], layout: Layout) -> list[Element]:
+def _elements(columns: Iterable[NDArray[Any]], layout: Layout, after_gap: NDArray[np.bool_] | None) -> list[Element]:
     """A linear element for each number and one for each category's code, then an asinh element for each number."""
     plain: list[Element] = []
     tails: list[Element] = []
@@ -125,7 +127,8 @@ TABLE = Kind(
         },
         "threshold": {"unlabelled": "fpr=0.01"},
     },
-    recognises=lambda data, config: isinstance(data, Reader),
+    reads="reads rows as independent of each other",
+    recognises=lambda data, config: 0.5 * isinstance(data, Reader),
     open=_open,
     elements=_elements,
     limit=1e6,

@@ -84,7 +84,11 @@ class Reader(ABC):
         Raises DataError with the row and the column of a cell that cannot be converted.
         """
         if self._table is None:
-            yield from self.stream(types, rows)
+            n_rows = 0
+            for table in self.stream(types, rows):
+                n_rows += table.num_rows
+                yield table
+            self.__dict__["rows"] = n_rows  # so that `count` needs no pass of its own
             return
         for first in range(0, self._table.num_rows, rows):
             yield self._cast_all(self._table.slice(first, rows), types, first)

@@ -64,7 +64,14 @@ def from_array(values: NDArray[Any], name: str = "memory") -> MemoryReader:
 
 
 def from_frame(frame: Any, name: str = "memory") -> MemoryReader:
-    """A pandas DataFrame as a reader; the index of the frame is ignored."""
+    """A pandas DataFrame as a reader; the index of the frame is ignored unless it holds times, which are a column, of
+    its name or `time`."""
+    kind = getattr(frame.index.dtype, "kind", "")
+    if kind in "Mm" or hasattr(frame.index.dtype, "freq"):
+        name_ = next(n for n in (frame.index.name, "time", "index") if n is not None and n not in frame.columns)
+        times = frame.index.total_seconds() if kind == "m" else frame.index  # seconds since the start
+        frame = frame.reset_index(drop=True)
+        frame.insert(0, name_, times)
     types = set(frame.dtypes)
     # pandas takes 30 us to return one column, so columns of one numeric type are taken out together
     one_type = len(types) == 1 and all(isinstance(type_, np.dtype) and type_.kind in "fiub" for type_ in types)
@@ -77,6 +84,8 @@ def _memory(columns: Iterable[Any], names: list[str], name: str) -> MemoryReader
 
 
 def _column(values: Any) -> pa.Array:
+    if hasattr(values, "dt") and hasattr(values.dtype, "freq"):  # a period is the time when it begins
+        values = values.dt.to_timestamp()
     try:
         column = pa.array(values, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):

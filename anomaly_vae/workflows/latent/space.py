@@ -282,7 +282,9 @@ class _Series:
         self.window = detector.config.data.window
         self.data = Chunk.join(source.chunks(detector.layout, detector.chunk_rows))
         rows = np.arange(len(self.data))
-        self.order, self.starts = window_starts(rows, self.data.groups, len(self.data), self.window)
+        self.order, self.starts = window_starts(
+            rows, self.data.groups, len(self.data), self.window, self.data.after_gap
+        )
         if not len(self.starts):
             raise DataError(f"{source.path}: {len(self.data)} time steps, fewer than the {self.window} of one window")
         cpu = torch.device("cpu")

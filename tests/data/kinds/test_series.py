@@ -47,7 +47,8 @@ def test_a_time_column_makes_a_series_and_is_its_id_as_written(
 ) -> None:
     source = opened(tmp_path, {"s": [i % 4 + 0.5 for i in range(30)], name: clock})
     assert source.kind == "series"
-    assert source.why == f"a series: 30 time steps of 1 sensor, time column '{name}'"
+    assert source.why.startswith(f"a series: 30 time steps of 1 sensor, time column '{name}', a step each ")
+    assert source.otherwise == "--kind table reads rows as independent of each other"
     layout = source.learn(np.arange(30))
     assert layout.time == name
     assert layout.left_out == {name: "the time column"}
@@ -59,7 +60,7 @@ def test_a_time_column_makes_a_series_and_is_its_id_as_written(
 @pytest.mark.parametrize(
     ("name", "clock"),
     [
-        ("date", DAYS[::-1]),
+        ("date", [DAYS[(7 * i) % 30] for i in range(30)]),
         ("time", [i * i for i in range(30)]),  # a count of seconds in a table of events is a column like any other
         ("time", ["soon", "late"] * 15),
     ],
@@ -120,12 +121,50 @@ def test_machines_have_their_own_time(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_time_that_runs_backwards_between_two_chunks(tmp_path: Path) -> None:
-    columns = {"time": [*DAYS[4:8], DAYS[0], DAYS[9]], "m": list("pppppq"), "a": [1, 2, 4, 8, 16, 32]}
-    with pytest.raises(DataError, match=r"row 5 \(line 6\), column 'time': '2024-03-01' is before the step above"):
-        run(opened(tmp_path, columns, kind="series"))
-    with pytest.raises(DataError, match=r"row 5 \(line 6\)"):
-        run(opened(tmp_path, columns, group="m"))
+def test_steps_are_put_in_order_and_know_their_rows(tmp_path: Path) -> None:
+    """Within each machine, whether the newest come first or one is late."""
+    times = [*DAYS[4:8], DAYS[0], DAYS[9]]
+    source = opened(tmp_path, {"time": times, "m": list("pppppq"), "a": [1, 2, 4, 8, 16, 32]}, kind="series", group="m")
+    ids, values = run(source, rows=2)
+    assert ids == [DAYS[0], *DAYS[4:8], DAYS[9]]
+    assert values[:, 0].tolist() == [16, 1, 2, 4, 8, 32]
+    assert source.notes == (
+        "1 step of 6 came after a later one; all were put in order of 'time'; scores stay in the order of the file",
+    )
+    newest_first = opened(tmp_path, {"time": DAYS[::-1], "a": np.arange(30.0), "label": [0] * 29 + [1]}, label="label")
+    assert newest_first.kind == "series"
+    chunks = list(newest_first.chunks(newest_first.learn(np.arange(30)), 7))
+    places = np.concatenate([chunk.places for chunk in chunks if chunk.places is not None])
+    assert places.tolist() == list(range(29, -1, -1))
+    assert np.concatenate([chunk.values for chunk in chunks])[:, 0].tolist() == list(range(29, -1, -1))
+    labels = newest_first.labels()
+    assert labels is not None and labels[:3].tolist() == ["1", "0", "0"]
+
+
+@pytest.mark.parametrize("per_machine", [30, 1500])  # within the first rows, and not
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_a_column_that_tells_machines_apart_is_the_group(tmp_path: Path, per_machine: int, interleaved: bool) -> None:
+    minutes = pd.date_range("2024-03-01", periods=per_machine, freq="min").astype(str)
+    frame = pd.DataFrame(
+        {"time": [*minutes] * 2, "m": ["x"] * per_machine + ["y"] * per_machine, "a": np.arange(2 * per_machine) % 7}
+    )
+    if interleaved:
+        frame = frame.sort_values("time", kind="stable")
+    source = opened(tmp_path, {**frame, "b": frame["a"] + 0.5})
+    assert source.kind == "series"
+    groups = source.groups()
+    assert groups is not None and groups[:].tolist() == frame["m"].tolist()
+    assert source.why.endswith("a step each 1 min, group column 'm'")
+    (note,) = source.notes
+    assert "as --group m says" in note
+
+
+def test_machines_below_each_other_that_nothing_tells_apart(tmp_path: Path) -> None:
+    minutes = pd.date_range("2024-03-01", periods=1500, freq="min").astype(str)
+    with pytest.raises(
+        DataError, match=r"'time' goes back, and 1500 of 3000 steps have the time of another, .* --group"
+    ):
+        opened(tmp_path, {"time": [*minutes] * 2, "a": np.arange(3000) % 7 + 0.5})
 
 
 def test_times_may_stand_still(tmp_path: Path) -> None:

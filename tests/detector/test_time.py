@@ -1,0 +1,104 @@
+"""Time: gaps cut what is trained, calibrated and scored; the order and form of new data does not matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly_vae import Detector
+from anomaly_vae.core.config import DataConfig
+from anomaly_vae.data.datasets import segment_starts
+from anomaly_vae.data.kinds.series import SERIES
+from anomaly_vae.data.open import open_memory
+from anomaly_vae.detector.configuration import load
+from anomaly_vae.detector.fit import fit
+from anomaly_vae.detector.step_residuals import step_residuals
+from anomaly_vae.scoring.scorer import Scorer
+from anomaly_vae.scoring.scores import join
+from tests.commands import run
+
+SMALL = ["training.steps=5", "device=cpu", "tracking.enabled=false", "data.window=8", "model.latent=2"]
+
+
+def frame(n: int = 400, missing: tuple[int, ...] = ()) -> pd.DataFrame:
+    """A cycle and a drift, a step a minute, but for those that are missing."""
+    rng = np.random.default_rng(0)
+    columns = {"time": pd.date_range("2024", periods=n, freq="min").astype(str), "a": np.sin(np.arange(n) / 9)}
+    columns |= {"drift": np.cumsum(rng.normal(size=n)), "b": rng.normal(size=n)}
+    return pd.DataFrame(columns).round(3).drop(index=list(missing)).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    config = load(overrides=SMALL)
+    return fit(open_memory(frame(), config.data), config)[0]
+
+
+def test_order_and_form_do_not_matter(detector: Detector) -> None:
+    data = frame()
+    scores = detector.score(data)
+    assert detector.layout.kind == "series"
+    np.testing.assert_array_equal(detector.score(data[::-1])[::-1], scores)
+    late = np.r_[0:100, 101, 100, 102:400]
+    np.testing.assert_array_equal(detector.score(data.iloc[late]), scores[late])
+    indexed = data.set_index(pd.DatetimeIndex(data["time"])).drop(columns="time")
+    np.testing.assert_array_equal(detector.score(indexed), scores)
+    reversed_ = detector.score_frame(data[::-1].reset_index(drop=True))
+    assert reversed_["id"].tolist() == data["time"].tolist()[::-1]
+    np.testing.assert_array_equal(reversed_["score"][::-1], scores)
+
+
+def test_the_lines_of_score_are_those_of_the_file(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = frame(missing=tuple(range(200, 260)))
+    data[::-1].to_csv("new.csv", index=False)
+    detector.save("det")
+    result = run("score", "new.csv", "-m", "det", "-o", "scores.csv")
+    assert result.exit_code == 0
+    assert "note: the newest steps come first" in result.stderr
+    assert "note: 1 gap in time (1.02 h) cut the series" in result.stderr
+    scores = pd.read_csv("scores.csv")
+    assert scores["id"].tolist() == data["time"].tolist()[::-1]
+    np.testing.assert_array_equal(scores["score"][::-1], detector.score(data))
+
+
+def test_what_follows_a_gap_is_scored_as_if_nothing_came_before(detector: Detector) -> None:
+    data = frame(missing=tuple(range(200, 260)))
+    scores = detector.score(data)
+    np.testing.assert_allclose(scores[:200], detector.score(data[:200]), atol=2e-6)
+    np.testing.assert_allclose(scores[200:], detector.score(data[200:]), atol=2e-6)
+
+
+def test_gaps_cut_training_and_calibration() -> None:
+    data = frame(missing=(*range(60, 100), *range(200, 230), 300, 301, 302, 303))
+    config = load(overrides=SMALL)
+    detector, seen = fit(open_memory(data, config.data), config)
+    assert "3 gaps in time (longest 41 min) cut the series: no window spans one" in seen.notes
+    assert seen.data.after_gap is not None
+    assert np.flatnonzero(seen.data.after_gap).tolist() == [60, 160, 230]
+    scorer = Scorer(detector.score_model, detector.scaler, detector.layout, detector.window, raw=True)
+    residuals = step_residuals(scorer, seen.data, np.arange(len(data)))
+    starts = segment_starts(None, seen.data.after_gap, len(data), 8)
+    np.testing.assert_array_equal(residuals.first, starts)
+    level = detector.score_model.level
+    assert level is not None
+    parts = join(scorer.stream(open_memory(data, config.data).chunks(detector.layout, 50))).parts
+    recon, levels = residuals._nats(level)
+    np.testing.assert_allclose(parts["recon"], recon, atol=2e-6)
+    np.testing.assert_allclose(parts["level"], levels, atol=2e-6)
+
+
+def test_a_jump_over_a_gap_does_not_widen_a_drifting_sensor() -> None:
+    x = np.cumsum(np.random.default_rng(0).normal(size=400))
+    x[200:] += 1000
+    layout = open_memory(pd.DataFrame({"a": x}), DataConfig(kind="series")).learn(np.arange(400))
+    (wide,) = SERIES.elements([x], layout, None)
+    (narrow,) = SERIES.elements([x], layout, np.arange(400) == 200)
+    assert (narrow.how, wide.how) == ("difference", "difference")
+    assert narrow.spread * narrow.scale == pytest.approx(1, rel=0.1)
+    assert wide.spread * wide.scale > 40
