@@ -14,6 +14,7 @@ from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.readers.base import Reader
 from anomaly_vae.data.readers.cells import NULLS, canonical, distinct, is_number, is_text, parse_numbers
 from anomaly_vae.data.source import Column
+from anomaly_vae.data.units import RESOLUTION, differs, unit_of
 
 LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})
 MAYBE_LABELS = frozenset(  # that are inputs, and said to be
@@ -22,6 +23,7 @@ MAYBE_LABELS = frozenset(  # that are inputs, and said to be
 )
 IDENTIFIERS = frozenset({"id", "uuid", "guid", "index", "row", "row_id"})
 BOOLEAN = ("false", "true")
+SEEN = 20  # values from which a constant column is watched, and another value is not just one that had not come yet
 FEWEST = 5  # number of rows from which a column that counts rows is an identifier, not a coincidence
 
 
@@ -30,8 +32,8 @@ def profile(
 ) -> tuple[Column | None, str]:
     """Decides from the training rows `column[rows]` whether a column is an input.
 
-    most: the largest number of distinct texts of a categorical column. Returns the input column and "", or None and the
-    reason why it is left out. Raises DataError for an infinite number, and for text in a column that mostly holds
+    most: the largest number of distinct texts of a categorical column. Returns the column, an input or a watched one,
+    and "", or None and the reason why it is left out. Raises DataError for an infinite number, and for text in a column that mostly holds
     numbers.
     """
     cells = column.take(pa.array(rows))
@@ -52,7 +54,7 @@ def profile(
             return _category(name, cells, most)
         cells = numbers
     elif pa.types.is_null(cells.type):
-        return None, "no value in the training rows"
+        return _empty(name)
     elif pa.types.is_temporal(cells.type):
         return None, "a timestamp"
     elif not is_number(cells.type):
@@ -67,9 +69,9 @@ def _number(reader: Reader, name: str, column: pa.ChunkedArray, rows: NDArray[np
         raise infinity(reader, int(rows[np.argmax(is_infinite)]), name)
     present = values[~np.isnan(values)]
     if not len(present):
-        return None, "no value in the training rows"
-    if (present == present[0]).all():
-        return None, f"constant ({present[0]:g}) in the training rows"
+        return _empty(name)
+    if np.ptp(present / unit_of(present)) <= RESOLUTION:
+        return _watched(Column(name, None, float(present[0])), len(present), len(rows))
     if len(present) == len(values) and (present == np.floor(present)).all():
         # The training rows are a subset of all rows, so values that count rows are recognised by a constant difference
         # from the row index.
@@ -90,9 +92,9 @@ def _category(name: str, column: pa.ChunkedArray, most: int) -> tuple[Column | N
             counts[value] = counts.get(value, 0) + number
     n_rows = sum(counts.values())
     if not counts:
-        return None, "no value in the training rows"
+        return _empty(name)
     if len(counts) == 1:
-        return None, f"constant ({next(iter(counts))!r}) in the training rows"
+        return _watched(Column(name, tuple(counts), 0.0), n_rows, len(column))
     if len(counts) == n_rows:
         return None, "text that is different in every row"
     if len(counts) > most:
@@ -100,6 +102,36 @@ def _category(name: str, column: pa.ChunkedArray, most: int) -> tuple[Column | N
     if len(counts) > 0.9 * n_rows:
         return None, f"free text: {len(counts)} distinct values in {n_rows} rows"
     return Column(name, tuple(sorted(counts))), ""
+
+
+def _empty(name: str) -> tuple[Column, str]:
+    return Column(name, (), -1.0), ""
+
+
+def _watched(column: Column, seen: int, rows: int) -> tuple[Column | None, str]:
+    """A column that has one value in `seen` of the training rows, and none in the others."""
+    if seen < min(SEEN, rows):
+        return None, f"{constancy(column)} in the {seen} training rows that have a value"
+    return column, ""
+
+
+def moves(column: Column, cells: pa.ChunkedArray, rows: NDArray[np.intp]) -> bool:
+    """Whether a watched column has another value in some of the rows."""
+    found = cells.take(pa.array(rows))
+    if column.categories is None:
+        numbers = parse_numbers(found)[0] if is_text(found.type) else pc.cast(found, pa.float64(), safe=False)
+        return bool(differs(numbers.to_numpy(), column.constant).any())
+    if pa.types.is_dictionary(found.type):
+        found = pc.cast(found, found.type.value_type)
+    texts = distinct(found if is_text(found.type) else pc.cast(found, pa.string()))[0]
+    return not {canonical(text) for text in texts} <= {*NULLS, *column.categories}
+
+
+def constancy(column: Column) -> str:
+    """How a watched column was in training, in words."""
+    if not column.categories:
+        return "empty" if column.categories is not None else f"constant ({column.constant:g})"
+    return f"constant ({column.categories[0]!r})"
 
 
 def is_identifier(name: str) -> bool:

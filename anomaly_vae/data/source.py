@@ -21,10 +21,16 @@ PICTURE_BYTES = 1 << 26  # largest size of the pictures read at a time, as uint8
 
 @dataclass(frozen=True)
 class Column:
-    """One input column of a table or one sensor of a series."""
+    """One input column of a table or one sensor of a series.
+
+    categories: the values seen in training, in the order of their codes; None: numbers. constant: the only value that
+    normal rows had, -1, which is no code, where they had none; the model does not read such a column, which is watched
+    for another value (`parts.constant`). None: it varies.
+    """
 
     name: str
-    categories: tuple[str, ...] | None = None  # the values seen in training, in the order of their codes; None: numbers
+    categories: tuple[str, ...] | None = None
+    constant: float | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Layout:
 
     kind: the kind of data.
     shape: the shape of one row: (F,) columns of a table, (C,) sensors of a time step, (C, H, W) of a picture.
-    columns: the F or C columns of tables and series, in order; empty for pictures.
+    columns: the F or C columns of tables and series, in order, those that are watched last; empty for pictures.
     conditions: the condition columns, in the order of `Chunk.condition`.
     pixels: the pixel columns of a pixel table, in order; else empty.
     pixel_max: the value of white in the file: 1 or 255 in pixel tables, 255 or, with 16 bits a pixel, more in images.
@@ -60,6 +66,16 @@ class Layout:
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
+    def read(self) -> tuple[Column, ...]:
+        """The columns that the model reads, the first ones."""
+        return tuple(column for column in self.columns if column.constant is None)
+
+    @property
+    def watched(self) -> tuple[Column, ...]:
+        """The columns behind them, which were constant or empty in all normal rows that the fit saw."""
+        return self.columns[len(self.read) :]
+
+    @property
     def sample(self) -> tuple[int, ...]:
         """The shape of one sample of the network: a row, a picture, or a tile of a picture."""
         return self.shape if self.tile is None else (self.shape[0], self.tile, self.tile)
@@ -80,7 +96,8 @@ class Layout:
     def from_json(cls, tree: dict[str, Any]) -> Layout:
         columns = {
             key: tuple(
-                Column(c["name"], None if c["categories"] is None else tuple(c["categories"])) for c in tree[key]
+                Column(c["name"], None if c["categories"] is None else tuple(c["categories"]), c.get("constant"))
+                for c in tree[key]
             )
             for key in ("columns", "conditions")
         }
@@ -206,8 +223,9 @@ class Source(Protocol):
     def count(self) -> int:
         """The number of rows, time steps or pictures."""
 
-    def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """The layout, learned from the training rows alone. rows: their indices."""
+    def learn(self, rows: NDArray[np.intp], held: NDArray[np.intp] | None = None) -> Layout:
+        """The layout, learned from the training rows alone. rows: their indices. held: those of held-out normals, in
+        which a column that is constant in training must be constant too to be watched."""
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         """All data in chunks of at most `rows` rows, in constant memory.
