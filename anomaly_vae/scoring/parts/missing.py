@@ -16,6 +16,7 @@ from anomaly_vae.data.source import Layout
 from anomaly_vae.scoring.parts.base import CellPart
 
 PATTERNS, OFTEN = 64, 5  # patterns at most that are known as a whole, and the rows from which one is
+SAVED = math.log(2)  # nats that knowing one must save
 COUNTED = 100_000  # patterns that are counted at once; then those that came once are forgotten
 
 
@@ -23,9 +24,9 @@ class Missing(CellPart):
     """-log p of which cells are missing, less that of the most usual pattern: 0 for a usual row.
 
     Each column is missing by a Bernoulli of its own, (k + 1/2) / (n + 1) for k of n training rows (Jeffreys). Columns
-    that are missing together, such as a panel that was not measured, would be counted once each; so the pattern of
-    missing cells that k rows share is known as a whole, with its own share of the rows, and a row is described by the
-    pattern and the cells that differ from it for which it is most probable.
+    that are missing together, such as a panel that was not measured, would be counted once each; so a pattern of
+    missing cells that k rows share is known as a whole, with its own share of the rows, and a row is described by
+    independent columns, or by a pattern and the cells that differ from it, whichever takes the fewest nats.
 
     A step of a series in which a sensor is silent that never was is an alarm, and so is a row of a table without a
     value in any column that the model reads, if there never was such a row.
@@ -63,7 +64,9 @@ class Missing(CellPart):
                 nothing = nothing or bool(absent[:, : self.read].all(axis=1).any())
                 if learned:
                     rows, missing = rows + len(values), missing + absent.sum(axis=0)
-                    counts.update(bytes(row) for row in np.packbits(absent[absent.any(axis=1)], axis=1))
+                    some = absent[absent.any(axis=1)]
+                    counts.update(bytes(row) for row in np.packbits(some, axis=1))
+                    counts[bytes((len(known) + 7) // 8)] += len(values) - len(some)
                     if len(counts) > COUNTED:
                         counts = Counter({pattern: count for pattern, count in counts.items() if count > 1})
         self._fit_shares(missing, rows, counts)
@@ -83,7 +86,7 @@ class Missing(CellPart):
         for packed, count in counts.most_common(PATTERNS):
             pattern = np.unpackbits(np.frombuffer(packed, np.uint8), count=columns).astype(bool)
             whole = -math.log((count + 0.5) / (rows + 1))
-            if count < OFTEN or whole >= offsets[0] + weights[0][pattern].sum():
+            if count < OFTEN or whole > offsets[0] + weights[0][pattern].sum() - SAVED:
                 continue
             # another cell than the pattern's never came in its rows, and may be rare in all
             differing = np.maximum(math.log(2 * count + 2), np.where(pattern, -odds, odds)) * known
