@@ -89,7 +89,7 @@ class CellPart(AnyPart):
 
     def nats(self, values: Tensor) -> Tensor:
         """(N,) nats of rows (N, F) float64, NaN where missing."""
-        return values.new_zeros(len(values))
+        return torch.zeros_like(values[:, 0])
 
     def elements(self, values: Tensor) -> Tensor:
         """(N, F) the share of each cell."""
