@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant("scaler: fitted to all rows", FIT,
            "_scaler(data, parts.train)", "_scaler(data, np.arange(len(data)))", (f"{NO_LEAK}[table]",)),
     Mutant("layout: learned from all rows", FIT,
-           "source.learn(parts.train)", "source.learn(np.arange(source.count()))", (f"{NO_LEAK}[table]",)),
+           "source.learn(parts.train, normals)", "source.learn(np.arange(source.count()))", (f"{NO_LEAK}[table]",)),
     Mutant("split: anomalies train where the data names roles", SPLIT,
            '(roles == "train") & normal', 'roles == "train"', (f"{NO_LEAK}[images, a list with roles]",)),
     Mutant("early stopping: by anomalies too", FIT,

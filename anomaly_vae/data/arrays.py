@@ -79,7 +79,7 @@ class ArraySource:
     def count(self) -> int:
         return len(self._values)
 
-    def learn(self, rows: NDArray[np.intp]) -> Layout:
+    def learn(self, rows: NDArray[np.intp], held: NDArray[np.intp] | None = None) -> Layout:
         """The shape of the pictures and their white. Raises DataError for fewer than two rows."""
         if len(rows) < 2:
             raise DataError(f"memory: {plural(len(rows), 'picture')} to train on; at least 2 are needed")

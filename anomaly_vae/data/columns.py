@@ -27,10 +27,12 @@ from anomaly_vae.data.readers.cells import (
     is_text,
     is_truth_pair,
     parse_number,
+    parse_numbers,
     truth_of,
 )
 from anomaly_vae.data.source import Column
 from anomaly_vae.data.timestamps import EPOCHS
+from anomaly_vae.data.units import RESOLUTION, differs, unit_of
 
 LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})
 # Names of labels that are left out where the values look like labels too.
@@ -48,6 +50,7 @@ IDENTIFIERS = re.compile(
 INDEXES = re.compile(r"unnamed: ?\d+|index|level_\d+|__index_level_\d+__")  # that pandas saves
 BOOLEAN = ("false", "true")
 FEWEST, MANY = 5, 20  # number of rows from which a column that counts rows, or that grows, is no coincidence
+SEEN = 20  # values from which a constant column is watched, and another value is not just one that had not come yet
 MOSTLY = 0.9  # share of present cells that are numbers, from which a column of text is one of numbers
 UNIQUE = "text that is different in every row"
 
@@ -77,8 +80,9 @@ def profile(
     """Decides from the training rows `column[rows]` whether a column is an input; how its cells are written and whether
     it is a label is decided on all rows.
 
-    Returns the input column and "", or None and the reason why it is left out; adds to the notes. Raises DataError for
-    an infinite number, for numbers of several units, and for text in a column of which nine tenths are numbers.
+    Returns the column, an input or a watched one, and "", or None and the reason why it is left out; adds to the notes.
+    Raises DataError for an infinite number, for numbers of several units, and for text in a column of which nine tenths
+    are numbers.
     """
     if name not in reading.keep and (reason := label_reason(reader, name, column, reading.most)):
         return None, reason
@@ -101,7 +105,7 @@ def profile(
         found, reason = _number(reader, name, pa.chunked_array([pa.array(values[rows])]), rows, reading)
         return None if found is None else replace(found, format=format_), reason
     if pa.types.is_null(cells.type):
-        return None, "no value in the training rows"
+        return _empty(name)
     if pa.types.is_temporal(cells.type):
         return None, "a timestamp"
     if not is_number(cells.type):
@@ -186,9 +190,9 @@ def _number(
         raise infinity(reader, int(rows[np.argmax(is_infinite)]), name)
     present = values[~np.isnan(values)]
     if not len(present):
-        return None, "no value in the training rows"
-    if (present == present[0]).all():
-        return None, f"constant ({present[0]:g}) in the training rows"
+        return _empty(name)
+    if np.ptp(present / unit_of(present)) <= RESOLUTION:
+        return _watched(Column(name, None, float(present[0])), len(present), len(rows))
     if name not in reading.keep:
         reason = _identifier(name, present, rows[~np.isnan(values)], len(present) == len(values), reading.steps)
         if reason:
@@ -258,9 +262,9 @@ def _category(reader: Reader, name: str, column: pa.ChunkedArray, most: int, not
                 named[value] = named.get(value, 0) + number
     n_rows = sum(counts.values())
     if not counts:
-        return None, "no value in the training rows"
+        return _empty(name)
     if len(counts) == 1:
-        return None, f"constant ({next(iter(counts))!r}) in the training rows"
+        return _watched(Column(name, tuple(counts), 0.0), n_rows, len(column))
     if len(counts) == n_rows:
         return None, UNIQUE
     if len(counts) > most:
@@ -328,6 +332,39 @@ def _few(column: pa.ChunkedArray, most: int) -> dict[str, int] | None:
         if value not in NULLS:
             counts[value] = counts.get(value, 0) + entry["counts"]
     return counts if 2 <= len(counts) <= most else None
+
+
+def _empty(name: str) -> tuple[Column, str]:
+    return Column(name, (), -1.0), ""
+
+
+def _watched(column: Column, seen: int, rows: int) -> tuple[Column | None, str]:
+    """A column that has one value in `seen` of the training rows, and none in the others."""
+    if seen < min(SEEN, rows):
+        return None, f"{constancy(column)} in the {seen} training rows that have a value"
+    return column, ""
+
+
+def moves(reader: Reader, column: Column, cells: pa.ChunkedArray, rows: NDArray[np.intp]) -> bool:
+    """Whether a watched column has another value in some of the rows."""
+    found = cells.take(pa.array(rows))
+    if column.categories is None:
+        numbers = found
+        if is_text(found.type):
+            numbers, _ = parse_numbers(found, column.format or PLAIN, reader.missing)
+        values = without(pc.cast(numbers, pa.float64(), safe=False).to_numpy(), reader.missing)
+        return bool(differs(values, column.constant).any())
+    if pa.types.is_dictionary(found.type):
+        found = pc.cast(found, found.type.value_type)
+    texts = distinct(found if is_text(found.type) else pc.cast(found, pa.string()))[0]
+    return not {canonical(text) for text in texts} <= {*NULLS, *reader.missing, *column.categories}
+
+
+def constancy(column: Column) -> str:
+    """How a watched column was in training, in words."""
+    if not column.categories:
+        return "empty" if column.categories is not None else f"constant ({column.constant:g})"
+    return f"constant ({column.categories[0]!r})"
 
 
 def is_identifier(name: str) -> bool:

@@ -36,8 +36,9 @@ def column_fields(layout: Layout) -> tuple[Field, ...]:
     required |= dict.fromkeys((column.name for column in layout.conditions), True)
     others = tuple(Field(name, "any", is_required) for name, is_required in required.items() if name)
     # any: MLflow would refuse integers in a column declared double, and a missing cell in one declared boolean
-    names = [column.name for column in layout.columns] or layout.pixels
-    return (*(Field(name, "any") for name in names), *others)
+    # a column without a value in training may as well be absent
+    columns = [Field(column.name, "any", column.categories != ()) for column in layout.columns]
+    return (*(columns or (Field(name, "any") for name in layout.pixels)), *others)
 
 
 def column_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows: int) -> Iterator[Chunk]:

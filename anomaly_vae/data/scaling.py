@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Column, Layout
+from anomaly_vae.data.units import moments, unit_of
 
 SINH_LIMIT = 300.0  # largest argument of sinh in `inverse`; far larger ones overflow float64
 
@@ -159,8 +160,9 @@ class Scaler:
         value[:, self._difference] = np.cumsum(np.concatenate([first[None], differences[1:]]), axis=0)
         n_columns = int(self.column.max()) + 1
         total, weights = np.zeros((len(value), n_columns)), np.zeros((len(value), n_columns))
+        units = np.array([unit_of(self._scale[self.column == column]) for column in range(n_columns)])
         for element, column in enumerate(self.column):
-            weight = slope[:, element] ** -2
+            weight = (slope[:, element] / units[column]) ** -2
             total[:, column] += weight * value[:, element]
             weights[:, column] += weight
         return total / weights
@@ -183,7 +185,7 @@ class Scaler:
         return tuple(0 if names is None else len(names) + 1 for names in categories)
 
     def by_column(self, nats: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Nats of elements (N, E), summed for each column, (N, F); those of pictures are returned unchanged."""
+        """Nats of elements (N, E), summed for each column that is read, (N, F); those of pictures are returned unchanged."""
         if not self.elements or len(np.unique(self.column)) == nats.shape[1]:
             return nats
         columns = np.zeros((len(nats), int(self.column.max()) + 1), nats.dtype)
@@ -211,9 +213,3 @@ def _condition(column: Column, cells: NDArray[np.float64]) -> Condition:
     if column.categories is not None:
         return Condition(len(column.categories))
     return Condition(0, *moments(cells[~np.isnan(cells)]))
-
-
-def moments(x: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation of x (N,); the deviation is 1 if it is below the resolution of float64."""
-    mean, deviation = float(np.mean(x)), float(np.std(x))
-    return mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0

@@ -24,10 +24,16 @@ OPTIONAL = ("groups", "condition", "after_gap", "places")  # arrays (N, ...) of 
 
 @dataclass(frozen=True)
 class Column:
-    """One input column of a table or one sensor of a series."""
+    """One input column of a table or one sensor of a series.
+
+    categories: the values seen in training, in the order of their codes; None: numbers. constant: the only value that
+    normal rows had, -1, which is no code, where they had none; the model does not read such a column, which is watched
+    for another value (`parts.constant`). None: it varies.
+    """
 
     name: str
-    categories: tuple[str, ...] | None = None  # the values seen in training, in the order of their codes; None: numbers
+    categories: tuple[str, ...] | None = None
+    constant: float | None = None
     format: NumberFormat | None = None  # how numbers are written where that is not plain; None: as programs write them
 
     @classmethod
@@ -36,6 +42,7 @@ class Column:
         return cls(
             tree["name"],
             None if categories is None else tuple(categories),
+            tree.get("constant"),
             None if format_ is None else NumberFormat(**format_),
         )
 
@@ -46,7 +53,7 @@ class Layout:
 
     kind: the kind of data.
     shape: the shape of one row: (F,) columns of a table, (C,) sensors of a time step, (C, H, W) of a picture.
-    columns: the F or C columns of tables and series, in order; empty for pictures.
+    columns: the F or C columns of tables and series, in order, those that are watched last; empty for pictures.
     conditions: the condition columns, in the order of `Chunk.condition`.
     pixels: the pixel columns of a pixel table, in order; else empty.
     pixel_max: the value of white in the file: 1 or 255 in pixel tables, 255 or, with 16 bits a pixel, more in images.
@@ -77,6 +84,16 @@ class Layout:
     tile: int | None = None
     overlap: float = 0.0
     left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def read(self) -> tuple[Column, ...]:
+        """The columns that the model reads, the first ones."""
+        return tuple(column for column in self.columns if column.constant is None)
+
+    @property
+    def watched(self) -> tuple[Column, ...]:
+        """The columns behind them, which were constant or empty in all normal rows that the fit saw."""
+        return self.columns[len(self.read) :]
 
     @property
     def sample(self) -> tuple[int, ...]:
@@ -225,8 +242,9 @@ class Source(Protocol):
     def count(self) -> int:
         """The number of rows, time steps or pictures."""
 
-    def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """The layout, learned from the training rows alone. rows: their indices."""
+    def learn(self, rows: NDArray[np.intp], held: NDArray[np.intp] | None = None) -> Layout:
+        """The layout, learned from the training rows alone. rows: their indices. held: those of held-out normals, in
+        which a column that is constant in training must be constant too to be watched."""
 
     def chunks(self, layout: Layout, rows: int) -> Iterator[Chunk]:
         """All data in chunks of at most `rows` rows, in constant memory.

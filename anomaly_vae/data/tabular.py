@@ -23,9 +23,11 @@ from anomaly_vae.data.columns import (
     UNIQUE,
     Reading,
     advice,
+    constancy,
     file_decimal,
     is_rare_flag,
     matrix,
+    moves,
     profile,
     types_of,
 )
@@ -71,7 +73,7 @@ class TabularSource(ABC):
         """What the data was recognised as, and why."""
 
     @abstractmethod
-    def learn(self, rows: NDArray[np.intp]) -> Layout:
+    def learn(self, rows: NDArray[np.intp], held: NDArray[np.intp] | None = None) -> Layout:
         """The layout, learned from the training rows alone."""
 
     @abstractmethod
@@ -181,10 +183,13 @@ class TabularSource(ABC):
     def _file_decimal(self) -> Literal[".", ","] | None:
         return file_decimal(self.reader)
 
-    def inputs(self, rows: NDArray[np.intp], special: Mapping[str, str]) -> tuple[list[Column], dict[str, str]]:
-        """The input columns, and the other columns with the reason, learned from the training rows.
+    def inputs(
+        self, rows: NDArray[np.intp], special: Mapping[str, str], held: NDArray[np.intp] | None
+    ) -> tuple[list[Column], list[Column], dict[str, str]]:
+        """The input columns, those that are watched, and the others with the reason, learned from the training rows.
 
-        rows: their indices. special: columns that are not inputs, with the reason; they are read as text, unchanged.
+        rows: their indices; held: of the held-out normals, in which a watched column is constant too. special: columns
+        that are not inputs, with the reason; they are read as text, unchanged.
         Raises DataError for fewer than two rows, and for a cell that cannot be an input.
         """
         self.need_two(rows)
@@ -192,6 +197,7 @@ class TabularSource(ABC):
         self.reader.require(self.config.keep, "data.keep:")
         table = self.reader.table(self._read_as_text(special))
         columns: list[Column] = []
+        watched: list[Column] = []
         left_out: dict[str, str] = {}
         notes: defaultdict[str, list[str]] = defaultdict(list)
         reading = Reading(
@@ -208,8 +214,12 @@ class TabularSource(ABC):
             column, reason = profile(self.reader, name, table[name], rows, reading, notes)
             if column is None:
                 left_out[name] = reason
-            else:
+            elif column.constant is None:
                 columns.append(column)
+            elif held is not None and moves(self.reader, column, table[name], held):
+                left_out[name] = f"{constancy(column)} in the training rows, and another value among held-out normals"
+            else:
+                watched.append(column)
             self.reader.release()
         flags = [column.name for column in columns if is_rare_flag(table[column.name])]
         if len(flags) == 1 and self.config.label is None and self._labels is None and flags[0] not in self.config.keep:
@@ -219,7 +229,7 @@ class TabularSource(ABC):
             for items in notes.values()
         ]
         self.notes = tuple(dict.fromkeys((*self.notes, *said)))
-        return columns, left_out
+        return columns, watched, left_out
 
     def row_id(self, left_out: dict[str, str]) -> str | None:
         """The column that names rows: the configured one, else the only one of text that is different in every row,
@@ -248,10 +258,11 @@ class TabularSource(ABC):
         if len(rows) < 2:
             raise DataError(f"{self.path}: {plural(len(rows), 'row')} to train on; at least 2 are needed")
 
-    def need_columns(self, columns: list[Column], left_out: Mapping[str, str]) -> None:
-        """Raises DataError if every column was left out."""
+    def need_columns(self, columns: list[Column], watched: list[Column], left_out: Mapping[str, str]) -> None:
+        """Raises DataError if every column is left out or watched."""
         if not columns:
-            reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(left_out.items())[:5])
+            why = dict(left_out) | {column.name: constancy(column) for column in watched}
+            reasons = "; ".join(f"'{name}': {reason}" for name, reason in list(why.items())[:5])
             raise DataError(f"{self.path}: no column is left to learn from ({reasons}); add a column that varies")
 
     def stream(
@@ -286,10 +297,17 @@ class TabularSource(ABC):
     ) -> Iterator[tuple[int, pa.Table, Chunk]]:
         """The pieces of `stream`, with the layout's columns as values (N, F). The tables also hold the columns in
         `text`."""
-        self.reader.require([column.name for column in layout.columns], "input column")
-        types = types_of(self.reader, layout.columns) | dict.fromkeys(text, pa.string())
+        # a column without a value in training may as well be absent
+        columns = [c for c in layout.columns if c.categories != () or c.name in self.reader.columns]
+        self.reader.require([column.name for column in columns], "input column")
+        types = types_of(self.reader, columns) | dict.fromkeys(text, pa.string())
+        places = [layout.columns.index(column) for column in columns]
         for first, table, chunk in self.stream(layout, types, rows, id_):
-            yield first, table, replace(chunk, values=matrix(self.reader, table, layout.columns, first))
+            values = matrix(self.reader, table, columns, first)
+            if len(columns) < len(layout.columns):
+                present, values = values, np.full((len(values), len(layout.columns)), np.nan)
+                values[:, places] = present
+            yield first, table, replace(chunk, values=values)
 
     def id_of(self, layout: Layout) -> str | None:
         """The column of the ids: the configured one, else the layout's if it exists; None: there is none."""

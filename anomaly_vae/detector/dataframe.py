@@ -94,7 +94,10 @@ def example(detector: Detector) -> pd.DataFrame:
     means = {element.column: element.shift for element in reversed(detector.scaler.elements)}  # the first of a column
     cells: dict[str, Any] = {}
     for index, column in enumerate(layout.columns):
-        cells[column.name] = means[index] if column.categories is None else column.categories[0]
+        if column.categories is None:
+            cells[column.name] = means.get(index, column.constant)
+        else:
+            cells[column.name] = column.categories[0] if column.categories else None
     for column, known in zip(layout.conditions, detector.scaler.conditions, strict=True):
         cells[column.name] = known.mean if column.categories is None else column.categories[0]
     cells |= KINDS[layout.kind].frame_example(layout)

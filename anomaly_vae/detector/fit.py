@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.worries import Gravity, Worry
+from anomaly_vae.data.columns import constancy
 from anomaly_vae.data.datasets import RowDataset, make_dataset
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData, load_data
@@ -28,6 +30,7 @@ from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.data.spill import ArrayStore, release
 from anomaly_vae.data.split import Split, split
+from anomaly_vae.detector.alarms import add_alarms, fit_cells, set_alarms
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
 from anomaly_vae.detector.configuration import NO_TEST, load, resolve, unlabelled
 from anomaly_vae.detector.detector import Detector
@@ -122,11 +125,11 @@ def fit(
     masks_note = "" if image_files is None or parts.anomalous is None else image_files.require(parts.anomalous)
     config = resolve(config, source.kind, len(parts.train))
     device, window = pick_device(config.device), config.data.window
-    layout = source.learn(parts.train)
-    data = load_data(source, layout, store)
-    scaler = _scaler(data, parts.train)
     wrong = np.zeros(len(parts.valid), bool) if parts.anomalous is None else parts.anomalous[parts.valid]
     normals = parts.valid[~wrong]
+    layout = source.learn(parts.train, normals)
+    data = load_data(source, layout, store)
+    scaler = _scaler(data, parts.train)
 
     # The model, and what is fitted to it once it is trained.
     training = make_dataset(data, parts.train, scaler, layout, device, window, store)
@@ -145,6 +148,7 @@ def fit(
     residuals = None if score_model.level is None else step_residuals(scorer, data, _before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:
         residuals.fit(score_model.level, np.r_[parts.train, normals])
+    fit_cells(score_model, data, parts.train, normals, held, scaler)
 
     # Scores of what was held out, and the thresholds that validation's choose.
     scores = _surprised(score_model, _scores(scorer, data, parts, normals, own), normals)
@@ -153,7 +157,7 @@ def fit(
     notes = (*source.notes, *filter(None, (parts.note, masks_note)), *_notes(config, seen, layout))
     seen = replace(seen, notes=notes)
     valid, _ = seen.part(parts.valid)
-    unseen, anomalous, independent = valid.total[~wrong], np.sort(valid.total[wrong]), None
+    unseen, independent = valid.total[~wrong], None
     if kind.ordered:
         # A level that was calibrated on these very steps would make their scores, and the threshold, too small.
         if score_model.level is not None and residuals is not None and score_model.surprise is None:
@@ -161,6 +165,11 @@ def fit(
         in_order = unseen if data.groups is None else unseen[np.argsort(data.groups[normals], kind="stable")]
         independent = independent_scores(in_order, 1 if residuals is None else SMOOTH)
     normal = np.sort(unseen)
+    if score_model.cells:
+        alone = choose(unlabelled(config), normal, normal[:0], unlabelled(config), independent)
+        set_alarms(score_model, len(parts.train) + len(normals), normal, alone.value)
+        add_alarms(score_model, data, seen.scores)
+    anomalous = np.sort(seen.part(parts.valid)[0].total[wrong])
     threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config), independent, layout.per_day)
     normal_mean = seen.normal_mean(normals)
     if score_model.maps_are_scores:
@@ -318,6 +327,11 @@ def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
         named = "; ".join(left_out[:NAMED]) + (f"; and {len(left_out) - NAMED} more" if len(left_out) > NAMED else "")
         what = "column" if len(left_out) == 1 else f"{len(left_out)} columns:"
         notes.append(Worry(f"left out {what} {named}", Gravity.UNREAD))
+    watched = [f"'{column.name}' is {constancy(column)}" for column in layout.watched]
+    if watched:
+        names = ", ".join(watched[:NAMED]) + (f" and {len(watched) - NAMED} more" if len(watched) > NAMED else "")
+        drop = setting("data.drop", [*config.data.drop, *(column.name for column in layout.watched[:NAMED])])
+        notes.append(f"in training {names}: watched, another value is an alarm; {drop} leaves them out")
     latent = seen.latent_metrics()
     free = max(objective.free_bits_total, objective.free_bits * len(seen.kl)) if objective.capacity is None else 0.0
     if not seen.active.any() or not latent["kl_dimensions"] or latent["kl_total"] < max(free, COLLAPSED):

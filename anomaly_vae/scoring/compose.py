@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from anomaly_vae.core.config import Config, ScoringConfig
@@ -15,7 +17,8 @@ from anomaly_vae.models.backbone import Backbone
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.feature_maps import FeatureMaps
 from anomaly_vae.scoring.parts import DISTANCES, part_class
-from anomaly_vae.scoring.parts.base import Part
+from anomaly_vae.scoring.parts.base import CellPart, Part
+from anomaly_vae.scoring.parts.constant import Constant
 from anomaly_vae.scoring.patch_score import PatchScore
 from anomaly_vae.scoring.score_model import ScoreModel, ScoreModule
 from anomaly_vae.scoring.surprise import Surprise
@@ -32,7 +35,7 @@ def build_score_model(config: Config, layout: Layout, scaler: Scaler) -> ScoreMo
     tiling = tiling_of(layout)
     score = score if tiling is None else TiledScore(score, tiling)
     if config.scoring.combine == "surprise":
-        score.surprise = Surprise(len(score.part_names))
+        score.surprise = Surprise(len(score.model_parts), int("missing" in score.cells))
     return score
 
 
@@ -40,12 +43,22 @@ def parts_of(model: VAE, config: ScoringConfig, shape: tuple[int, ...], neighbou
     """The parts of a score, in their order. shape: of a sample's data. neighbours: the part of PARTS that
     scoring.neighbours is about; None: this data has none."""
     assert config.recon and config.prior
-    further = config.parts or ()
+    further = tuple(name for name in config.parts or () if not issubclass(part_class(name), CellPart))
     if neighbours is not None and config.neighbours:
         further = (neighbours, *further)
     else:
         further = tuple(name for name in further if name not in DISTANCES)
-    return [part_class(name).of(model, config, shape) for name in (config.recon, config.prior, *further)]
+    classes = [cast("type[Part]", part_class(name)) for name in (config.recon, config.prior, *further)]
+    return [part.of(model, config, shape) for part in classes]
+
+
+def cells_of(config: ScoringConfig, layout: Layout) -> list[CellPart]:
+    """The parts that are of cells, in their order: those of scoring.parts, and one for columns that are watched."""
+    named = [part_class(name) for name in config.parts or ()]
+    cells = [part for part in named if issubclass(part, CellPart) and part is not Constant]
+    if cells and not layout.columns:
+        raise ConfigError(f"scoring.parts={cells[0].column} is of tables and series; leave it out")
+    return [part(layout) for part in (*cells, *((Constant,) if layout.watched else ()))]
 
 
 def _of_samples(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:
@@ -64,8 +77,9 @@ def _of_samples(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:
         read = (shape[0] + scaler.n_condition, *shape[1:])
         model = registry.build(config.model, read, categories if any(categories) else (), scaler.n_condition)
     # A table without numbers has no distances; pictures cannot have them, which the part says.
-    has_numbers = not layout.columns or any(column.categories is None for column in layout.columns)
-    return ScoreModel(model, parts_of(model, config.scoring, shape, "neighbours" if has_numbers else None))
+    has_numbers = not layout.columns or any(column.categories is None for column in layout.read)
+    parts = parts_of(model, config.scoring, shape, "neighbours" if has_numbers else None)
+    return ScoreModel(model, parts, cells_of(config.scoring, layout))
 
 
 def _of_patches(config: Config, layout: Layout) -> PatchScore:

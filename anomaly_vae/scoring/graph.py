@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.scoring.parts.sensor_level import step_nats
 from anomaly_vae.scoring.score_model import ScoreModule
-from anomaly_vae.scoring.surprise import Surprise
 
 BIG = float(torch.finfo(torch.float32).max)  # of a part beyond float32's range
 
@@ -65,13 +64,13 @@ class RowGraph(nn.Module):
     def __init__(self, net: ScoreModule, scaler: Scaler) -> None:
         super().__init__()
         self.net = net
-        self.names = net.part_names
+        self.names = net.model_parts
         self.scaled = Scaled(scaler) if scaler.elements else None
 
     def forward(self, values: Tensor) -> tuple[Tensor, ...]:
         x = self.scaled(values) if self.scaled is not None else values.float() / 255
         parts = self.net(x)[1]
-        return _scored([parts[name].double() for name in self.names], self.net.surprise)
+        return _scored([parts[name].double() for name in self.names], values, self.net)
 
 
 class SeriesGraph(nn.Module):
@@ -105,15 +104,25 @@ class SeriesGraph(nn.Module):
                 shared.append((_gathered(rows, share, n) / count)[:, 0])
         level = self.net.level
         if level is None:
-            return _scored([mean.sum(1), *shared], self.net.surprise)
+            return _scored([mean.sum(1), *shared], values, self.net)
         recon, stood = step_nats(mean, level.step.double(), level.level.double())
-        return _scored([recon.sum(1), *shared, stood.sum(1)], self.net.surprise)
+        return _scored([recon.sum(1), *shared, stood.sum(1)], values, self.net)
 
 
-def _scored(parts: list[Tensor], surprise: Surprise | None) -> tuple[Tensor, ...]:
-    """The score and its parts; beyond float32's range as large as can be said, never a NaN."""
-    finite = torch.stack([torch.where(torch.isnan(part), BIG, part).clamp(max=BIG) for part in parts])
-    nats = finite if surprise is None else surprise(finite)
+def _scored(parts: list[Tensor], values: Tensor, net: ScoreModule) -> tuple[Tensor, ...]:
+    """The score and its parts, from those of the model; beyond float32's range as large as can be said, never a NaN."""
+    if net.missing is not None:
+        parts[0] = parts[0] + net.missing.charge(values).sum(1)
+    cells = net.cell_parts.values()
+    raw = [*parts, *(part.nats(values) for part in cells)]
+    finite = torch.stack([torch.where(torch.isnan(part), BIG, part).clamp(max=BIG) for part in raw])
+    nats = finite
+    if net.surprise is not None:
+        n = len(net.surprise.knots)
+        nats = torch.cat([net.surprise(finite[:n]), finite[n:]])
+    if cells:
+        alarms = torch.stack([part.alarm * part.alarms(values).sum(1) for part in cells])
+        nats = torch.cat([nats[: len(parts)], nats[len(parts) :] + alarms])
     return (nats.sum(0), *nats.unbind())
 
 

@@ -69,8 +69,8 @@ class PatchScore(ScoreModule):
         return self.patches.model
 
     @property
-    def part_names(self) -> tuple[str, ...]:
-        return self.patches.part_names
+    def model_parts(self) -> tuple[str, ...]:
+        return self.patches.model_parts
 
     @property
     def level(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -14,7 +14,9 @@ from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.backbone import Backbone
 from anomaly_vae.models.base import VAE
-from anomaly_vae.scoring.parts.base import Batch, ElementPart, Normals, Part
+from anomaly_vae.scoring.parts.base import Batch, CellPart, ElementPart, Normals, Part
+from anomaly_vae.scoring.parts.constant import Constant
+from anomaly_vae.scoring.parts.missing import Missing
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 from anomaly_vae.scoring.parts.sensor_level import SensorLevel
 from anomaly_vae.scoring.surprise import Surprise
@@ -31,7 +33,8 @@ class ScoreModule(nn.Module, ABC):
     has_density: whether the model's likelihood is one of the data itself. backbone: the frozen network in front of the
     model, whose weights begin with `frozen_prefix` in the state; None and "" without one. level, prior: the parts that
     are more than nats of samples, None where the score has none: the level of sensors is fitted and computed where
-    windows are folded, and a mixture prior can be sampled. surprise: what turns the parts of `forward`, once windows
+    windows are folded, and a mixture prior can be sampled. cells: the parts that are of cells, by column, which
+    `forward` has none of. surprise: what turns the parts of `forward`, once windows
     are folded, into those of the score; None: the score is the sum of raw nats.
     """
 
@@ -44,6 +47,7 @@ class ScoreModule(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.register_module("surprise", None)
+        self.cells = nn.ModuleDict()
 
     @property
     @abstractmethod
@@ -55,8 +59,25 @@ class ScoreModule(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def model_parts(self) -> tuple[str, ...]:
+        """The columns of the score that are of what the model makes of a sample, in their order."""
+
+    @property
     def part_names(self) -> tuple[str, ...]:
         """The columns of the score, in their order."""
+        return (*self.model_parts, *self.cells)
+
+    @property
+    def cell_parts(self) -> dict[str, CellPart]:
+        return cast("dict[str, CellPart]", dict(self.cells.items()))
+
+    @property
+    def missing(self) -> Missing | None:
+        return cast("Missing | None", self.cell_parts.get("missing"))
+
+    @property
+    def constant(self) -> Constant | None:
+        return cast("Constant | None", self.cell_parts.get("constant"))
 
     @property
     @abstractmethod
@@ -105,10 +126,11 @@ class ScoreModule(nn.Module, ABC):
 class ScoreModel(ScoreModule):
     """A model and a list of parts, by column, whose sum is the score."""
 
-    def __init__(self, model: VAE, parts: list[Part]) -> None:
+    def __init__(self, model: VAE, parts: list[Part], cells: Iterable[CellPart] = ()) -> None:
         """Raises ConfigError where two parts have the same column."""
         super().__init__()
         self.vae, self.parts = model, nn.ModuleDict()
+        self.cells.update({part.column: part for part in cells})
         for part in parts:
             if part.column in self.parts:
                 raise ConfigError(
@@ -125,7 +147,7 @@ class ScoreModel(ScoreModule):
         return cast("dict[str, Part]", dict(self.parts.items()))
 
     @property
-    def part_names(self) -> tuple[str, ...]:
+    def model_parts(self) -> tuple[str, ...]:
         return (*self.by_column, *(column for part in self.by_column.values() for column in part.further_columns))
 
     @property

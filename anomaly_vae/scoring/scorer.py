@@ -47,7 +47,7 @@ class Scorer:
         if not self.kind.ordered:
             return self.layout.shape
         assert self.window
-        return (*self.layout.shape, self.window)  # (C, T)
+        return (len(self.layout.read), self.window)  # (C, T)
 
     def stream(self, chunks: Iterable[Chunk], explain: bool = False) -> Iterator[tuple[Chunk, Scores]]:
         """Samples and their scores, in the order of the chunks and in constant memory. Steps of a series come when
@@ -71,7 +71,7 @@ class Scorer:
             return self.scaler.read(chunk.values[rows], None if chunk.condition is None else chunk.condition[rows])
 
         parts, nats = self._forward(read, len(chunk), explain, first, own)
-        return self._combined(chunk.ids, parts, None if nats is None else self.scaler.by_column(nats))
+        return self._combined(chunk, parts, None if nats is None else self.scaler.by_column(nats))
 
     def _forward(
         self, read: Callable[[slice], NDArray[np.float32]], n: int, keep: bool, first: int, own: Tensor | None = None
@@ -103,14 +103,31 @@ class Scorer:
         kept = [d[1] for d in done if d[1] is not None]
         return joined, torch.cat(kept).cpu().numpy() if kept else None
 
+    @torch.inference_mode()
     def _combined(
-        self, ids: NDArray[np.generic], parts: Mapping[str, NDArray[Any]], elements: NDArray[np.float32] | None
+        self, chunk: Chunk, parts: Mapping[str, NDArray[Any]], elements: NDArray[np.float32] | None
     ) -> Scores:
-        """Scores of raw parts."""
+        """Scores of the model's raw parts, with those of the cells."""
+        cells, missing, alarms = self.score_model.cell_parts, self.score_model.missing, {}
+        if cells:
+            values = torch.from_numpy(chunk.values).to(next(self.score_model.parameters()).device)
+            by_cell = torch.zeros_like(values)
+            parts = dict(parts)
+            if missing is not None:
+                by_cell += missing.charge(values)
+                parts["recon"] = parts["recon"] + by_cell.sum(1).cpu().numpy()
+            for name, part in cells.items():
+                nats, alarm = part.nats(values), part.alarm * part.alarms(values)
+                parts[name], alarms[name] = nats.cpu().numpy(), alarm.sum(1).cpu().numpy()
+                by_cell += part.elements(values) + alarm
+            if elements is not None:
+                by_cell[:, : elements.shape[1]] += torch.from_numpy(elements).to(values.device)
+                elements = by_cell.float().cpu().numpy()
         raw = _rounded(parts)
-        if self.surprise is None:
-            return Scores(ids, raw, elements)
-        return Scores(ids, self.surprise.parts(raw), elements, raw)
+        nats = raw if self.surprise is None else self.surprise.parts(raw)
+        for of_score in (nats,) if self.surprise is None else (nats, raw):
+            of_score |= {name: (of_score[name] + alarm).round(DECIMALS) for name, alarm in alarms.items()}
+        return Scores(chunk.ids, nats, elements, None if self.surprise is None else raw)
 
     # --- series ----------------------------------------------------------------------------------------------------
 
@@ -135,9 +152,10 @@ class Scorer:
             if len(ids):
                 recon, *further = (nats.sum(axis=1) for nats in arrays)
                 columns = (recon, *shares.T, *further)
-                parts = dict(zip(self.score_model.part_names, columns, strict=True))
+                parts = dict(zip(self.score_model.model_parts, columns, strict=True))
                 by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
-                yield _first(waiting, len(ids)), self._combined(ids, parts, by_sensor)
+                chunk = _first(waiting, len(ids))
+                yield chunk, self._combined(chunk, parts, by_sensor)
 
     def _fold(
         self, chunks: Iterable[Chunk], stage: Callable[[], Stage]
@@ -151,7 +169,7 @@ class Scorer:
 
         level = self.score_model.level
         folded = ("recon",) if level is None else ("recon", *level.further_columns)
-        n_shares = len(self.score_model.part_names) - len(folded)
+        n_shares = len(self.score_model.model_parts) - len(folded)
         folder = WindowFolder(self.window, prepare, stage, self.scaler.n_condition, n_shares)
         for chunk in chunks:
             condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition

@@ -20,8 +20,8 @@ class Scores:
     """Scores of N samples.
 
     parts: name -> (N,) float64 nats, `recon` and `kl` first; the score is their sum. elements: (N, *shape) float32
-    nats of reconstruction, the share of each column, sensor or pixel in recon, of images summed over channels
-    (N, 1, H, W); None where it was not asked for. raw: the parts before they were turned into surprises; None where the
+    nats of reconstruction and of the parts that are of cells, the share of each column, sensor or pixel, of images
+    summed over channels (N, 1, H, W); None where it was not asked for. raw: the parts before they were turned into surprises; None where the
     score is the sum of raw nats.
     """
 

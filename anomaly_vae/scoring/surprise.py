@@ -21,6 +21,7 @@ ROWS = 20_000  # held-out normals at most that are looked at
 FOLDS = 50  # parts of the held-out normals, each judged by the others
 SHARE, SPREAD = 0.2, 3.0  # the tail: that share of n held-out normals, and SPREAD * sqrt(n) of them, at most
 SHAPE, WEIGHT = 0.5, 10  # what the tail's shape is shrunk to, and how many held-out normals that counts as
+AS_IT_IS = -1.0  # instead of the shape of a tail whose excess is a surprise already
 LEAST_SHAPE = 1e-3  # of a tail: one that seems to end counts as exponential
 TIES = 5  # decimals of raw nats, below which they tie
 
@@ -39,9 +40,12 @@ class Surprise(nn.Module):
     surprises: Tensor  # (P, K) at the knots
     tail: Tensor  # (P, 2) scale (nats) and shape of the excess over the last knot
 
-    def __init__(self, n_parts: int) -> None:
-        """Of so many parts, to be fitted or loaded."""
+    def __init__(self, n_parts: int, n_known: int = 0) -> None:
+        """Of so many parts, to be fitted or loaded, and so many more whose nats beyond held-out normals are -log p as
+        they stand, and 0 for the most usual sample. What comes behind these is no surprise, and stays as it is."""
         super().__init__()
+        self.n_known = n_known
+        n_parts += n_known
         self.register_buffer("knots", torch.zeros(n_parts, KNOTS, dtype=torch.float64))
         self.register_buffer("surprises", torch.zeros(n_parts, KNOTS, dtype=torch.float64))
         self.register_buffer("tail", torch.ones(n_parts, 2, dtype=torch.float64))
@@ -52,17 +56,21 @@ class Surprise(nn.Module):
         A held-out normal that is ranked among themselves is never beyond the largest, where a fresh one may be. Judged
         by the others it is as surprising as a fresh one, and a threshold chosen by these scores keeps its promise.
         """
-        stacked = np.stack(list(raw.values()))
+        stacked = self._stacked(raw)
         self.fit_nats(stacked)
-        return _by_name(raw, cross_fitted(stacked))
+        return _by_name(raw, cross_fitted(stacked, self.n_known))
 
     def parts(self, raw: Mapping[str, Nats]) -> dict[str, Nats]:
         """The surprises (N,) of raw parts (N,)."""
-        return _by_name(raw, self.of(np.stack(list(raw.values()))))
+        return _by_name(raw, self.of(self._stacked(raw)))
+
+    def _stacked(self, raw: Mapping[str, Nats]) -> Nats:
+        return np.stack(list(raw.values())[: len(self.knots)])
 
     def fit_nats(self, raw: Nats) -> None:
         """To raw nats (P, n) of held-out normals."""
-        fitted = [_fitted(part) for part in raw[:, _spaced(raw.shape[1], ROWS)]]
+        some, known = raw[:, _spaced(raw.shape[1], ROWS)], len(raw) - self.n_known
+        fitted = [_fitted(part, number >= known) for number, part in enumerate(some)]
         self.knots, self.surprises, self.tail = (
             torch.from_numpy(np.stack(arrays)) for arrays in zip(*fitted, strict=True)
         )
@@ -79,7 +87,10 @@ class Surprise(nn.Module):
         share = ((raw - low) / (high - low).clamp(min=1e-300)).clamp(0, 1)
         scale, shape = self.tail[:, :1], self.tail[:, 1:]
         excess = (raw - self.knots[:, -1:]).clamp(min=0)
-        return least + share * (most - least) + torch.log1p(shape * excess / scale) / shape
+        tail = torch.log1p(shape * excess / scale) / shape
+        if self.n_known:
+            tail = torch.where(shape == AS_IT_IS, excess, tail)
+        return least + share * (most - least) + tail
 
     def of(self, raw: Nats) -> Nats:
         """The same of arrays."""
@@ -87,11 +98,12 @@ class Surprise(nn.Module):
         return surprises
 
 
-def cross_fitted(raw: Nats) -> Nats:
-    """(P, n) surprises of raw nats (P, n) of held-out normals, each by a fit to others than itself."""
+def cross_fitted(raw: Nats, n_known: int = 0) -> Nats:
+    """(P, n) surprises of raw nats (P, n) of held-out normals, each by a fit to others than itself. n_known: see
+    `Surprise`."""
     n = raw.shape[1]
     fitted = _spaced(n, ROWS)
-    found, other = np.empty_like(raw), Surprise(len(raw))
+    found, other = np.empty_like(raw), Surprise(len(raw) - n_known, n_known)
     folds = np.full(n, -1)  # of those that no fit would be to
     folds[fitted] = np.arange(len(fitted)) % min(FOLDS, len(fitted))
     for fold in np.unique(folds):
@@ -101,7 +113,7 @@ def cross_fitted(raw: Nats) -> Nats:
 
 
 def _by_name(raw: Mapping[str, Nats], surprises: Nats) -> dict[str, Nats]:
-    return {name: nats.round(DECIMALS) for name, nats in zip(raw, surprises, strict=True)}
+    return dict(raw) | {name: nats.round(DECIMALS) for name, nats in zip(raw, surprises, strict=False)}
 
 
 def _spaced(n: int, most: int) -> NDArray[np.intp]:
@@ -109,16 +121,19 @@ def _spaced(n: int, most: int) -> NDArray[np.intp]:
     return np.linspace(0, n - 1, min(n, most)).round().astype(np.intp)
 
 
-def _fitted(raw: Nats) -> tuple[Nats, Nats, Nats]:
-    """(knots (K,), surprises (K,), tail (2,)) of raw nats (n,) of held-out normals."""
+def _fitted(raw: Nats, known: bool = False) -> tuple[Nats, Nats, Nats]:
+    """(knots (K,), surprises (K,), tail (2,)) of raw nats (n,) of held-out normals. known: see `Surprise`."""
     values, n = np.sort(raw.round(TIES)), len(raw)
-    in_tail = max(1, min(math.ceil(SHARE * n), math.ceil(SPREAD * math.sqrt(n))))
+    in_tail = 1 if known else max(1, min(math.ceil(SHARE * n), math.ceil(SPREAD * math.sqrt(n))))
     rank = np.arange(n, in_tail - 1, -1)
     if len(rank) > KNOTS:
         rank = np.unique(np.geomspace(n, in_tail, KNOTS).round().astype(int))[::-1]
     knots, first = np.unique(values[n - rank], return_index=True)  # of ties the last rank, the largest probability
     surprises = -np.log(rank[first] / (n + 1))
     missing = KNOTS - len(knots)
+    if known:
+        surprises -= surprises[0]
+        return np.pad(knots, (missing, 0), "edge"), np.pad(surprises, (missing, 0), "edge"), np.array([1.0, AS_IT_IS])
     tail = generalised_pareto(values[n - in_tail :] - knots[-1], float(knots[-1] - knots[0]))
     return np.pad(knots, (missing, 0), "edge"), np.pad(surprises, (missing, 0), "edge"), np.array(tail)
 

@@ -40,8 +40,8 @@ class TiledScore(ScoreModule):
         return self.tile.model
 
     @property
-    def part_names(self) -> tuple[str, ...]:
-        return self.tile.part_names
+    def model_parts(self) -> tuple[str, ...]:
+        return self.tile.model_parts
 
     @property
     def level(self) -> SensorLevel | None:

@@ -97,12 +97,16 @@ def trace(detector: Detector) -> ExportedProgram:
 def about(detector: Detector) -> dict[str, str]:
     """The description of a detector that an exported file holds; lists and objects are JSON."""
     layout = detector.layout
-    columns = [{"name": column.name, "categories": column.categories} for column in layout.columns]
+    columns = [
+        {"name": column.name, "categories": column.categories, "constant": column.constant} for column in layout.columns
+    ]
     return {
         "anomaly_vae": __version__,
         "kind": layout.kind,
         "shape": json.dumps(layout.shape),
-        "columns": json.dumps(columns or [{"name": name, "categories": None} for name in layout.pixels]),
+        "columns": json.dumps(
+            columns or [{"name": name, "categories": None, "constant": None} for name in layout.pixels]
+        ),
         "pixel_max": f"{layout.pixel_max:g}",
         "window": str(detector.config.data.window or ""),
         "threshold": repr(detector.threshold.value),

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
 from anomaly_vae.core.errors import DataError, DetectorError
 from anomaly_vae.data.tabular import TabularSource
 from anomaly_vae.detector.detector import Detector
@@ -25,7 +28,8 @@ class Check:
     data: the path of the data. rows, alarms: the numbers of rows and of alarms. promised: the false-alarm rate of the
     threshold. low, high: the 99 % interval of the share of alarms among normal rows. findings: one for each quantity,
     the largest drift first. new: column -> categories that training did not have. lost: column -> categories of
-    training that the data does not have. notes: what the user should know about how the data was read.
+    training that the data does not have. moved: watched column -> rows in which it has another value than in training.
+    notes: what the user should know about how the data was read.
     """
 
     data: str
@@ -37,6 +41,7 @@ class Check:
     findings: tuple[Finding, ...]
     new: dict[str, list[str]]
     lost: dict[str, list[str]]
+    moved: dict[str, int]
     notes: tuple[str, ...] = ()
 
     @property
@@ -49,7 +54,8 @@ class Check:
         """The reasons why the detector should be fitted again; empty if there are none."""
         drifts = tuple(f"{finding.name} drifted" for finding in self.findings if finding.drifted)
         alarms = (f"{100 * self.share:.3g} % of the rows are alarms, {100 * self.high:.3g} % at most were promised",)
-        return (alarms if self.share > self.high else ()) + drifts
+        moved = tuple(f"{name}, constant or empty in training, is not in {n} rows" for name, n in self.moved.items())
+        return (alarms if self.share > self.high else ()) + moved + drifts
 
     def to_json(self) -> str:
         """The fields, `share`, `retrain` and `reasons` as JSON."""
@@ -92,12 +98,17 @@ def monitor(
     source = reopen(path, detector, skip_broken=skip_broken, written=written)
     monitored = MonitoredValues(detector.layout, detector.scaler)
     tests = [DriftTest(reference) for reference in detector.references]
+    watched, constant = detector.layout.watched, detector.score_model.constant
     rows = alarms = 0
+    moved = np.zeros(len(watched), np.intp)
     for chunk, scores in detector.score_source(source):
         rows, alarms = rows + len(scores), alarms + int((scores.total >= detector.threshold.value).sum())
         quantities = (*monitored.of(chunk).T, *scores.parts.values())
         for test, values in zip(tests, quantities, strict=True):
             test.add(values)
+        if constant is not None:
+            values = torch.from_numpy(chunk.values).to(constant.alarm.device)
+            moved += constant.departed(values).sum(0).cpu().numpy()
     if not rows:
         raise DataError(f"{path}: holds no rows to compare")
     low, high = detector.alarm_interval(rows, 1 - LEVEL)
@@ -111,6 +122,7 @@ def monitor(
         findings=tuple(judge(tests, LEVEL)),
         new=_new_categories(source, tests) if isinstance(source, TabularSource) else {},
         lost={test.reference.name: lost for test in tests if (lost := test.lost())},
+        moved={column.name: n for column, n in zip(watched, moved.tolist(), strict=True) if n},
         notes=source.notes,
     )
     if run_id:

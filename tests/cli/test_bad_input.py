@@ -270,7 +270,8 @@ def test_a_column_without_any_value_is_left_out_and_named(workplace: Path) -> No
     write(workplace, {"data.csv": csv(empty=[None] * 80)})
     result = CliRunner().invoke(main, ["fit", "data.csv", *OFF])
     assert result.exit_code == 0
-    assert result.stderr.count("worry: left out column 'empty': no value in the training rows\n") == 1
+    said = "in training 'empty' is empty: watched, another value is an alarm; --set 'data.drop=[empty]'"
+    assert result.stderr.count(said) == 1
     assert max(Counter(result.stderr.splitlines()).values()) == 1, "nothing is said twice"
 
 

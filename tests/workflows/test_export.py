@@ -69,8 +69,16 @@ def rows_of(kind: str, folder: Path) -> tuple[Path, Path, pd.DataFrame]:
         frame.loc[::7, "b"] = np.nan
         frame.loc[3::9, "kind"] = None
         frame.loc[160, "kind"] = "new"
+        frame = frame.astype({"open": object}).assign(still=1.5, unit="mm", aux=None)
+        frame.loc[165, "still"], frame.loc[170, "unit"], frame.loc[175, "aux"] = 2.5, "inch", "9"
+        frame.loc[180, "a"] = np.nan
+        frame.loc[185, ["a", "b", "c", "d"]], frame.loc[185, ["kind", "open"]] = np.nan, None
+    elif kind == "series":
+        frame = plant().iloc[:500, :4].assign(still=3)
+        frame.loc[420:424, "still"] = 4
+        frame.iloc[430:440, 1] = np.nan
     else:
-        frame = pixel_table().iloc[:200, 1:] if kind == "pixels" else plant().iloc[:500, :4]
+        frame = pixel_table().iloc[:200, 1:]
     trained = TRAINED if kind != "series" else 400
     frame[:trained].to_csv(folder / "old.csv", index=False)
     frame[trained:].to_csv(folder / "new.csv", index=False)

@@ -122,7 +122,7 @@ class ImageSource:
     def count(self) -> int:
         return len(self._listing.files)
 
-    def learn(self, rows: NDArray[np.intp]) -> Layout:
+    def learn(self, rows: NDArray[np.intp], held: NDArray[np.intp] | None = None) -> Layout:
         """Pictures of `data.size`, grey if none of the training pictures that are looked at has colour.
 
         Raises DataError for fewer than two pictures, ConfigError for tiles that are not smaller than the pictures.

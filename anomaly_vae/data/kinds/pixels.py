@@ -63,7 +63,7 @@ class PixelSource(TabularSource):
     def preload(self, store: ArrayStore) -> None:
         """Does nothing: the file is read as a stream, and a fit keeps one byte for each pixel."""
 
-    def learn(self, rows: NDArray[np.intp]) -> Layout:
+    def learn(self, rows: NDArray[np.intp], held: NDArray[np.intp] | None = None) -> Layout:
         """The pixel columns in the order of the file, the shape of a picture, and whether white is 1 or 255.
 
         Raises DataError if the columns do not make a picture of the configured shape, and for values out of range.

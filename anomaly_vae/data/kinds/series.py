@@ -25,10 +25,11 @@ from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.readers.base import Reader, plural
 from anomaly_vae.data.readers.cells import NumberFormat, as_labels, is_number, is_truth_pair
 from anomaly_vae.data.readers.reordered import ReorderedReader
-from anomaly_vae.data.scaling import Element, Scaler, moments
+from anomaly_vae.data.scaling import Element, Scaler
 from anomaly_vae.data.source import ROWS, Chunk, CodedText, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
 from anomaly_vae.data.tabular import TabularSource, as_text, column_names, column_values, reader_of
+from anomaly_vae.data.units import RESOLUTION, moments, smallest_step, unit_of
 
 BLOCKS, SLOW = 8, 0.4  # number of blocks of `_slow_share`, and the share above which a sensor is read as differences
 KEPT = 1 << 23  # number of rows whose time steps are kept in memory; of a longer file they are read again
@@ -93,14 +94,14 @@ class SeriesSource(TabularSource):
     def preload(self, store: ArrayStore) -> None:
         self.load(self._special, store)
 
-    def learn(self, rows: NDArray[np.intp]) -> Layout:
-        """The sensors: columns of numbers and of truth values, such as on and off (1, 0). Text and constant columns are
-        left out.
+    def learn(self, rows: NDArray[np.intp], held: NDArray[np.intp] | None = None) -> Layout:
+        """The sensors: columns of numbers and of truth values, such as on and off (1, 0). Constant ones are watched,
+        text is left out.
 
         Raises DataError for fewer than two rows, infinite values or text in a column of numbers, and if no sensor is
         left.
         """
-        columns, left_out = self.inputs(rows, self._special)
+        columns, watched, left_out = self.inputs(rows, self._special, held)
         sensors: list[Column] = []
         for column in columns:
             if column.categories is None:
@@ -109,7 +110,7 @@ class SeriesSource(TabularSource):
                 sensors.append(Column(column.name, format=NumberFormat(truths=True)))
             else:
                 left_out[column.name] = "text; a series is made of numbers"
-        self.need_columns(sensors, left_out)
+        self.need_columns(sensors, watched, left_out)
         per_day = step = gap = None
         if self.clock is not None:
             since = np.concatenate(list(self._pieces()))[rows]
@@ -121,8 +122,8 @@ class SeriesSource(TabularSource):
                 per_day = float(timestamps.DAY / np.median(since))
         return Layout(
             kind=self.kind,
-            shape=(len(sensors),),
-            columns=tuple(sensors),
+            shape=(len(sensors) + len(watched),),
+            columns=(*sensors, *watched),
             conditions=self.conditions(rows),
             label=self.config.label,
             id=self.config.id,
@@ -397,17 +398,17 @@ def _window(train_rows: int) -> int:
 
 
 def _elements(columns: Iterable[NDArray[Any]], layout: Layout, after_gap: NDArray[np.bool_] | None) -> list[Element]:
-    del layout
-    return [_sensor(x, index, after_gap) for index, x in enumerate(columns)]
+    read = zip(layout.columns, columns, strict=True)
+    return [_sensor(x, index, after_gap) for index, (column, x) in enumerate(read) if column.constant is None]
 
 
 def _sensor(x: NDArray[np.float64], index: int, after_gap: NDArray[np.bool_] | None = None) -> Element:
     """The element of sensor number `index` with training values x (N,): linear, or differences if it drifts."""
     present = x[~np.isnan(x)]
-    mean, deviation = float(present.mean()), float(present.std())
-    # the floor is for sensors that were almost constant in training and move slightly later
-    scale = max(deviation, 1e-3 * max(1e-2, abs(mean))) if deviation > 1e-9 else 1e-2
-    if _slow_share(present) <= SLOW:
+    mean, deviation = moments(present)
+    # a sensor that is almost always the same and sometimes a step off: a later step is no more than one unit
+    scale = max(deviation, smallest_step(present))
+    if _slow_share(present / unit_of(present)) <= SLOW:
         return Element(index, "linear", mean, scale)
     differences = np.diff(present, prepend=present[0]) / scale
     if after_gap is not None:
@@ -422,7 +423,7 @@ def _slow_share(x: NDArray[np.float64]) -> float:
     It is near 0 for a stationary sensor and near 1 for one that drifts, whose later values leave the training range.
     """
     length, variance = len(x) // BLOCKS, float(x.var())
-    if length == 0 or variance < 1e-12:
+    if length == 0 or variance <= RESOLUTION**2:
         return 0.0
     return float(x[len(x) - BLOCKS * length :].reshape(BLOCKS, length).mean(1).var()) / variance
 
@@ -446,7 +447,7 @@ SERIES = Kind(
             "members": 1,
         },
         "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0, "jitter": 0.0},
-        "scoring": {"combine": "sum", "recon": "level", "prior": "normal", "neighbours": 0, "parts": ()},
+        "scoring": {"combine": "sum", "recon": "level", "prior": "normal", "neighbours": 0, "parts": ("missing",)},
         "threshold": {"unlabelled": "tail=0.001"},
     },
     reads="reads rows as time steps in order",

@@ -18,10 +18,11 @@ from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.readers.base import Reader, plural
-from anomaly_vae.data.scaling import Element, Scaler, moments
+from anomaly_vae.data.scaling import Element, Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.spill import ArrayStore
 from anomaly_vae.data.tabular import TabularSource, column_names, column_values, reader_of
+from anomaly_vae.data.units import moments
 
 
 class TableSource(TabularSource):
@@ -41,19 +42,19 @@ class TableSource(TabularSource):
     def preload(self, store: ArrayStore) -> None:
         self.load(self.special, store)
 
-    def learn(self, rows: NDArray[np.intp]) -> Layout:
+    def learn(self, rows: NDArray[np.intp], held: NDArray[np.intp] | None = None) -> Layout:
         """The input columns. Truth values, and text of few distinct values, become categories.
 
-        Constant columns, identifiers, free text and timestamps are left out.
+        Constant and empty columns are watched; identifiers, free text and timestamps are left out.
         Raises DataError for fewer than two rows, infinite values or text in a column of numbers, and if no column is
         left.
         """
-        columns, left_out = self.inputs(rows, self.special)
-        self.need_columns(columns, left_out)
+        columns, watched, left_out = self.inputs(rows, self.special, held)
+        self.need_columns(columns, watched, left_out)
         return Layout(
             kind=self.kind,
-            shape=(len(columns),),
-            columns=tuple(columns),
+            shape=(len(columns) + len(watched),),
+            columns=(*columns, *watched),
             conditions=self.conditions(rows),
             label=self.config.label,
             id=self.row_id(left_out),
@@ -88,6 +89,8 @@ def _elements(columns: Iterable[NDArray[Any]], layout: Layout, after_gap: NDArra
     plain: list[Element] = []
     tails: list[Element] = []
     for index, (column, cells) in enumerate(zip(layout.columns, columns, strict=True)):
+        if column.constant is not None:
+            continue
         if column.categories is not None:
             plain.append(Element(index, "code"))
             continue
@@ -123,7 +126,7 @@ TABLE = Kind(
             "recon": "likelihood",
             "prior": "mixture",
             "neighbours": 2048,
-            "parts": ("lof", "marginals"),
+            "parts": ("lof", "marginals", "missing"),
         },
         "threshold": {"unlabelled": "fpr=0.01"},
     },

@@ -9,7 +9,7 @@ from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.core.registry import expected
 
 if TYPE_CHECKING:
-    from anomaly_vae.scoring.parts.base import Part
+    from anomaly_vae.scoring.parts.base import AnyPart
 
 # name of the part: (its column among the scores, where its class is). scoring.recon is a name of the column recon,
 # scoring.prior one of the column kl; scoring.parts are names of further columns.
@@ -23,6 +23,8 @@ PARTS: dict[str, tuple[str, str]] = {
     "neighbours": ("neighbours", "anomaly_vae.scoring.parts.knn_density:KNNDensity"),
     "lof": ("lof", "anomaly_vae.scoring.parts.local_outlier:LocalOutlierFactor"),
     "marginals": ("marginals", "anomaly_vae.scoring.parts.marginals:Marginals"),
+    "missing": ("missing", "anomaly_vae.scoring.parts.missing:Missing"),
+    "constant": ("constant", "anomaly_vae.scoring.parts.constant:Constant"),
     "memory": ("neighbours", "anomaly_vae.scoring.parts.memory_bank:MemoryBank"),
 }
 
@@ -35,8 +37,8 @@ def names_of(column: str) -> tuple[str, ...]:
     return tuple(name for name, (of, _) in PARTS.items() if of == column)
 
 
-def part_class(name: str) -> type[Part]:
+def part_class(name: str) -> type[AnyPart]:
     """The class of a part. Raises ConfigError, listing the names, for an unknown one."""
     if name not in PARTS:
         raise ConfigError(f"setting 'scoring.parts' = {name!r}: {expected(PARTS)}")
-    return cast("type[Part]", resolve_name(PARTS[name][1]))
+    return cast("type[AnyPart]", resolve_name(PARTS[name][1]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_vae.core.config import ScoringConfig
+from anomaly_vae.data.source import Layout
 from anomaly_vae.models.base import VAE, Output
 
 
@@ -56,16 +57,54 @@ class Normals:
                 yield Batch(some, self.model(some), self.raw(some))
 
 
-class Part(nn.Module, ABC):
+class AnyPart(nn.Module, ABC):
     """One summand of the score, in nats: higher is more anomalous.
 
     What `fit` learns is held in buffers, which a detector's folder keeps.
     """
 
     column: ClassVar[str]  # its name among the scores
+    sized_by_fit: ClassVar[tuple[str, ...]] = ()  # buffers whose size depends on how much data there was
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        """Takes the size of the buffers that fit sizes from the saved ones."""
+        for name in self.sized_by_fit:
+            saved, buffer = state_dict.get(prefix + name), self.get_buffer(name)
+            if saved is not None and saved.dim() == buffer.dim():
+                setattr(self, name, buffer.new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class CellPart(AnyPart):
+    """A summand that is of the cells of a row, or step, as they stand in the data, whatever the model makes of them.
+
+    Its nats have a usual size, and go the way of the other parts'. Its alarms are added behind all, as they are.
+    """
+
+    alarm: Tensor  # () nats of an alarm
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.register_buffer("alarm", torch.zeros((), dtype=torch.float64))
+
+    def nats(self, values: Tensor) -> Tensor:
+        """(N,) nats of rows (N, F) float64, NaN where missing."""
+        return torch.zeros_like(values[:, 0])
+
+    def elements(self, values: Tensor) -> Tensor:
+        """(N, F) the share of each cell."""
+        return torch.zeros_like(values)
+
+    @abstractmethod
+    def alarms(self, values: Tensor) -> Tensor:
+        """(N, F) the share of each cell in the alarms of a row, of `alarm` nats each."""
+
+
+class Part(AnyPart):
+    """A summand that is of what the model makes of a sample."""
+
     further_columns: ClassVar[tuple[str, ...]] = ()  # names of what folding windows adds behind all columns
     of_steps: ClassVar[bool] = False  # whether it has nats of time steps, once windows are folded, and none of samples
-    sized_by_fit: ClassVar[tuple[str, ...]] = ()  # buffers whose size depends on how much data there was
 
     @classmethod
     def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> Self:
@@ -82,14 +121,6 @@ class Part(nn.Module, ABC):
     @abstractmethod
     def nats(self, batch: Batch) -> Tensor:
         """(B,) nats."""
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
-        """Takes the size of the buffers that fit sizes from the saved ones."""
-        for name in self.sized_by_fit:
-            saved, buffer = state_dict.get(prefix + name), self.get_buffer(name)
-            if saved is not None and saved.dim() == buffer.dim():
-                setattr(self, name, buffer.new_empty(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class ElementPart(Part, ABC):

@@ -21,15 +21,16 @@ class Marginals(Part):
     independent: it finds at a glance what is rare at all, where a decoder asks what is rare given the rest.
 
     A number that the network reads as it is and as its asinh counts twice. A histogram is linear between its nodes (a
-    frequency polygon, Scott 1985), and 0 a node's width outside training. A category has a node of its own, a missing
-    cell counts as one, and a row that is scored counts itself.
+    frequency polygon, Scott 1985), and 0 a node's width outside training. A category has a node of its own, and a
+    row that is scored counts itself. A missing cell has the mean nats of those that are not: that it is missing is of
+    the part `missing`.
     """
 
     column = "marginals"
     low: Tensor  # (E,) the first node
     width: Tensor  # (E,) between nodes
     shares: Tensor  # (K + 2, E) of training rows at each node, at an empty one before and behind them
-    missing: Tensor  # (E,) share of training rows without a value
+    missing: Tensor  # (E,) share of training rows that a missing cell counts as
     least: Tensor  # () what the row itself counts
 
     def __init__(self, rows: RowInputs) -> None:
@@ -57,14 +58,20 @@ class Marginals(Part):
         shares = torch.zeros_like(self.shares)
         for node, share in ((left, 1 - right_share), (left + 1, right_share)):
             shares.scatter_add_(0, node, share.masked_fill(absent, 0.0))
-        self.shares, self.missing = shares / len(x), absent.float().mean(0)
+        self.shares = shares / len(x)
+        there = (~absent).sum(0).clamp(min=1)
+        logs = (self._shares(x) + self.least).log().masked_fill(absent, 0.0).sum(0) / there
+        self.missing = logs.exp() - self.least
 
     def nats(self, batch: Batch) -> Tensor:
         x = batch.x[:, : len(self.low)].contiguous()  # a sum has other bits where its numbers do not lie in a row
-        left, right_share = self._place(x.nan_to_num())
-        shares = self.shares.gather(0, left) * (1 - right_share) + self.shares.gather(0, left + 1) * right_share
-        shares = torch.where(torch.isnan(x), self.missing, shares)
+        shares = torch.where(torch.isnan(x), self.missing, self._shares(x))
         return -(shares + self.least).log().sum(1)
+
+    def _shares(self, x: Tensor) -> Tensor:
+        """(B, E) the share of training rows that have about each number of x (B, E), whatever stands for a missing one."""
+        left, right_share = self._place(x.nan_to_num())
+        return self.shares.gather(0, left) * (1 - right_share) + self.shares.gather(0, left + 1) * right_share
 
     def _place(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The node to the left of each element of x (B, E), and how near the next one is, 0-1; (B, E) each."""

@@ -71,12 +71,12 @@ def numbers_of(grid: Grid, layout: Layout) -> dict[str, Any]:
         steps = flat.shape[1]
         about = {name: np.repeat(np.asarray(what), steps) for name, what in grid.about.items()}
         about["step"] = np.tile(np.arange(steps), len(flat))
-        sensors = {c.name: _significant(flat[:, :, i].ravel()) for i, c in enumerate(layout.columns)}
+        sensors = {c.name: _significant(flat[:, :, i].ravel()) for i, c in enumerate(layout.read)}
         return about | sensors
     if KINDS[layout.kind].view == "rows":
         return dict(grid.about) | {
             c.name: _significant(flat[:, i]) if c.categories is None else _names(flat[:, i], c.categories)
-            for i, c in enumerate(layout.columns)
+            for i, c in enumerate(layout.read)
         }
     pixels = np.rint(flat.reshape(len(flat), -1)).astype(np.int64)
     return dict(grid.about) | dict(zip(_pixel_names(layout), pixels.T, strict=True))
@@ -89,13 +89,13 @@ def draw_grid(grid: Grid, layout: Layout, scaler: Scaler, title: str, reference:
     values, rows, columns = grid.values, grid.rows, grid.columns
     if grid.turned:
         values, rows, columns = values.swapaxes(0, 1), columns, rows
-    names = [column.name for column in layout.columns]
+    names = [column.name for column in layout.read]
     view = KINDS[layout.kind].view
     if view == "curves":
         return plots.curve_grid(values, rows, columns, names, title, reference)
     if view == "rows":
         flat = values.reshape(-1, len(names))
-        texts = [[_text(v, c.categories) for v, c in zip(line, layout.columns, strict=True)] for line in flat]
+        texts = [[_text(v, c.categories) for v, c in zip(line, layout.read, strict=True)] for line in flat]
         return plots.row_grid(_shades(flat, layout, scaler).reshape(values.shape), texts, rows, columns, names, title)
     return plots.picture_grid(values, rows, columns, title)
 

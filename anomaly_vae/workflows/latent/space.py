@@ -256,7 +256,9 @@ class LatentSpace:
 
     def _items(self, chunk: Chunk, places: NDArray[np.intp]) -> Items:
         x = torch.from_numpy(self.detector.scaler.read(chunk.values, chunk.condition))
-        return Items(ids=chunk.ids.astype(np.str_), places=places, x=x, values=chunk.values)
+        return Items(
+            ids=chunk.ids.astype(np.str_), places=places, x=x, values=chunk.values[..., : len(self.layout.read) or None]
+        )
 
     def _windows(self, source: Source, most: int) -> Iterator[Items]:
         series = _Series(self, source)
@@ -297,7 +299,7 @@ class _Series:
             ids=self.data.ids[places[:, 0]].astype(np.str_),
             places=places,
             x=self.windows.take(torch.from_numpy(numbers)),
-            values=self.data.values[places],
+            values=self.data.values[places][..., : len(self.space.layout.read)],
         )
 
     def covering(self, step: int) -> int:

@@ -83,15 +83,15 @@ def test_sensors(tmp_path: Path) -> None:
         label="label",
     )
     layout = source.learn(np.arange(6))
-    assert layout.columns == (Column("a"), Column("on", format=NumberFormat(truths=True)))
+    on = Column("on", format=NumberFormat(truths=True))
+    assert layout.columns == (Column("a"), on, Column("still", None, 1.0))
     assert layout.left_out == {
         "time": "the time column",
         "state": "text; a series is made of numbers",
-        "still": "constant (1) in the training rows",
         "label": "the label column",
     }
     values = run(source)[1]
-    np.testing.assert_array_equal(values, [[0.5, 1], [np.nan, 0], [2, 1], [3, 1], [5, 0], [8, 0]])
+    np.testing.assert_array_equal(values, [[0.5, 1, 1], [np.nan, 0, 1], [2, 1, 1], [3, 1, 1], [5, 0, 1], [8, 0, 1]])
 
 
 def test_the_order_of_the_file_is_enough(tmp_path: Path) -> None:

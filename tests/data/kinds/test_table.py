@@ -54,16 +54,16 @@ def test_inputs_and_what_is_left_out(frame: pd.DataFrame, tmp_path: Path) -> Non
     source = opened(frame, tmp_path, label="label", max_categories=5)
     layout = source.learn(np.arange(N))
     assert source.kind == "table"
-    assert layout.shape == (4,)
-    assert layout.columns == (
+    assert layout.shape == (7,)
+    assert layout.read == (
         Column("x"), Column("few"), Column("flag", ("false", "true")), Column("colour", ("blue", "green", "red")),
     )  # fmt: skip
+    watched = (Column("constant", None, 4.0), Column("one_word", ("same",), 0.0), Column("empty", (), -1.0))
+    assert layout.watched == watched
+    assert layout.columns == layout.read + watched
     assert layout.left_out == {
         "row_number": f"{COUNTS}; --set 'data.keep=[row_number]' keeps it as an input",
         "ID": "an identifier: named like one, and different in every row; --set 'data.keep=[ID]' keeps it as an input",
-        "constant": "constant (4) in the training rows",
-        "one_word": "constant ('same') in the training rows",
-        "empty": "no value in the training rows",
         "name": "text that is different in every row, so it is the id of the output; data.id can name another column",
         "prose": "free text: 20 distinct values, data.max_categories allows 5",
         "when": "a timestamp",
@@ -82,8 +82,7 @@ def test_a_row_number_is_found_on_any_choice_of_rows(frame: pd.DataFrame, tmp_pa
 def test_only_training_rows_are_looked_at(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": [1.5, 2, 3, 4, 5, 6], "b": [1, 1, 1, 1, 2, 3], "c": list("uuvvww")})
     layout = opened(frame, tmp_path).learn(np.arange(4))
-    assert layout.columns == (Column("a"), Column("c", ("u", "v")))
-    assert layout.left_out["b"] == "constant (1) in the training rows"
+    assert layout.columns == (Column("a"), Column("c", ("u", "v")), Column("b", None, 1.0))
 
 
 def test_encoding(tmp_path: Path) -> None:

@@ -139,6 +139,6 @@ def test_parts_take_their_size_from_the_data_and_from_the_tensors(tmp_path: Path
 def test_a_table_without_numbers_has_no_distances(tmp_path: Path) -> None:
     words = pd.DataFrame({"u": RNG.choice(["x", "y"], 90), "v": RNG.choice(["p", "q", "r"], 90)})
     detector = Detector.fit(words, **TINY)
-    assert detector.score_model.part_names == ("recon", "kl", "marginals")
+    assert detector.score_model.part_names == ("recon", "kl", "marginals", "missing")
     detector.save(tmp_path / "detector")
     np.testing.assert_array_equal(Detector.load(tmp_path / "detector", "cpu").score(words), detector.score(words))

@@ -124,7 +124,7 @@ def test_marginals_by_hand() -> None:
         (9.0, 2): (1 / 8, 0),
         (19.5, 0): (1 / 8, 3 / 4),  # half way to the empty node
         (-1e6, 0): (0, 3 / 4),
-        (math.nan, 0): (1 / 4, 3 / 4),
+        (math.nan, 0): ((1 / 2 * 1 / 2 * 3 / 8) ** (1 / 3) - 1 / 4, 3 / 4),  # the mean nats of the three numbers
     }
     expected = [-math.log(a + 1 / 4) - math.log(b + 1 / 4) for a, b in asked.values()]
     torch.testing.assert_close(nats_of(part, torch.tensor(list(asked))), torch.tensor(expected))

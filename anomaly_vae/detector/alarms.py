@@ -1,0 +1,81 @@
+"""The parts of a score that are of cells: fitted to the data as it stands, and given the nats that make an alarm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anomaly_vae.data.datasets import RowDataset
+from anomaly_vae.data.loaded import LoadedData
+from anomaly_vae.data.scaling import Scaler
+from anomaly_vae.data.spill import release
+from anomaly_vae.detector.thresholds import GAP_RATE, tail_bound
+from anomaly_vae.scoring.parts.sensor_level import TEMPER
+from anomaly_vae.scoring.score_model import ScoreModule
+from anomaly_vae.scoring.scores import DECIMALS, Scores
+from anomaly_vae.training.loop import JUDGED
+
+
+def fit_cells(
+    score_model: ScoreModule, data: LoadedData, train: NDArray[np.intp], normals: NDArray[np.intp], held: RowDataset,
+    scaler: Scaler,
+) -> None:  # fmt: skip
+    """Fits what is missing to the training rows and held-out normals (row numbers); held: the samples of the latter."""
+    missing = score_model.missing
+    if missing is None:
+        return
+    missing.fit(*((chunk.values for _, chunk in data.pieces(rows)) for rows in (train, normals)))
+    if score_model.surprise is None:
+        read = scaler.by_column(_usual_nats(score_model, held)[None])[0]
+        missing.usual[: len(read)] = torch.from_numpy(read.astype(np.float64))
+    missing.to(held.device)
+
+
+@torch.no_grad()
+def _usual_nats(score_model: ScoreModule, held: RowDataset) -> NDArray[np.float32]:
+    """(E,) mean nats of each element in held-out normals that have it."""
+    samples, elements = [], []
+    for some in held.spaced(JUDGED).split(1024):
+        samples.append(held.take(some))
+        elements.append(score_model(samples[-1])[0])
+    found = torch.cat(elements)
+    if score_model.level is not None:  # whose variances are what makes a residual's mean nats these
+        return np.full(found.shape[1], 0.5 * (1 + TEMPER), np.float32)
+    there = ~torch.isnan(torch.cat(samples)[:, : found.shape[1]])
+    axes = [axis for axis in range(found.dim()) if axis != 1]
+    usual: NDArray[np.float32] = (found.sum(axes) / there.sum(axes).clamp(min=1)).cpu().numpy()
+    return usual
+
+
+def set_alarms(score_model: ScoreModule, n: int, normal: NDArray[np.float64], threshold: float) -> None:
+    """Gives an alarm so many nats that a row is one though the rest of its score is the least of a held-out normal.
+
+    n: training rows and held-out normals. normal: sorted scores of the latter. threshold: that of the normals alone.
+    """
+    reach = max(threshold, normal[-1], tail_bound(normal, GAP_RATE)) if len(normal) > 1 else max(threshold, normal[-1])
+    for part in score_model.cell_parts.values():
+        part.alarm.fill_(reach - min(normal[0], 0.0) + 2 * math.log(n + 2))
+
+
+@torch.no_grad()
+def add_alarms(score_model: ScoreModule, data: LoadedData, scores: Scores) -> None:
+    """Adds to scores, whose ids are row numbers, the alarms that have their nats now, in place."""
+    for here, values in _pieces(data, scores) if score_model.cells else ():
+        for name, part in score_model.cell_parts.items():
+            alarms = (part.alarm * part.alarms(values.to(part.alarm.device))).cpu().numpy()
+            if not alarms.any():
+                continue
+            for parts in (scores.parts, scores.raw or {}):
+                if name in parts:
+                    parts[name][here] = (parts[name][here] + alarms.sum(axis=1)).round(DECIMALS)
+            if scores.elements is not None:
+                scores.elements[here] += alarms.astype(np.float32)
+                release(scores.elements)
+
+
+def _pieces(data: LoadedData, scores: Scores) -> Iterator[tuple[slice, torch.Tensor]]:
+    return ((here, torch.from_numpy(chunk.values)) for here, chunk in data.pieces(scores.ids.astype(np.intp)))
