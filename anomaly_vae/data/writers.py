@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -50,8 +50,11 @@ def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
     def write(batch: pa.RecordBatch) -> None:
         nonlocal header
         # Arrow's "needed" quotes every text of a batch, not only those that need quotes
-        style = "needed" if _needs_quotes(batch) else "none"
-        options = pyarrow.csv.WriteOptions(include_header=header, quoting_style=style, quoting_header="none")
+        texts = [column for column in batch.columns if pa.types.is_string(column.type)]
+        cells, names = (
+            "needed" if _need_quotes(text) else "none" for text in (texts, [pa.array(batch.schema.names, pa.string())])
+        )
+        options = pyarrow.csv.WriteOptions(include_header=header, quoting_style=cells, quoting_header=names)
         sink = io.BytesIO()
         pyarrow.csv.write_csv(batch, sink, options)
         file.write(sink.getbuffer())
@@ -62,10 +65,9 @@ def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
         write(pa.RecordBatch.from_pylist([], schema))
 
 
-def _needs_quotes(batch: pa.RecordBatch) -> bool:
+def _need_quotes(texts: Iterable[pa.Array]) -> bool:
     """Whether any text holds a comma, a quote or a line break."""
-    texts = [column for column in batch.columns if pa.types.is_string(column.type)]
-    return any(pc.any(pc.match_substring_regex(column, '[,"\r\n]')).as_py() for column in texts)
+    return any(pc.any(pc.match_substring_regex(text, '[,"\r\n]')).as_py() for text in texts)
 
 
 @contextmanager

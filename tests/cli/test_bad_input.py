@@ -275,6 +275,15 @@ def test_a_column_without_any_value_is_left_out_and_named(workplace: Path) -> No
     assert max(Counter(result.stderr.splitlines()).values()) == 1, "nothing is said twice"
 
 
+@pytest.mark.parametrize(("name", "head"), [('"q" [°C], a', '"id","""q"" [°C], a"'), ("plain", "id,plain")])
+def test_names_of_columns_are_written_quoted_where_they_need_it(tmp_path: Path, name: str, head: str) -> None:
+    table = writers.batch({"id": ["x"], name: [1.5]})
+    with writers.open_writer(tmp_path / "out.csv", table.schema) as write:
+        write(table)
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8") == f"{head}\nx,1.5\n"
+    assert list(pd.read_csv(tmp_path / "out.csv").columns) == ["id", name]
+
+
 def test_the_label_may_be_absent_at_scoring(workplace: Path) -> None:
     write(workplace, {"labelled.csv": csv(label="fault"), "new.csv": TABLE})
     assert CliRunner().invoke(main, ["fit", "labelled.csv", "--label", "fault", *OFF, "-o", "det"]).exit_code == 0
