@@ -51,11 +51,11 @@ def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | No
 def _open_folder(folder: Path, config: DataConfig) -> Source:
     """A folder of pictures, or of the parts of a table."""
     from anomaly_vae.data.images.listing import has_images
-    from anomaly_vae.data.readers import containers, parts
+    from anomaly_vae.data.readers import parts
 
     if KINDS[config.kind].folders if config.kind else has_images(folder):
         return _open(folder, config)
-    reader = parts.open_parts(folder, lambda path: _reader(containers.open_file(path), config))
+    reader = parts.open_parts(folder, lambda path: open_reader(path, config))
     return _open(folder if reader is None else reader, config)
 
 
@@ -107,8 +107,15 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
     return KINDS[config.kind or "table"].open(memory.from_array(values), config, texts)
 
 
+def open_reader(path: str | Path, config: DataConfig | None = None) -> Reader:
+    """The reader of a file or pipe that holds a table. Raises DataError if it holds none."""
+    from anomaly_vae.data.readers.containers import open_file
+
+    return _reader(open_file(path), config or DataConfig())
+
+
 def _reader(file: DataFile, config: DataConfig) -> Reader:
-    """The reader of a file that is a table, by the format of its content."""
+    """The reader of a table, by the format of its content."""
     from anomaly_vae.data.readers import tables
     from anomaly_vae.data.readers.csv import CsvReader
     from anomaly_vae.data.readers.parquet import ParquetReader

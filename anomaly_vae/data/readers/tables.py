@@ -57,7 +57,7 @@ def from_json(file: DataFile) -> MemoryReader:
     return _named(MemoryReader(table), file)
 
 
-def _objects(path: str, text: str) -> list[Any]:
+def _objects(path: str, text: str) -> Any:
     """The objects of an array, or of one on each line."""
     if text.lstrip().startswith("["):
         try:
