@@ -106,7 +106,7 @@ class CsvReader(Reader):
         try:
             table = pc_csv.read_csv(io.BytesIO(text), **options)
         except FAILED as error:
-            self._explain(error)
+            self._explain(_UnreadableError(error))
         if any(pa.types.is_binary(field.type) for field in table.schema):
             raise self._not_encoded()
         return table
@@ -118,7 +118,7 @@ class CsvReader(Reader):
         for types in self._attempts(self._table_types(text)):
             try:
                 return pa.Table.from_batches(list(self._batches(types, 1 << 24)))
-            except FAILED as error:
+            except _UnreadableError as error:
                 failure = error
         return self._explain(failure)
 
@@ -129,7 +129,7 @@ class CsvReader(Reader):
             try:
                 arrow_stream.write(sink, self._batches(types))
                 return
-            except FAILED as error:
+            except _UnreadableError as error:
                 failure = error
         self._explain(failure)
 
@@ -141,7 +141,7 @@ class CsvReader(Reader):
                     yield self._cast_all(self._with_points(table, types), types, first)
                     first += table.num_rows
                 return
-            except FAILED as error:
+            except _UnreadableError as error:
                 failure = error
         self._explain(failure)
 
@@ -150,7 +150,7 @@ class CsvReader(Reader):
         if "_survey" not in vars(self):
             try:
                 count = sum(batch.num_rows for batch in self._batches({self.columns[0]: pa.string()}))
-            except FAILED as error:
+            except _UnreadableError as error:
                 self._explain(error)
         return self._survey.rows - len(self._survey.empty) if "_survey" in vars(self) else count
 
@@ -212,7 +212,7 @@ class CsvReader(Reader):
                     if not _are(self._pointed(batch[name]), types[name]):
                         text.add(name)
                 rows += batch.num_rows
-        except FAILED as error:
+        except _UnreadableError as error:
             self._explain(error)
         indices = np.concatenate(empty) if empty else np.empty(0, np.intp)
         if len(indices) == rows:
@@ -253,8 +253,13 @@ class CsvReader(Reader):
             yield batch
 
     def _parsed(self, types: Mapping[str, pa.DataType], block: int = 0) -> Iterator[pa.RecordBatch]:
-        with self._bytes() as stream, pc_csv.open_csv(stream, **self._options(types, self._quoted, block)) as batches:
-            yield from batches
+        """The columns in `types`. Raises _UnreadableError for what is not of these types, and for all that is wrong."""
+        options = self._options(types, self._quoted, block)
+        try:
+            with self._bytes() as stream, pc_csv.open_csv(stream, **options) as batches:
+                yield from batches
+        except FAILED as error:
+            raise _UnreadableError(error) from error
 
     def _options(self, types: Mapping[str, pa.DataType], quoted: bool, block: int = 0) -> dict[str, object]:
         encoding = "utf8" if self._encoding == "utf-8" else self._encoding
@@ -346,8 +351,9 @@ class CsvReader(Reader):
         except UnicodeDecodeError as error:
             raise self._not_encoded() from error
 
-    def _explain(self, error: Exception) -> NoReturn:
+    def _explain(self, failure: _UnreadableError) -> NoReturn:
         """Raises a DataError that says where reading failed; pyarrow does not report the place, so it is searched."""
+        error = failure.error
         if isinstance(error, BROKEN) and not isinstance(error, pa.ArrowException | UnicodeDecodeError):
             raise self._file.broken() from error
         self._check_encoding()
@@ -399,6 +405,14 @@ class CsvReader(Reader):
                     byte = error.object[error.start]
                     return DataError(f"{self.path}: not {what}: line {number} holds the byte 0x{byte:02x}; {otherwise}")
         return DataError(f"{self.path}: not {what}; {otherwise}")
+
+
+class _UnreadableError(Exception):
+    """Reading failed, by no fault of who takes what was read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def _has_lines(text: str) -> bool:
@@ -456,6 +470,6 @@ def _are(cells: pa.Array, type_: pa.DataType) -> bool:
     cells = pc.ascii_trim_whitespace(cells)
     try:
         pc.cast(pc.if_else(pc.is_in(cells, pa.array(NULLS)), None, cells), type_)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return False
     return True
