@@ -334,8 +334,9 @@ def _few(column: pa.ChunkedArray, most: int) -> dict[str, int] | None:
     return counts if 2 <= len(counts) <= most else None
 
 
-def _empty(name: str) -> tuple[Column, str]:
-    return Column(name, (), -1.0), ""
+def _empty(name: str) -> tuple[Column | None, str]:
+    """An empty column is watched, unless it is made by a separator at the end of each line."""
+    return (None, "without a name and a value") if name.startswith("Unnamed: ") else (Column(name, (), -1.0), "")
 
 
 def _watched(column: Column, seen: int, rows: int) -> tuple[Column | None, str]:

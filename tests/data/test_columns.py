@@ -271,9 +271,8 @@ def test_a_growing_sensor_of_a_series_is_no_identifier(tmp_path: Path) -> None:
 
 def test_the_only_text_that_differs_in_every_row_is_the_id(tmp_path: Path) -> None:
     names = [f"T-{i}" for i in range(N)]
-    source = opened(
-        tmp_path, {"who": names, "when": [f"05.01.2024 {i // 60:02d}:{i % 60:02d}" for i in range(N)], "z": Z}
-    )
+    times = [f"05.01.2024 {i // 60:02d}:{i % 60:02d}" for i in range(N)]
+    source = opened(tmp_path, {"who": names, "when": times, "z": Z}, kind="table")
     layout = source.learn(np.arange(N))
     assert (layout.id, layout.left_out["who"].split(", so")[0]) == ("who", "text that is different in every row")
     assert [id_ for chunk in source.chunks(layout, 16) for id_ in chunk.ids] == names
