@@ -72,8 +72,8 @@ class PixelSource(TabularSource):
         names = pixel_columns(self.reader, self.config)
         shape = self._shape(len(names))
         white = 1.0 if self._largest(names, rows) <= 1 else 255.0
-        reasons = self.special
-        left_out = {n: reasons.get(n, "not a pixel") for n in self.reader.columns if n not in set(names)}
+        reasons, pixels = self.special, set(names)
+        left_out = {n: reasons.get(n, "not a pixel") for n in self.reader.columns if n not in pixels}
         return Layout(
             kind=self.kind,
             shape=shape,

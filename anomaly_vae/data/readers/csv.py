@@ -364,11 +364,17 @@ class CsvReader(Reader):
         """Raises DataError for the first row whose number of fields differs from the header's."""
         width = len(self.columns)
         with self._text() as file:
-            reader = csv.reader(file, delimiter=self._separator)
+            reader, before = csv.reader(file, delimiter=self._separator), 0
             for cells in reader:
+                first, before = self._lines + before + 1, reader.line_num
                 if not cells or len(cells) == width:
                     continue
                 number, line = self._lines + reader.line_num, self._separator.join(cells)
+                if max(cell.count("\n") for cell in cells) > number - first:  # the last line ends within a cell
+                    raise DataError(
+                        f"{self.path}: a quote in line {first} is not closed; close it, or double a quote"
+                        " that belongs to the text"
+                    )
                 for other, name in SEPARATORS.items():
                     if other not in (self._separator, " ") and line.count(other) == width - 1 > 0:
                         raise DataError(

@@ -192,3 +192,5 @@ def test_a_long_file_whose_last_line_is_cut_names_that_line(tmp_path: Path) -> N
     content = text(["a", "b", "c"], rows=ROWS * 500)
     with pytest.raises(DataError, match=r"line 20001 has 2 fields where the header has 3"):
         opened(tmp_path / "x.csv", content[:-6]).reader.table()
+    with pytest.raises(DataError, match=r"a quote in line 42 is not closed"):
+        opened(tmp_path / "x.csv", content.replace("\n-3.000", '\n"-3.000', 2).replace('\n"', "\n", 1)).reader.table()
