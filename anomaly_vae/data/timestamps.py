@@ -302,8 +302,8 @@ def _candidate(reader: Reader, name: str, wanted: bool) -> Candidate | None:
     if not (timed or is_text(type_)):
         return None
     text = pc.cast(column, pa.string()) if timed else column
-    present = np.flatnonzero([cell is not None and cell not in NULLS for cell in text.to_pylist()])
-    formats = formats_of(text.take(pa.array(present[:: max(1, len(present) // 5)]))) if len(present) else []
+    filled = np.flatnonzero([cell is not None and cell not in NULLS for cell in text.to_pylist()])
+    formats = formats_of(text.take(pa.array(filled[:: max(1, len(filled) // 5)]))) if len(filled) else []
     full = [f for f in formats if not f.startswith("%") or "%y" not in f or named or wanted]
     candidate = _best(Clock((name,), tuple(full)), text, named) if full else None
     mostly = candidate is not None and np.isnan(candidate.times).sum() <= max(0.1 * len(text), len(text) >= 5)
