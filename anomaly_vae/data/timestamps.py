@@ -302,8 +302,8 @@ def candidate(reader: Reader, name: str, wanted: bool) -> Candidate | None:
     if not (timed or is_text(type_)):
         return None
     text = pc.cast(column, pa.string()) if timed else column
-    present = np.flatnonzero([cell is not None and cell not in NULLS for cell in text.to_pylist()])
-    formats = formats_of(text.take(pa.array(present[:: max(1, len(present) // 5)]))) if len(present) else []
+    filled = np.flatnonzero([cell is not None and cell not in NULLS for cell in text.to_pylist()])
+    formats = formats_of(text.take(pa.array(filled[:: max(1, len(filled) // 5)]))) if len(filled) else []
     full = [f for f in formats if not f.startswith("%") or "%y" not in f or named or wanted]
     candidate = _best(Clock((name,), tuple(full)), text, named) if full else None
     mostly = candidate is not None and np.isnan(candidate.times).sum() <= max(0.1 * len(text), len(text) >= 5)
@@ -330,7 +330,7 @@ def _best(clock: Clock, cells: pa.ChunkedArray, named: bool) -> Candidate:
         one = replace(clock, formats=(format_,))
         tried.append(Candidate(one, one.steps(None).read(read(cells, format_), None)[0], named))
         if format_ in (ISO, ISO_ZONE) and not tried[-1].faults[0]:
-            return tried[-1]  # nothing else looks like it, and the others need pandas
+            return tried[-1]  # nothing else looks like it
     tried = sorted(tried, key=lambda c: c.faults)
     unread = tried[0].faults[0]
     return replace(
@@ -409,7 +409,7 @@ def evidence(reader: Reader, config: DataConfig) -> Evidence:
     categories = next((c for c, t in texts.items() if 2 < len(set(t)) <= len(t) / 2), None)
     if repeated >= 0.2 and distinct > 1:
         counts = np.unique(times, return_counts=True)[1][1:-1]
-        even = len(counts) > 0 and (counts == np.median(counts)).mean() >= 0.9
+        even = len(counts) > 0 and (np.abs(counts / np.median(counts) - 1) <= 0.05).mean() >= 0.9
         if not even or named_rows or categories or uneven > 0.2:
             beside = f", beside text ('{named_rows or categories}')" if named_rows or categories else ""
             return Evidence(0.3, f"several rows a time in {name}{beside}: events, not steps", best)

@@ -81,6 +81,7 @@ def test_no_times(text: str) -> None:
         ("epoch_ms", 1_704_448_680_000 + 500 * np.arange(40), "500 ms"),
         ("time", 0.5 * np.arange(40), "0.5"),  # of a unit that is not known
         ("stamp", stamps(40, "D", "%G-W%V-%u"), "1 day"),
+        ("timestamp", stamps(900, "7min", "%G-W%V-%u"), "1 day"),  # 205 or 206 rows each
         ("timestamp", stamps(12, "D", "%d/%m/%Y", "2024-02-01"), "1 day"),  # month first would be a step a month
     ],
 )
