@@ -33,8 +33,8 @@ def profile(
     """Decides from the training rows `column[rows]` whether a column is an input.
 
     most: the largest number of distinct texts of a categorical column. Returns the column, an input or a watched one,
-    and "", or None and the reason why it is left out. Raises DataError for an infinite number, and for text in a column that mostly holds
-    numbers.
+    and "", or None and the reason why it is left out. Raises DataError for an infinite number, and for text in a column
+    that mostly holds numbers.
     """
     cells = column.take(pa.array(rows))
     if pa.types.is_dictionary(cells.type):  # the program that wrote the file declared a category

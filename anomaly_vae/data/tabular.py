@@ -143,7 +143,8 @@ class TabularSource(ABC):
     ) -> tuple[list[Column], list[Column], dict[str, str]]:
         """The input columns, those that are watched, and the others with the reason, learned from the training rows.
 
-        rows: their indices; held: of the held-out normals, in which a watched column is constant too. special: columns that are not inputs, with the reason; they are read as text, unchanged.
+        rows: their indices; held: of the held-out normals, in which a watched column is constant too. special: columns
+        that are not inputs, with the reason; they are read as text, unchanged.
         Raises DataError for fewer than two rows, and for a cell that cannot be an input.
         """
         self.need_two(rows)

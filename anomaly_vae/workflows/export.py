@@ -104,7 +104,9 @@ def about(detector: Detector) -> dict[str, str]:
         "anomaly_vae": __version__,
         "kind": layout.kind,
         "shape": json.dumps(layout.shape),
-        "columns": json.dumps(columns or [{"name": name, "categories": None, "constant": None} for name in layout.pixels]),
+        "columns": json.dumps(
+            columns or [{"name": name, "categories": None, "constant": None} for name in layout.pixels]
+        ),
         "pixel_max": f"{layout.pixel_max:g}",
         "window": str(detector.config.data.window or ""),
         "threshold": repr(detector.threshold.value),

@@ -266,7 +266,9 @@ def test_a_column_without_any_value_is_left_out_and_named(workplace: Path) -> No
     write(workplace, {"data.csv": csv(empty=[None] * 80)})
     result = CliRunner().invoke(main, ["fit", "data.csv", *OFF])
     assert result.exit_code == 0
-    assert "in training 'empty' is empty: watched, another value is an alarm; --set 'data.drop=[empty]'" in result.stderr
+    assert (
+        "in training 'empty' is empty: watched, another value is an alarm; --set 'data.drop=[empty]'" in result.stderr
+    )
 
 
 def test_the_label_may_be_absent_at_scoring(workplace: Path) -> None:

@@ -256,7 +256,9 @@ class LatentSpace:
 
     def _items(self, chunk: Chunk, places: NDArray[np.intp]) -> Items:
         x = torch.from_numpy(self.detector.scaler.read(chunk.values, chunk.condition))
-        return Items(ids=chunk.ids.astype(np.str_), places=places, x=x, values=chunk.values[..., : len(self.layout.read) or None])
+        return Items(
+            ids=chunk.ids.astype(np.str_), places=places, x=x, values=chunk.values[..., : len(self.layout.read) or None]
+        )
 
     def _windows(self, source: Source, most: int) -> Iterator[Items]:
         series = _Series(self, source)
@@ -280,7 +282,10 @@ class _Series:
         detector, self.path = space.detector, source.path
         assert detector.config.data.window
         self.window = detector.config.data.window
-        self.data = Chunk.join(source.chunks(detector.layout, detector.chunk_rows))
+        self.data, self.sensors = (
+            Chunk.join(source.chunks(detector.layout, detector.chunk_rows)),
+            len(space.layout.read),
+        )
         rows = np.arange(len(self.data))
         self.order, self.starts = window_starts(rows, self.data.groups, len(self.data), self.window)
         if not len(self.starts):
@@ -295,7 +300,7 @@ class _Series:
             ids=self.data.ids[places[:, 0]].astype(np.str_),
             places=places,
             x=self.windows.take(torch.from_numpy(numbers)),
-            values=self.data.values[places][..., : len(self.space.layout.read)],
+            values=self.data.values[places][..., : self.sensors],
         )
 
     def covering(self, step: int) -> int:
