@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from anomaly_vae.core.config import Config
+from anomaly_vae.data.units import moments, smallest_step
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.scoring.parts.sensor_level import SMOOTH, centred_mean
 from anomaly_vae.scoring.scores import Scores
@@ -163,7 +164,6 @@ PIXELS: dict[str, Method] = {"kNN nearest": knn(1), "IForest": iforest}
 
 # --- series ------------------------------------------------------------------------------------------------------
 
-LEAST_SCALE = 1e-3  # smallest scale of a sensor relative to its mean, which counts as 0.01 at least
 VARIANCE_KEPT = 0.9  # share of the variance that the kept components explain
 
 
@@ -175,8 +175,8 @@ def pca(window: int = 1) -> Method:
     """
 
     def fit(train: Rows, seed: int) -> Score:
-        mean, spread = train.mean(axis=0), train.std(axis=0)
-        spread = np.where(spread > 1e-9, np.maximum(spread, LEAST_SCALE * np.maximum(1e-2, np.abs(mean))), 1e-2)
+        mean, spread = np.array([moments(sensor) for sensor in train.T]).T
+        spread = np.maximum(spread, [smallest_step(sensor) for sensor in train.T])  # as our own sensors are scaled
         rows = embedded((train - mean) / spread, window)
         centre = rows.mean(axis=0)
         variances, axes = np.linalg.eigh(np.cov((rows - centre).T))

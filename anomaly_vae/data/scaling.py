@@ -185,7 +185,7 @@ class Scaler:
         return tuple(0 if names is None else len(names) + 1 for names in categories)
 
     def by_column(self, nats: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Nats of elements (N, E), summed for each column that is read, (N, F); those of pictures are returned unchanged."""
+        """Nats of elements (N, E), summed for each column that is read, (N, F); those of pictures as they are."""
         if not self.elements or len(np.unique(self.column)) == nats.shape[1]:
             return nats
         columns = np.zeros((len(nats), int(self.column.max()) + 1), nats.dtype)

@@ -6,7 +6,7 @@ A table or series in other units has the same scaled values; in units that diffe
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 ROUNDED = 1e-7  # relative difference of a number that a file holds as float32
 RESOLUTION = 1e-12  # spread relative to the largest number that is rounding, not variation
 
-Numbers = TypeVar("Numbers")  # an array or a tensor
 
-
-def differs(x: Numbers, constant: Numbers | float) -> Numbers:
-    """Whether each of x is another number than `constant`, beyond rounding; a missing one is not."""
-    return abs(x - constant) > ROUNDED * abs(constant)  # type: ignore
+def differs(x: Any, constant: Any) -> Any:
+    """Whether each of x, an array or a tensor, is another number than `constant`, beyond rounding; NaN is not."""
+    return abs(x - constant) > ROUNDED * abs(constant)
 
 
 def unit_of(x: NDArray[np.float64]) -> float:
@@ -29,10 +27,10 @@ def unit_of(x: NDArray[np.float64]) -> float:
 
 
 def moments(x: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and standard deviation of x (N,); where it does not vary, the size of the mean, or 1, stands for the latter."""
+    """Mean and standard deviation of x (N,); the deviation of what does not vary is the size of the mean, or 1."""
     unit = unit_of(x)
     mean, deviation = float(np.mean(x / unit)), float(np.std(x / unit))
-    return mean * unit, (deviation if deviation > RESOLUTION * abs(mean) else abs(mean) or 1 / unit) * unit
+    return mean * unit, (deviation if deviation > RESOLUTION * abs(mean) else abs(mean) or 1.0) * unit
 
 
 def smallest_step(x: NDArray[np.float64]) -> float:

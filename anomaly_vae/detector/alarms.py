@@ -16,7 +16,7 @@ from anomaly_vae.data.spill import release
 from anomaly_vae.detector.thresholds import GAP_RATE, tail_bound
 from anomaly_vae.scoring.parts.sensor_level import TEMPER
 from anomaly_vae.scoring.score_model import ScoreModule
-from anomaly_vae.scoring.scores import DECIMALS, Scores
+from anomaly_vae.scoring.scores import Scores
 from anomaly_vae.training.loop import JUDGED
 
 
@@ -69,9 +69,7 @@ def add_alarms(score_model: ScoreModule, data: LoadedData, scores: Scores) -> No
             alarms = (part.alarm * part.alarms(values.to(part.alarm.device))).cpu().numpy()
             if not alarms.any():
                 continue
-            for parts in (scores.parts, scores.raw or {}):
-                if name in parts:
-                    parts[name][here] = (parts[name][here] + alarms.sum(axis=1)).round(DECIMALS)
+            scores.add(name, alarms.sum(axis=1), here)
             if scores.elements is not None:
                 scores.elements[here] += alarms.astype(np.float32)
                 release(scores.elements)

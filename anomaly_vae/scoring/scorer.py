@@ -108,26 +108,28 @@ class Scorer:
         self, chunk: Chunk, parts: Mapping[str, NDArray[Any]], elements: NDArray[np.float32] | None
     ) -> Scores:
         """Scores of the model's raw parts, with those of the cells."""
-        cells, missing, alarms = self.score_model.cell_parts, self.score_model.missing, {}
-        if cells:
-            values = torch.from_numpy(chunk.values).to(next(self.score_model.parameters()).device)
-            by_cell = torch.zeros_like(values)
-            parts = dict(parts)
+        missing, alarms, added = self.score_model.missing, {}, []
+        if self.score_model.cells:
+            values, parts = torch.from_numpy(chunk.values).to(next(self.score_model.parameters()).device), dict(parts)
             if missing is not None:
-                by_cell += missing.charge(values)
-                parts["recon"] = parts["recon"] + by_cell.sum(1).cpu().numpy()
-            for name, part in cells.items():
-                nats, alarm = part.nats(values), part.alarm * part.alarms(values)
-                parts[name], alarms[name] = nats.cpu().numpy(), alarm.sum(1).cpu().numpy()
-                by_cell += part.elements(values) + alarm
-            if elements is not None:
-                by_cell[:, : elements.shape[1]] += torch.from_numpy(elements).to(values.device)
-                elements = by_cell.float().cpu().numpy()
+                added.append(missing.charge(values))
+                parts["recon"] = parts["recon"] + added[0].sum(1).cpu().numpy()
+            for name, part in self.score_model.cell_parts.items():
+                alarm = part.alarm * part.alarms(values)
+                parts[name], alarms[name] = part.nats(values).cpu().numpy(), alarm.sum(1).cpu().numpy()
+                if elements is not None:
+                    added += [part.elements(values), alarm]
+        if elements is not None and added:
+            by_cell = torch.stack(added).sum(0).cpu().numpy()
+            by_cell[:, : elements.shape[1]] += elements
+            elements = by_cell.astype(np.float32)
         raw = _rounded(parts)
-        nats = raw if self.surprise is None else self.surprise.parts(raw)
-        for of_score in (nats,) if self.surprise is None else (nats, raw):
-            of_score |= {name: (of_score[name] + alarm).round(DECIMALS) for name, alarm in alarms.items()}
-        return Scores(chunk.ids, nats, elements, None if self.surprise is None else raw)
+        scores = Scores(chunk.ids, raw, elements)
+        if self.surprise is not None:
+            scores = Scores(chunk.ids, self.surprise.parts(raw), elements, raw)
+        for name, nats in alarms.items():
+            scores.add(name, nats)
+        return scores
 
     # --- series ----------------------------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ class Scores:
 
     parts: name -> (N,) float64 nats, `recon` and `kl` first; the score is their sum. elements: (N, *shape) float32
     nats of reconstruction and of the parts that are of cells, the share of each column, sensor or pixel, of images
-    summed over channels (N, 1, H, W); None where it was not asked for. raw: the parts before they were turned into surprises; None where the
-    score is the sum of raw nats.
+    summed over channels (N, 1, H, W); None where it was not asked for. raw: the parts before they were turned into
+    surprises; None where the score is the sum of raw nats.
     """
 
     ids: NDArray[np.generic]
@@ -38,6 +38,12 @@ class Scores:
         """(N,) the score: higher is more anomalous."""
         total: NDArray[np.float64] = np.round(np.sum(list(self.parts.values()), axis=0), DECIMALS)
         return total
+
+    def add(self, name: str, nats: NDArray[np.float64], rows: slice = slice(None)) -> None:
+        """Adds nats to a part, in place, raw or not."""
+        for parts in (self.parts, self.raw or {}):
+            if name in parts:
+                parts[name][rows] = (parts[name][rows] + nats).round(DECIMALS)
 
     def take(self, rows: NDArray[np.intp]) -> Scores:
         parts, raw = (

@@ -113,7 +113,8 @@ def cross_fitted(raw: Nats, n_known: int = 0) -> Nats:
 
 
 def _by_name(raw: Mapping[str, Nats], surprises: Nats) -> dict[str, Nats]:
-    return dict(raw) | {name: nats.round(DECIMALS) for name, nats in zip(raw, surprises, strict=False)}
+    found = {name: nats.round(DECIMALS) for name, nats in zip(raw, surprises, strict=False)}
+    return found | {name: nats.copy() for name, nats in raw.items() if name not in found}
 
 
 def _spaced(n: int, most: int) -> NDArray[np.intp]:

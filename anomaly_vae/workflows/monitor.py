@@ -54,7 +54,9 @@ class Check:
         """The reasons why the detector should be fitted again; empty if there are none."""
         drifts = tuple(f"{finding.name} drifted" for finding in self.findings if finding.drifted)
         alarms = (f"{100 * self.share:.3g} % of the rows are alarms, {100 * self.high:.3g} % at most were promised",)
-        moved = tuple(f"{name}, constant or empty in training, is not in {n} rows" for name, n in self.moved.items())
+        moved = tuple(
+            f"{name}, which never varied in training, has another value in {n} rows" for name, n in self.moved.items()
+        )
         return (alarms if self.share > self.high else ()) + moved + drifts
 
     def to_json(self) -> str:

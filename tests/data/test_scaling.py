@@ -13,6 +13,7 @@ from scipy.stats import norm
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Column, Layout
+from anomaly_vae.data.units import moments, smallest_step
 
 
 def layout(kind: str, *columns: Column) -> Layout:
@@ -152,3 +153,36 @@ def test_the_log_unit_of_a_difference_is_that_of_the_next_step(values: NDArray[A
 
 def test_pictures_have_no_log_units() -> None:
     assert Scaler.fit(np.zeros((2, 1, 2, 2), np.uint8), Layout("images", (1, 2, 2))).log_units().tolist() == []
+
+
+def in_units(unit: float) -> NDArray[Any]:
+    """Three sensors: one that varies little about a large mean, one that wanders, one that is nearly always the same."""
+    rng = np.random.default_rng(1)
+    still = np.where(rng.random(400) < 0.01, 0.25, 0.125)
+    return np.c_[4.8e-5 + 2e-8 * rng.normal(size=400), np.cumsum(rng.normal(size=400)), still] * unit
+
+
+@pytest.mark.parametrize("kind", ["table", "series"])
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**30, 1e-9, 1e9, 1e-30, 1e-300, 1e300])
+def test_units_do_not_matter(kind: str, unit: float) -> None:
+    usual, other = in_units(1), in_units(unit)
+    found, expected = (Scaler.fit(x.T, numbers(kind, 3)).transform(x) for x in (other, usual))
+    if np.frexp(unit)[0] == 0.5:
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert expected[:, 0].std() == pytest.approx(1, abs=0.01)
+    scaler = Scaler.fit(other.T, numbers(kind, 3))
+    np.testing.assert_allclose(scaler.inverse(found, other[0]), other, rtol=1e-3)
+
+
+def test_a_sensor_that_is_nearly_always_the_same_is_scaled_by_its_step() -> None:
+    still = in_units(1)[:, 2:]
+    scaled = Scaler.fit(still.T, numbers("series", 1)).transform(still)
+    assert np.ptp(scaled) == pytest.approx(1)  # by its deviation it would be 10
+
+
+def test_rounding_is_no_variation() -> None:
+    x = np.r_[np.full(50, 0.1 + 0.2), np.full(50, 0.3)]  # differ in the last bit
+    assert moments(x) == (pytest.approx(0.3), pytest.approx(0.3))
+    assert smallest_step(x) == 0
+    assert smallest_step(np.array([1.0, 1.25, 3.0, 1.0])) == 0.25

@@ -111,13 +111,15 @@ def draw(rows: int, shift: float = 0.0, colours: tuple[str, ...] = ("red", "gree
 
 
 def test_monitor_tells_when_to_fit_again_and_keeps_a_series_of_it(workplace: Path) -> None:
-    draw(600).to_csv("old.csv", index=False)
+    draw(600).assign(still=7, aux=None).to_csv("old.csv", index=False)
     small = [
         part for key in ("training.epochs=2", "model.members=1", "scoring.neighbours=0") for part in ("--set", key)
     ]
     run_id = json.loads(run("fit", "old.csv", *small, "--json").stdout)["run_id"]
-    draw(300).to_csv("same.csv", index=False)
-    draw(300, 3.0, ("red", "pink")).to_csv("other.csv", index=False)
+    draw(300).assign(still=7).to_csv("same.csv", index=False)
+    other = draw(300, 3.0, ("red", "pink")).assign(still=7, aux=None)
+    other.loc[:1, "still"] = 8
+    other.to_csv("other.csv", index=False)
 
     fine = run("monitor", "same.csv")
     assert (fine.exit_code, fine.stdout.splitlines()[-1]) == (0, "verdict  as in training")
@@ -129,6 +131,8 @@ def test_monitor_tells_when_to_fit_again_and_keeps_a_series_of_it(workplace: Pat
     assert "rows are alarms" in lines["verdict"]
     told = json.loads(run("monitor", "other.csv", "--json").stdout)
     assert told["retrain"] and told["rows"] == 300
+    assert told["moved"] == {"still": 2}
+    assert "still, which never varied in training, has another value in 2 rows" in told["reasons"]
 
     from anomaly_vae.tracking.client import connect
 

@@ -20,6 +20,7 @@ class Constant(CellPart):
     """
 
     column = "constant"
+    constants: Tensor  # (W,)
 
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
@@ -29,7 +30,8 @@ class Constant(CellPart):
 
     def departed(self, values: Tensor) -> Tensor:
         """(N, W) whether each watched column of rows (N, F) has another value."""
-        return differs(values[:, self.first :], self.get_buffer("constants"))
+        departed: Tensor = differs(values[:, self.first :], self.constants)
+        return departed
 
     def alarms(self, values: Tensor) -> Tensor:
         return torch.nn.functional.pad(self.departed(values), (self.first, 0))

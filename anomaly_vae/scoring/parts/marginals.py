@@ -69,7 +69,7 @@ class Marginals(Part):
         return -(shares + self.least).log().sum(1)
 
     def _shares(self, x: Tensor) -> Tensor:
-        """(B, E) the share of training rows that have about each number of x (B, E), whatever stands for a missing one."""
+        """(B, E) the share of training rows that have about each number of x (B, E); what is missing counts as 0."""
         left, right_share = self._place(x.nan_to_num())
         return self.shares.gather(0, left) * (1 - right_share) + self.shares.gather(0, left + 1) * right_share
 

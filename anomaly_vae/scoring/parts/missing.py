@@ -33,6 +33,7 @@ class Missing(CellPart):
     """
 
     column, sized_by_fit = "missing", ("offset", "weight")
+    known: Tensor  # (F,) 1, and 0 for a column that was empty in training: that it is so says nothing
     offset: Tensor  # (P,) nats of a row without a missing cell, described by each pattern, less the most usual row's
     weight: Tensor  # (P, F) what a missing cell adds
     odds: Tensor  # (F,) nats by which a cell's being missing is rarer than its not being so
@@ -43,7 +44,6 @@ class Missing(CellPart):
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
         columns = len(layout.columns)
-        # a column that was empty in training is watched for a value; that it is empty says nothing
         known = torch.tensor([column.categories != () for column in layout.columns], dtype=torch.float64)
         self.register_buffer("known", known, persistent=False)
         self.read, self.ordered = len(layout.read), KINDS[layout.kind].ordered
@@ -54,7 +54,7 @@ class Missing(CellPart):
     def fit(self, train: Iterable[NDArray[np.float64]], held: Iterable[NDArray[np.float64]]) -> None:
         """To the values (N, F) of training rows and of held-out normals, piece after piece."""
         counts: Counter[bytes] = Counter()
-        known = self.known.numpy() > 0
+        known = self.known.cpu().numpy() > 0
         rows, missing, silent = 0, np.zeros(len(known)), np.zeros(len(known), bool)
         nothing = False  # whether there was a row without any value that the model reads
         for learned, pieces in ((True, train), (False, held)):
@@ -77,7 +77,7 @@ class Missing(CellPart):
 
     def _fit_shares(self, missing: NDArray[np.float64], rows: int, counts: Counter[bytes]) -> None:
         """missing: (F,) in how many of the rows each column is. counts: the rows of each pattern, packed."""
-        known, columns = self.known.numpy(), len(missing)
+        known, columns = self.known.cpu().numpy(), len(missing)
         share = (missing + 0.5) / (rows + 1)
         odds = known * (np.log1p(-share) - np.log(share))
         mode = odds < 0

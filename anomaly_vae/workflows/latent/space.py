@@ -282,7 +282,10 @@ class _Series:
         detector, self.path = space.detector, source.path
         assert detector.config.data.window
         self.window = detector.config.data.window
-        self.data = Chunk.join(source.chunks(detector.layout, detector.chunk_rows))
+        self.data, self.sensors = (
+            Chunk.join(source.chunks(detector.layout, detector.chunk_rows)),
+            len(space.layout.read),
+        )
         rows = np.arange(len(self.data))
         self.order, self.starts = window_starts(
             rows, self.data.groups, len(self.data), self.window, self.data.after_gap
@@ -299,7 +302,7 @@ class _Series:
             ids=self.data.ids[places[:, 0]].astype(np.str_),
             places=places,
             x=self.windows.take(torch.from_numpy(numbers)),
-            values=self.data.values[places][..., : len(self.space.layout.read)],
+            values=self.data.values[places][..., : self.sensors],
         )
 
     def covering(self, step: int) -> int:

@@ -113,11 +113,17 @@ def test_departures_and_empty_rows_of_a_table_are_alarms(table: pd.DataFrame, tm
     new.loc[9, ["a", "b", "c"]] = np.nan
     new.loc[11, "a"] = np.nan
     before, scores = detector.parts(table[:40], explain=True), detector.parts(new, explain=True)
+    assert scores.raw is not None
+    assert scores.elements is not None
     assert np.flatnonzero(scores.total >= detector.threshold.value).tolist() == [3, 5, 7, 9]
     assert np.flatnonzero(scores.parts["constant"]).tolist() == [3, 5, 7]
     assert np.flatnonzero(scores.parts["missing"]).tolist() == [9, 11]
     n = len(seen.split.train) + len(seen.split.valid)
-    assert scores.parts["constant"][3] >= 2 * math.log(n + 2) + detector.normal[-1]
+    constant = detector.score_model.constant
+    assert constant is not None
+    assert scores.parts["constant"][3] == pytest.approx(float(constant.alarm)) == scores.raw["constant"][3]
+    assert float(constant.alarm) >= 2 * math.log(n + 2) + detector.normal[-1]
+    assert scores.elements[3].sum() == pytest.approx(scores.raw["recon"][3] + float(constant.alarm), rel=1e-5)
     assert scores.parts["missing"][11] == pytest.approx(math.log((len(seen.split.train) + 0.5) / 0.5), abs=1e-5)
     others = np.delete(np.arange(40), [3, 5, 7, 9, 11])
     np.testing.assert_array_equal(scores.total[others], before.total[others])
@@ -185,3 +191,19 @@ def test_a_silent_sensor_is_an_alarm(combine: str) -> None:
 def test_pictures_have_no_columns() -> None:
     with pytest.raises(ConfigError, match=r"scoring\.parts=missing is of tables and series"):
         Detector.fit(np.random.default_rng(0).random((30, 8, 8)), scoring__parts=["missing"], **TINY)
+
+
+def test_known_anomalies_get_the_alarms_of_a_fit_too(table: pd.DataFrame) -> None:
+    labelled = table.astype({"fault": float})
+    labels = np.zeros(200)
+    labels[::10] = 1
+    labelled.loc[::10, "fault"] = 3
+    detector, seen = fit_memory(labelled, labels, **TINY)
+    anomalous = seen.split.anomalous
+    assert anomalous is not None
+    for rows in (seen.split.valid, seen.split.test):
+        scores, is_anomaly = seen.part(rows)
+        np.testing.assert_array_equal(scores.total >= detector.threshold.value, is_anomaly)
+        np.testing.assert_array_equal(scores.parts["constant"] > 0, is_anomaly)
+        np.testing.assert_array_equal(scores.total[is_anomaly], detector.score(labelled.iloc[rows])[is_anomaly])
+    assert detector.anomalous.min() > detector.normal.max()
