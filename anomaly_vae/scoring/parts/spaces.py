@@ -1,4 +1,4 @@
-"""Spaces that the rows of a table are compared in: what the network reads, the columns' normal scores, whitened axes."""
+"""Spaces that rows of a table are compared in: what the network reads, the columns' normal scores, whitened axes."""
 
 from __future__ import annotations
 
