@@ -6,9 +6,6 @@ elsewhere (local outlier factor, Breunig 2000). It is taken without any model, i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -33,7 +30,6 @@ class LocalOutlierFactor(ReferencePart):
     """
 
     column, most_bags = "lof", 8
-    space_of: ClassVar[Callable[[RowInputs], Space]] = Inputs
     smallest: Tensor  # () added to squared distances, so that copies of a row have some
     unit: Tensor  # () d
 
@@ -49,6 +45,11 @@ class LocalOutlierFactor(ReferencePart):
         if model.rows is None:
             raise ConfigError(f"scoring.parts={cls.column} is of the rows of a table; leave it out")
         return cls(model.rows, model.n_condition, config.neighbours or 0)
+
+    @staticmethod
+    def space_of(rows: RowInputs) -> Space:
+        """Where rows are compared, to be fitted."""
+        return Inputs(rows)
 
     @torch.no_grad()
     def fit(self, normals: Normals) -> None:

@@ -50,4 +50,5 @@ class PrincipalComponents(Part):
         self.centre, self.minor = place.mean(0).float(), (axes[:, :count] / unit).float().contiguous()
 
     def nats(self, batch: Batch) -> Tensor:
-        return 0.5 * ((self.space(batch.x) - self.centre) @ self.minor).square().sum(1)
+        left: Tensor = (self.space(batch.x) - self.centre) @ self.minor
+        return 0.5 * left.square().sum(1)

@@ -124,4 +124,5 @@ class Whitened(Space):
         self.whiten = torch.linalg.inv(torch.linalg.cholesky(covariance)).T.float().contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((self.space(x) - self.centre) @ self.whiten).clamp(-MOST, MOST)
+        place: Tensor = (self.space(x) - self.centre) @ self.whiten
+        return place.clamp(-MOST, MOST)
