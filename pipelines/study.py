@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy.stats import wilcoxon
 
 from anomaly_vae import tracking
@@ -25,6 +26,8 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.engines import ENGINES, Engine, map_items
 from anomaly_vae.detector.configuration import load as load_config
 
+COLLECTIONS = Path(__file__).with_name("collections.yaml")  # which sets defaults are chosen on, and which reported on
+HALVES = ("development", "reporting")
 Figures = dict[str, dict[str, float]]  # method -> metric -> value
 
 
@@ -159,8 +162,11 @@ def _timed(compute: Callable[[str, int], Figures]) -> Callable[[tuple[str, int]]
     return work
 
 
-def arguments(doc: str | None, name: str, seeds: int | None = 5, spread: bool = True) -> argparse.ArgumentParser:
-    """The arguments of all studies: settings, folder of results, number of seeds and, if `spread`, the engine."""
+def arguments(
+    doc: str | None, name: str, seeds: int | None = 5, spread: bool = True, halves: bool = False
+) -> argparse.ArgumentParser:
+    """The arguments of all studies: settings, folder of results, number of seeds, if `spread` the engine and, if
+    `halves`, the half of collections."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("mlruns/studies") / name, help="folder of cells and tables")
@@ -169,6 +175,8 @@ def arguments(doc: str | None, name: str, seeds: int | None = 5, spread: bool = 
         parser.add_argument("--seeds", type=int, default=seeds, help="seeds 0 .. N-1")
     if spread:
         parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: cells over a Ray cluster")
+    if halves:
+        parser.add_argument("--half", choices=HALVES, help=f"sets that {COLLECTIONS.name} lists for it; default: all")
     return parser
 
 
@@ -184,6 +192,21 @@ def chosen(names: Iterable[str], only: list[str]) -> list[str]:
     if unknown:
         raise SystemExit(f"--only {unknown[0]}: not there; found {', '.join(names)}")
     return [name for name in names if not only or name in only]
+
+
+def listed(names: Iterable[str], half: str | None, *collections: str) -> list[str]:
+    """The names that a half of these collections lists (see COLLECTIONS), or all where `half` is None.
+
+    Exits with a message where it lists none of them.
+    """
+    names = list(names)
+    if half is None:
+        return names
+    lists = yaml.safe_load(COLLECTIONS.read_text(encoding="utf-8"))
+    found = [name for name in names if any(name in lists[collection][half] for collection in collections)]
+    if not found:
+        raise SystemExit(f"--half {half}: {COLLECTIONS.name} lists none of {', '.join(names)}; leave --half out")
+    return found
 
 
 def by_seed(figures: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

@@ -1,10 +1,14 @@
-"""ADBench's classical tables, trained on normal rows only: our default beside kNN, IForest, LOF, OCSVM and PyOD's VAE.
+"""ADBench's and OddBench's tables, trained on normal rows only: our default beside kNN, IForest, LOF, OCSVM and PyOD's
+VAE.
 
-    python -m pipelines.tables FOLDER                  FOLDER holds npz files with X (N, F) and y (1 = anomaly)
+    python -m pipelines.tables FOLDER                  FOLDER holds npz files, see below
+    python -m pipelines.tables FOLDER --half reporting --seeds 1
     python -m pipelines.tables FOLDER --only 4_breastw --seeds 1
 
-The protocol of Livernoche et al. 2023: tables over 10,000 rows are cut to 10,000 by a stratified draw, half of the
-normals train, the other half and all anomalies are scored; seeds 0-4. The row `anomaly-vae recon + kl` ranks by the
+ADBench: X (N, F) and y (1 = anomaly), the protocol of Livernoche et al. 2023: tables over 10,000 rows are cut to 10,000
+by a stratified draw, half of the normals train, the other half and all anomalies are scored; seeds 0-4. OddBench:
+train (N, F), test (M, F) and y of test. A default is chosen on the development half and reported on the other, see
+`collections.yaml`. The row `anomaly-vae recon + kl` ranks by the
 VAE alone, `anomaly-vae PART alone` by one part of our score, from the same fit. The sd over seeds says nothing of the
 choice of tables: the table `paired` has wins and losses against each rival over tables, and the p-value of Wilcoxon's
 signed ranks.
@@ -26,13 +30,13 @@ from numpy.typing import NDArray
 from anomaly_vae.detector.configuration import NO_TEST
 from pipelines import baselines
 from pipelines.baselines import OURS, Rows
-from pipelines.study import Figures, Study, arguments, chosen, paired, settings
+from pipelines.study import Figures, Study, arguments, chosen, listed, paired, settings
 
 CAP = 10_000  # rows of a table
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__, "tables")
+    parser = arguments(__doc__, "tables", halves=True)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
     config = settings(options, split=NO_TEST)
@@ -46,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         return found
 
     with Study("tables", options.out, config, str(options.folder.resolve())) as study:
-        study.grid(chosen(names(options.folder), options.only), options.seeds, compute, options.engine)
+        half = listed(names(options.folder), options.half, "adbench", "oddbench")
+        study.grid(chosen(half, options.only), options.seeds, compute, options.engine)
         rivals = [row for row in study.rows if not row["method"].startswith(f"{OURS} ")]  # no single parts of ours
         study.finish({"paired": paired(rivals, OURS, ("auroc", "aupr"))})
 
@@ -60,8 +65,11 @@ def names(folder: Path) -> list[str]:
 
 
 def draw(path: Path, seed: int) -> tuple[Rows, Rows, NDArray[np.bool_]]:
-    """(training rows, scored rows, which of the scored are anomalous) of one table."""
+    """(training rows, scored rows, which of the scored are anomalous) of one table; without a draw where it says what
+    trains."""
     with np.load(path, allow_pickle=False) as file:
+        if "train" in file:
+            return file["train"].astype(np.float64), file["test"].astype(np.float64), file["y"] == 1
         X, y = file["X"].astype(np.float64), file["y"].astype(int)
     rng = np.random.default_rng(seed)
     if len(X) > CAP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import struct
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from scipy.stats import t as student
 from sklearn.datasets import load_digits
@@ -26,7 +28,7 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.training import loop
 from pipelines import baselines, collapse, false_alarms, idx, one_class_images, series, series_alarms, tables
-from pipelines.study import Study, chosen, natural, paired, settings
+from pipelines.study import COLLECTIONS, HALVES, Study, chosen, listed, natural, paired, settings
 
 Main = Callable[[list[str]], None]
 SMALL: dict[str, Any] = {"training.steps": 8, "model.channels": [4, 8], "model.hidden": [16]}
@@ -111,7 +113,10 @@ def run_twice(main: Main, argv: list[str], out: str, monkeypatch: pytest.MonkeyP
 
 def test_tables(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = run_twice(tables.main, [str(table_folder), "--seeds", "1", *QUIET], "out", monkeypatch)
-    parts = [f"anomaly-vae {part} alone" for part in ("recon", "kl", "neighbours", "lof", "marginals")]
+    parts = [
+        f"anomaly-vae {part} alone"
+        for part in ("recon", "kl", "neighbours", "quantiles", "whitened", "copula", "pca", "marginals")
+    ]
     assert list(cells.loc["1_small"].index) == ["anomaly-vae", "anomaly-vae recon + kl", *parts, *baselines.TABLES]
 
     train, test, anomalous = tables.draw(table_folder / "1_small.npz", 0)
@@ -139,6 +144,33 @@ def test_the_draw_of_a_large_table_is_stratified_and_seeded(place: Path) -> None
     assert len(np.unique(np.r_[train, test])) == 10_000
     assert (test[anomalous] < 500).all()
     assert not np.array_equal(train, tables.draw(place / "large.npz", 2)[0])
+
+
+def test_a_table_that_says_what_trains_is_not_drawn(place: Path) -> None:
+    train, test = np.arange(6).reshape(3, 2), np.arange(8).reshape(4, 2)
+    np.savez(place / "odd.npz", train=train, test=test, y=np.array([0, 1, 0, 1]))
+    for seed in (0, 1):
+        found = tables.draw(place / "odd.npz", seed)
+        assert [part.tolist() for part in found] == [train.tolist(), test.tolist(), [False, True, False, True]]
+        assert found[0].dtype == np.float64
+
+
+def test_halves_are_by_their_rule_alone() -> None:
+    for lists in yaml.safe_load(COLLECTIONS.read_text()).values():
+        assert tuple(lists) == HALVES
+        names = [name for half in HALVES for name in lists[half]]
+        order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        assert set(lists["development"]) == set(order[: len(order) // 2])
+        assert len(set(order)) == len(order)
+
+
+def test_a_half_of_the_tables(table_folder: Path) -> None:
+    names = ["44_Wilt", "4_breastw", "VoteResult"]
+    assert listed(names, None, "adbench") == names
+    assert listed(names, "development", "adbench", "oddbench") == ["44_Wilt"]
+    assert listed(names, "reporting", "adbench", "oddbench") == ["4_breastw", "VoteResult"]
+    with pytest.raises(SystemExit, match=r"lists none of 1_small; leave --half out"):
+        tables.main([str(table_folder), "--half", "reporting", *QUIET])
 
 
 def test_tables_are_one_run_with_a_child_a_file(table_folder: Path) -> None:
