@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.files import require_regular
 
 if TYPE_CHECKING:
     from anomaly_vae.core.config import Config
@@ -41,9 +40,8 @@ SKIP_BROKEN = click.option(
 
 
 def require_there(data: str) -> None:
-    """Checks early, before slow imports, that DATA exists. Raises DataError."""
-    if not os.path.exists(data):
-        raise DataError(f"{data}: no such file or folder")
+    """Checks early, before slow imports, that DATA is a file or folder. Raises DataError."""
+    require_regular(data)
 
 
 # option -> the setting it is a shorthand for

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.files import require_regular
 from anomaly_vae.core.settings import DataConfig
 from anomaly_vae.data.kinds import KINDS
 
@@ -63,11 +64,10 @@ def open_reader(path: Path) -> Reader:
     from anomaly_vae.data.readers.csv import CsvReader
     from anomaly_vae.data.readers.parquet import ParquetReader
 
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             magic = file.read(4)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file or folder") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     return ParquetReader(path) if magic == b"PAR1" else CsvReader(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
+from anomaly_vae.core.files import scratch_folder
 from anomaly_vae.tracking.client import connect, find_run, model_of, open_client
 from anomaly_vae.tracking.store import cut, file_name, knock, server_uri, store_errors, store_folder
 
@@ -159,10 +159,10 @@ class Sender:
 
     def _sign(self, description: Path) -> None:
         """Logs a copy of the model's description (MLmodel) with the ids of run and model; the file itself stays."""
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             model = Model.load(str(description))
             model.model_id, model.model_uuid, model.run_id = self.model_id, self.model_id, self.run_id
-            model.save(str(Path(folder) / description.name))
+            model.save(str(folder / description.name))
             self.client.log_model_artifacts(self.model_id, folder)
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anomaly_vae.core.errors import RunError
+from anomaly_vae.core.files import scratch_folder
 from anomaly_vae.tracking.metadata import SystemMetrics
 from anomaly_vae.tracking.outbox import Batch, Data, End, Entry, EntryWriter, Files, ModelFiles, Point, Sender, Spool
 from anomaly_vae.tracking.run import Columns
@@ -156,9 +156,9 @@ class TrackedRun:
     @contextmanager
     def _file(self, place: str, name: str) -> Iterator[Path]:
         """A path to write, which becomes the artifact `place`/`name`."""
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             with store_errors(f"writing {name}"):
-                yield Path(folder) / name
+                yield folder / name
             self._log(Files(Path(folder), place))
 
     def dataset(self, *, name: str, source: str, digest: str, rows: int, columns: Columns, context: str) -> None:

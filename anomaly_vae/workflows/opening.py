@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_vae.core.config import Config
+from anomaly_vae.core.files import scratch_folder
 from anomaly_vae.data.open import open_memory, open_source
 from anomaly_vae.data.source import Source
 from anomaly_vae.detector.configuration import EMBEDDED_DATA, opening
@@ -52,8 +52,8 @@ def find(name: str | None, config: Config) -> Model:
         return Model(Detector.load(name, config.device), name, "")
     from anomaly_vae import tracking
 
-    with tempfile.TemporaryDirectory() as scratch:
-        run_id, folder = tracking.find_detector(name, config, scratch)
+    with scratch_folder() as scratch:
+        run_id, folder = tracking.find_detector(name, config, str(scratch))
         return Model(Detector.load(folder, config.device), name if name and ":/" in name else run_id, run_id)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from pathlib import Path
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.engines import Engine, map_items
 from anomaly_vae.core.errors import AnomalyVAEError, DataError, UsageError
-from anomaly_vae.core.files import make_folder, replacing
+from anomaly_vae.core.files import make_folder, replacing, scratch_folder
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural, stem
 from anomaly_vae.detector.detector import Detector
@@ -143,14 +142,14 @@ def _claim(folder: str, manifest: bytes, options: Options) -> None:
 
 def _packed(detector: Detector) -> dict[str, bytes]:
     """The files of a detector, to travel to other processes and machines."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         detector.save(Path(scratch) / "detector")
         return {path.name: path.read_bytes() for path in sorted((Path(scratch) / "detector").iterdir())}
 
 
 def _scorer(files: dict[str, bytes], device: str, options: Options) -> Callable[[Part], Done]:
     """Scores parts with one detector."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
         detector = Detector.load(folder, device)

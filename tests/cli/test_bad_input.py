@@ -325,7 +325,7 @@ def test_a_read_only_folder_says_so(
     write(workplace, {"data.csv": TABLE})
     (workplace / "closed").mkdir()
     # what a closed folder answers, to root too, who writes everywhere
-    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", denied)
+    monkeypatch.setattr(files.tempfile, "mkstemp", denied)
     monkeypatch.setattr(files.os, "access", lambda *_: False)
     for command in (
         ["score", "data.csv", "-m", str(detectors["table"]), "-o", "closed/s.csv"],
