@@ -19,6 +19,8 @@ Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=WIDEST)], ...], Field(max
 
 NETWORKS = ("dense", "conv1d", "conv2d")  # the networks that other models can be built around
 
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)  # of what is read from a detector's folder
+
 
 class Policy(NamedTuple):
     """A rule for choosing a threshold: its name, and its number if it takes one."""

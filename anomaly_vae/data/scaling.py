@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # which pydantic needs before Python 3.12
 
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.settings import STRICT
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Column, Layout
 
@@ -23,6 +26,7 @@ class Element:
     f is the identity (linear), asinh, or the difference from the previous time step; a category passes as its code.
     """
 
+    __pydantic_config__ = STRICT
     column: int
     how: Literal["linear", "asinh", "difference", "code"]
     shift: float = 0.0
@@ -35,6 +39,7 @@ class Element:
 class Condition:
     """The encoding of a condition column: one-hot with `classes` classes, or (x - mean) / spread if that is 0."""
 
+    __pydantic_config__ = STRICT
     classes: int
     mean: float = 0.0
     spread: float = 1.0
@@ -42,6 +47,15 @@ class Condition:
     @property
     def width(self) -> int:
         return self.classes or 1
+
+
+class SavedScaler(TypedDict):
+    """The scaler in a detector's folder: the arguments of Scaler."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+    elements: list[Element]
+    limit: float
+    conditions: NotRequired[list[Condition]]
 
 
 class Scaler:
@@ -187,13 +201,13 @@ class Scaler:
         return columns
 
     def to_json(self) -> dict[str, Any]:
-        elements, conditions = ([asdict(e) for e in self.elements], [asdict(c) for c in self.conditions])
+        elements, conditions = [asdict(e) for e in self.elements], [asdict(c) for c in self.conditions]
         return {"limit": self.limit, "elements": elements, "conditions": conditions}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Scaler:
-        elements = [Element(**element) for element in tree["elements"]]
-        return cls(elements, tree["limit"], [Condition(**condition) for condition in tree["conditions"]])
+        """Raises pydantic's ValidationError for other keys or types."""
+        return cls(**TypeAdapter(SavedScaler).validate_python(tree))
 
 
 def _run(chosen: NDArray[np.bool_]) -> slice:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from anomaly_vae.core.settings import STRICT
 
 if TYPE_CHECKING:
     from anomaly_vae.data.images.masks import ImageFiles
@@ -23,6 +26,7 @@ PICTURE_BYTES = 1 << 26  # largest size of the pictures read at a time, as uint8
 class Column:
     """One input column of a table or one sensor of a series."""
 
+    __pydantic_config__ = STRICT
     name: str
     categories: tuple[str, ...] | None = None  # the values seen in training, in the order of their codes; None: numbers
 
@@ -44,6 +48,7 @@ class Layout:
     left_out: column name -> the reason why it is not an input.
     """
 
+    __pydantic_config__ = STRICT
     kind: str
     shape: tuple[int, ...]
     columns: tuple[Column, ...] = ()
@@ -78,13 +83,8 @@ class Layout:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Layout:
-        columns = {
-            key: tuple(
-                Column(c["name"], None if c["categories"] is None else tuple(c["categories"])) for c in tree[key]
-            )
-            for key in ("columns", "conditions")
-        }
-        return cls(**{**tree, **columns, "shape": tuple(tree["shape"]), "pixels": tuple(tree["pixels"])})
+        """Raises pydantic's ValidationError for other keys or types."""
+        return TypeAdapter(cls).validate_python(tree)
 
 
 @dataclass(frozen=True)
