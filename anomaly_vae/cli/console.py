@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from anomaly_vae.core.errors import escaped
 from anomaly_vae.reporting.summary import metric_facts, pixel_facts
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Console:
     def say(self, text: str) -> None:
         """Prints a message, unless quiet."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(escaped(text), err=True)
 
     def progress(self, what: str, done: int, of: int | None) -> None:
         """Shows that `done` of `of` (None: unknown) epochs or rows are done."""
@@ -68,7 +69,7 @@ class Console:
 def table(rows: list[tuple[str, str]]) -> str:
     """Two aligned columns."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return escaped("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 
 
 def fit_summary(result: Result) -> str:
@@ -175,7 +176,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return escaped("\n".join(line.rstrip() for line in lines))
 
 
 def _cell(value: Any) -> str:

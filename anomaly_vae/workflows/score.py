@@ -32,6 +32,7 @@ class Options:
     threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, with their
     shares. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
     that cannot be decoded. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
+    csv_safe: see `open_writer`.
     """
 
     threshold: float | None = None
@@ -40,6 +41,7 @@ class Options:
     id_column: str | None = None
     skip_broken: bool = False
     elbo: int = 0
+    csv_safe: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ def score(
     options = options or Options()
     if options.elbo:
         elbo_measure(detector)  # refused before anything is read
+    threshold = detector.alarm_threshold(options.threshold)
     source = reopen(path, detector, options.id_column, options.skip_broken)
     for note in source.notes:
         say(f"note: {note}")
-    threshold = detector.threshold.value if options.threshold is None else options.threshold
     names = explained_names(detector, options.explain)
     rows = alarms = 0
     unseen: Counter[str] = Counter()
@@ -102,7 +104,7 @@ def score(
         first = next(batches, None)  # the first rows are scored before anything is opened for writing
         if first is None:
             raise DataError(f"{path}: holds no rows to score")
-        with open_writer(output, first.schema) as write:
+        with open_writer(output, first.schema, options.csv_safe) as write:
             write(first)
             for later in batches:
                 write(later)

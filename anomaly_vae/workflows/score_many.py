@@ -72,6 +72,7 @@ def score_many(
     options = options or Options()
     if options.elbo:
         elbo_measure(detector)
+    detector.alarm_threshold(options.threshold)
     packed = _packed(detector)
     _claim(folder, packed[MANIFEST], options)
     todo = [part for part in parts if not part.done()]

@@ -204,3 +204,10 @@ def test_pictures_are_served_under_their_condition(
     assert len(score_frame(detector, example(detector))) == 1
     with pytest.raises(DataError, match="no condition column 'lamp'"):
         score_frame(detector, frame[["image"]])
+
+
+def test_a_served_threshold_that_is_not_finite_is_refused() -> None:
+    detector = Detector.load(Path(__file__).parent / "format5" / "table", "cpu")
+    for threshold in (float("nan"), float("-inf")):
+        with pytest.raises(UsageError, match="not a finite number of nats"):
+            detector.score_frame(example(detector), threshold=threshold)
