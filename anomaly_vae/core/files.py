@@ -99,7 +99,7 @@ def _temporary(path: Path, is_folder: bool) -> Iterator[Path]:
         descriptor, name = tempfile.mkstemp(path.suffix[:20], prefix, folder)
         os.close(descriptor)
         beside = Path(name)
-    lock = _locked(beside)
+    lock = locked(beside)
     try:
         yield beside
     finally:
@@ -124,19 +124,22 @@ def _remove_left_behind(folder: Path) -> None:
 
 
 def _remove_unlocked(path: Path) -> None:
-    lock = _locked(path)
+    lock = locked(path)
     if lock is not None or fcntl is None:
         _remove(path)
     if lock is not None:
         os.close(lock)
 
 
-def _locked(path: Path) -> int | None:
+def locked(path: Path) -> int | None:
     """A descriptor that holds the lock of a file or folder until it is closed, as the end of its process does; None if
-    another process holds it, or this system has no locks."""
+    another process holds it, it cannot be opened, or this system has no locks."""
     if fcntl is None:
         return None
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

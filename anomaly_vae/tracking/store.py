@@ -46,6 +46,11 @@ def checkpoint_folder(run_id: str, config: Config) -> Path:
     return store_folder(config) / "checkpoints" / file_name(run_id)
 
 
+def unsent(config: Config) -> Path:
+    """The folder of the runs that wait to be sent."""
+    return store_folder(config) / "unsent"
+
+
 def check_store(config: Config, schema: Schema | None = None) -> None:
     """Checks that the store exists and answers. schema: a local store is made if there is none, and checked to be
     writable. Raises RunError.
