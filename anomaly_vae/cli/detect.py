@@ -170,6 +170,7 @@ def score_command(
         elbo=elbo or 0,
         raw=raw,
         csv_safe=csv_safe,
+        max_pixels=config.data.max_pixels,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:

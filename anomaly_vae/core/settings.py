@@ -113,6 +113,12 @@ class DataConfig(Section):
     )
     overlap: float = Field(0.25, ge=0, le=0.75, description="share of its side that a tile has in common with the next")
     object: str | None = Field(None, description="of a list of images with a column `object`, which one")
+    max_pixels: int = Field(
+        100_000_000,
+        ge=1,
+        le=1 << 40,
+        description="pixels of the largest image file that is decoded; 4 bytes each, or more",
+    )
     skip_broken: bool = Field(False, description="leave out, and name, image files that cannot be decoded")
     channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")
     window: int | None = Field(

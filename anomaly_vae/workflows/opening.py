@@ -68,15 +68,18 @@ def open_data(path: str | None, config: Config) -> Source:
     return source
 
 
-def reopen(path: str, detector: Detector, id_column: str | None = None, skip_broken: bool = False) -> Source:
+def reopen(
+    path: str, detector: Detector, id_column: str | None = None, skip_broken: bool = False, max_pixels: int = 0
+) -> Source:
     """Opens new data as the kind of data that the detector was fitted on. Raises DataError if it cannot be read.
 
     id_column: the column of the ids; None: that of the detector. skip_broken: leave out pictures that cannot be
-    decoded.
+    decoded. max_pixels: of an image file, where that is more than the detector's own setting.
     """
     changes = {
         "kind": detector.layout.kind,
         "id": id_column or detector.config.data.id,
         "skip_broken": skip_broken,
+        "max_pixels": max(max_pixels, detector.config.data.max_pixels),
     }
     return open_source(path, detector.config.data.model_copy(update=changes))

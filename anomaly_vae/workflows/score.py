@@ -32,7 +32,7 @@ class Options:
     threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, with their
     shares. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
     that cannot be decoded. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
-    csv_safe: see `open_writer`.
+    csv_safe: see `open_writer`. max_pixels: see `reopen`.
     """
 
     threshold: float | None = None
@@ -42,6 +42,7 @@ class Options:
     skip_broken: bool = False
     elbo: int = 0
     csv_safe: bool = False
+    max_pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def score(
     if options.elbo:
         elbo_measure(detector)  # refused before anything is read
     threshold = detector.alarm_threshold(options.threshold)
-    source = reopen(path, detector, options.id_column, options.skip_broken)
+    source = reopen(path, detector, options.id_column, options.skip_broken, options.max_pixels)
     for note in source.notes:
         say(f"note: {note}")
     names = explained_names(detector, options.explain)

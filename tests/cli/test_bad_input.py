@@ -6,6 +6,7 @@ import errno
 import gzip
 import io
 import shutil
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def png(size: int = 12, shade: int = 128, seed: int = 0) -> bytes:
     file = io.BytesIO()
     Image.fromarray((shade + noise).astype(np.uint8)).save(file, "PNG")
     return file.getvalue()
+
+
+def wide() -> bytes:
+    """A PNG of 13,000 x 13,000 pixels by its header; nothing reads on."""
+    content = bytearray(png())
+    content[16:24] = (13_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
 
 
 def pictures(n: int, **more: bytes) -> dict[str, Content]:
@@ -122,6 +131,8 @@ CASES = [
     Case("unreadable image to score", "score pics -m <images>", ("bad.png",), pictures(3, bad=b"this is no picture")),
     Case("truncated image to score", "score pics -m <images> --maps maps", ("bad.png",), pictures(3, bad=png(64)[:-900])),
     Case("image of a manifest is missing", "fit list.csv", ("list.csv", "gone.png"), {"list.csv": "path\n" + "".join(f"pics/{i:02d}.png\n" for i in range(20)) + "pics/gone.png\n", **pictures(20)}),
+    Case("a picture of too many pixels", "score pics -m <images>", ("wide.png: 169000000 pixels, which would fill the memory; --set data.max_pixels=169000000 reads it",), pictures(3, wide=wide())),
+    Case("a picture of more than a setting", "fit pics --set data.max_pixels=100", ("20 pictures cannot be read: 00.png (144 pixels, which",), pictures(20)),
     Case("no detector folder", "score data.csv -m ./absent", ("absent: no such detector folder",), {"data.csv": TABLE}),
     Case("folder is no detector", "score data.csv -m folder", ("folder: not a detector folder (detector.json is missing)",), {"data.csv": TABLE, "folder/x": "x"}),
     Case("detector incomplete", "score data.csv -m <table>", ("scaler.json is missing",), {"data.csv": TABLE, "<table>/scaler.json": ""}),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import ConfigError, DataError
 from anomaly_vae.data import conditions
-from anomaly_vae.data.images.decoding import THREADS, BrokenImageError, broken, decode, is_grey, white_of
+from anomaly_vae.data.images.decoding import THREADS, BrokenImageError, broken, decode, is_grey, limit_pixels, white_of
 from anomaly_vae.data.images.listing import list_folder, list_manifest
 from anomaly_vae.data.images.masks import ImageFiles
 from anomaly_vae.data.readers.base import Reader, plural
@@ -41,6 +41,7 @@ class ImageSource:
         self.path = str(path)
         self.config = config
         self._manifest = manifest
+        limit_pixels(config.max_pixels)
         listing = list_folder(Path(path)) if manifest is None else list_manifest(manifest, config)
         if config.skip_broken:
             reasons = broken(listing.files)
@@ -164,7 +165,8 @@ class ImageSource:
         """The digest of the relative paths and of every byte of the files."""
         digest = hashlib.blake2b(digest_size=8)
         for id_, file in zip(self._listing.ids, self._listing.files, strict=True):
-            content = file.read_bytes()
-            digest.update(f"{id_}\0{len(content)}\0".encode())
-            digest.update(content)
+            digest.update(f"{id_}\0{file.stat().st_size}\0".encode())
+            with open(file, "rb") as content:
+                while piece := content.read(1 << 20):
+                    digest.update(piece)
         return digest.hexdigest()
