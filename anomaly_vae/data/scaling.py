@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NotRequired
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from typing_extensions import TypedDict  # which pydantic needs before Python 3.12
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import STRICT
@@ -49,13 +48,14 @@ class Condition:
         return self.classes or 1
 
 
-class SavedScaler(TypedDict):
-    """The scaler in a detector's folder: the arguments of Scaler."""
+@dataclass(frozen=True)
+class SavedScaler:
+    """The scaler in a detector's folder."""
 
-    __pydantic_config__ = STRICT  # type: ignore[misc]
+    __pydantic_config__ = STRICT
     elements: list[Element]
     limit: float
-    conditions: NotRequired[list[Condition]]
+    conditions: list[Condition] = field(default_factory=list)
 
 
 class Scaler:
@@ -207,7 +207,8 @@ class Scaler:
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Scaler:
         """Raises pydantic's ValidationError for other keys or types."""
-        return cls(**TypeAdapter(SavedScaler).validate_python(tree))
+        saved = TypeAdapter(SavedScaler).validate_python(tree)
+        return cls(saved.elements, saved.limit, saved.conditions)
 
 
 def _run(chosen: NDArray[np.bool_]) -> slice:

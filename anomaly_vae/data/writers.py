@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ from anomaly_vae.core.errors import AnomalyVAEError
 from anomaly_vae.core.files import SCORES, replacing, require_ending
 
 Write = Callable[[pa.RecordBatch], None]
+Open = Callable[[IO[bytes], pa.Schema], AbstractContextManager[Write]]
 
 
 @contextmanager
@@ -43,7 +44,8 @@ def open_writer(path: str | Path | None, schema: pa.Schema, csv_safe: bool = Fal
                 shutil.copyfileobj(spool, sys.stdout.buffer, 1 << 20)
                 sys.stdout.flush()
         return
-    opener = {".csv": csv, ".parquet": _parquet, ".json": _json}[require_ending(path, SCORES)]
+    openers: dict[str, Open] = {".csv": csv, ".parquet": _parquet, ".json": _json}
+    opener = openers[require_ending(path, SCORES)]
     with replacing(path) as beside, open(beside, "wb") as file, opener(file, schema) as write:
         yield write
 

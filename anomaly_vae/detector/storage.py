@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch.overrides import TorchFunctionMode
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
@@ -44,6 +44,8 @@ REFERENCE_VALUES, REFERENCES = "reference.safetensors", "reference.json"  # of `
 TRAINED_ROWS = "trained_rows.safetensors"
 PIXELS = "pixel_threshold.json"
 NORMAL_MEAN = "usual"  # what the file of validation calls it, since format 2
+SLACK = 1 << 30  # elements that a network may be built with beyond its weights: a backbone, and what building needs
+FACTORIES = (torch.empty, torch.eye, torch.full, torch.ones, torch.rand, torch.randn, torch.zeros)
 AGAIN = "restore it or fit again"
 MOST = 1 << 28  # bytes of a JSON file, and elements of a sample: more are an altered file
 CARRIED, RECORD = "backbone.safetensors", "backbone.json"  # of a frozen backbone
@@ -128,21 +130,41 @@ def _read(files: Files, device: str) -> Detector:
 def _build(
     config: Config, layout: Layout, scaler: Scaler, weights: dict[str, torch.Tensor], saved_format: int
 ) -> ScoreModule:
-    """The score with its weights. Their names, shapes and types are compared before anything of a size that the
-    settings name is allocated. Raises RuntimeError where they do not fit."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch: loading into tensors without content does nothing
-        outline = build_score_model(config, layout, scaler)
-        types = {name: tensor.dtype for name, tensor in outline.learned_state().items()}
-        if saved_format == 4:
-            weights = renamed_format_4(weights, types)
-        outline.load_learned(weights)
-    other = [name for name, tensor in weights.items() if tensor.dtype != types[name]]
+    """The score with its weights. Raises RuntimeError where their names, shapes or types do not fit the settings, or
+    the settings ask for far more memory than the weights take."""
+    with _Budget(8 * sum(tensor.numel() for tensor in weights.values()) + SLACK):
+        score_model = build_score_model(config, layout, scaler)
+    types = {name: tensor.dtype for name, tensor in score_model.learned_state().items()}
+    if saved_format == 4:
+        weights = renamed_format_4(weights, types)
+    other = [name for name, tensor in weights.items() if name in types and tensor.dtype != types[name]]
     if other:
         raise RuntimeError(f"weights {other[0]} of type {weights[other[0]].dtype}, expected {types[other[0]]}")
-    score_model = build_score_model(config, layout, scaler)
     score_model.load_learned(weights)
     return score_model
+
+
+class _Budget(TorchFunctionMode):
+    """Lets a network be built with so many elements, and refuses to allocate more. Building it on torch's device `meta`
+    would count without a limit, but imports a compiler for a second."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.left = elements
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in FACTORIES:
+            sizes = [
+                size for arg in (*args, kwargs.get("size", ())) for size in (arg if isinstance(arg, tuple) else (arg,))
+            ]
+            whole = [size for size in sizes if isinstance(size, int)]
+            self.left -= math.prod(whole) * (whole[0] if func is torch.eye else 1)
+        elif func is torch.Tensor.repeat:
+            self.left -= args[0].numel() * math.prod(args[1:] if isinstance(args[1], int) else args[1])
+        if self.left < 0:
+            raise RuntimeError("its settings ask for far more memory than its weights take")
+        return func(*args, **kwargs)
 
 
 @torch.inference_mode()

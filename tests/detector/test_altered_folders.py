@@ -86,7 +86,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "an unknown way of scaling": (in_json("scaler.json", "elements", 0, "how", value="log"), "its SavedScaler is not"),
     "no threshold": (in_json("threshold.json", "value", value=None), "its Threshold is not one (value: "),
     "an infinite threshold": (in_json("threshold.json", "value", value=float("inf")), "its Threshold is not one"),
-    "a network of terabytes": (replaced("config.yaml", "hidden:\n  - 4", "hidden:\n  - 1000000"), "size mismatch"),
+    "a network of terabytes": (
+        replaced("config.yaml", "hidden:\n  - 4", "hidden:\n  - 1000000\n  - 1000000"),
+        "far more memory",
+    ),
     "a wider latent": (replaced("config.yaml", "  latent: 2", "  latent: 3"), "size mismatch"),
     "an endless network": (replaced("config.yaml", "  members: 2", "  members: 2000000000"), "members"),
     "settings that are none": (text("config.yaml", "!!python/object/apply:os.system [true]"), "do not go together"),
