@@ -294,6 +294,8 @@ def fault(fuzz: Fuzz, case: Input, work: Path) -> str:
         return "hang"
     finally:
         os.chdir(home)
+    if done.exit_code == 128 + signal.SIGTERM:  # somebody stops the fuzzer, and the command took it for itself
+        raise KeyboardInterrupt
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         error: BaseException = done.exception
         if isinstance(error, Hang):
