@@ -5,13 +5,17 @@ stderr.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
 from anomaly_vae.cli import detect, latent, production, runs
-from anomaly_vae.core.errors import AnomalyVAEError, UsageError
+from anomaly_vae.core.errors import UsageError, told
 from anomaly_vae.core.threads import keep_memory
 from anomaly_vae.core.version import __version__
 
@@ -19,7 +23,24 @@ COMMON = ("--debug", "-q", "--quiet")  # options that may also follow the name o
 
 
 class Group(click.Group):
-    """Prints an expected failure as one line and exits with its code; any other exception keeps its traceback."""
+    """Prints any exception as one line and exits with its code; with --debug it keeps its traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Runs the command line; the last handler of every exception."""
+        words = sys.argv[1:] if args is None else list(args)
+        _require_streams()
+        try:
+            if any("\0" in word for word in words):
+                raise UsageError(f"{next(w for w in words if chr(0) in w)}: a zero byte is in no name and no value")
+            return super().main(args, *rest, **extra)
+        except Exception as error:
+            if "--debug" in words:
+                raise
+            line, code = told(error)
+            _discard_stdout()
+            with suppress(OSError):
+                click.echo(f"anomaly-vae: {line}", err=True)
+            sys.exit(code)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Moves the COMMON options to the front, where click expects the options of a group."""
@@ -31,15 +52,52 @@ class Group(click.Group):
         """Runs the command."""
         try:
             return super().invoke(ctx)
-        except AnomalyVAEError as error:
-            if ctx.params.get("debug"):
-                raise
-            # one line; blanks are kept, for they may be part of a name that is quoted for the shell
-            click.echo(f"anomaly-vae: {' '.join(line.strip() for line in str(error).splitlines())}", err=True)
-            ctx.exit(error.exit_code)
         except BrokenPipeError:  # e.g. `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_stdout()
             ctx.exit(0)
+
+
+def _require_streams() -> None:
+    """Ends the command where stdout is closed; a closed stdin or stderr becomes /dev/null.
+
+    Left closed, its number would go to the next file that is opened, and what a library prints into that file.
+    """
+    is_closed = sys.stdout is None
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+    if is_closed:
+        with suppress(OSError):
+            os.write(2, b"anomaly-vae: stdout is closed; send it to a file, or to /dev/null\n")
+        sys.exit(1)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+
+
+def _discard_stdout() -> None:
+    """What is left in the buffer of a stdout that takes no more would raise once more when the process ends."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with suppress(OSError, ValueError):  # ValueError: no file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does: temporary files go, and the run is marked as killed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = [number for number in ("SIGTERM", "SIGHUP") if hasattr(signal, number)]
+    default = [getattr(signal, n) for n in signals if signal.getsignal(getattr(signal, n)) is signal.SIG_DFL]
+    for number in default:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -56,6 +114,7 @@ def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
     anomaly-vae score data.csv                           with the latest fitted detector
     """
     keep_memory()
+    ctx.with_resource(_stoppable())
     ctx.obj = {"quiet": quiet}
     if "TORCHELASTIC_RUN_ID" in os.environ and ctx.invoked_subcommand != "fit":
         raise UsageError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from anomaly_vae.core.advice import argument
+from anomaly_vae.core.errors import escaped
 from anomaly_vae.core.worries import lines
 from anomaly_vae.reporting.summary import metric_facts, pixel_facts
 
@@ -48,7 +49,7 @@ class Console:
     def say(self, text: str) -> None:
         """Prints a message, unless quiet."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(escaped(text), err=True)
 
     def tell(self, notes: Sequence[str], more: str) -> None:
         """Prints notes, then the gravest worries, unless quiet. more: where the rest can be read."""
@@ -74,7 +75,7 @@ class Console:
 def table(rows: list[tuple[str, str]]) -> str:
     """Two aligned columns."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return escaped("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 
 
 def fit_summary(result: Result) -> str:
@@ -181,7 +182,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return escaped("\n".join(line.rstrip() for line in lines))
 
 
 def _cell(value: Any) -> str:

@@ -109,6 +109,9 @@ def fit_command(
     help="Add the negative ELBO (nats) of K posterior draws; the score itself decodes the posterior mean.",
 )
 @click.option("--raw", is_flag=True, help="Add each part's raw nats, before it was turned into its surprise.")
+@click.option(
+    "--csv-safe", is_flag=True, help="An apostrophe before texts of a CSV that a spreadsheet would take for a formula."
+)
 @click.option("--maps", metavar="DIR", help="Draw maps over the flagged pictures into this new folder.")
 @click.option("--all-maps", is_flag=True, help="With --maps: over all pictures, not only the flagged ones.")
 @click.option("--map-values", is_flag=True, help="With --maps: also write each map as .npy, float32 nats.")
@@ -125,6 +128,7 @@ def score_command(
     explain: int | None,
     elbo: int | None,
     raw: bool,
+    csv_safe: bool,
     output: str | None,
     ending: str | None,
     engine: Engine | None,
@@ -150,6 +154,8 @@ def score_command(
         raise UsageError("--format is for many files; the format of one follows the ending of -o FILE")
     if output and not many:
         require_ending(output, SCORES)
+    if csv_safe and not (ending == "csv" if many else output is None or output.lower().endswith(".csv")):
+        raise UsageError("--csv-safe is about CSV; -o FILE.csv, or --format csv of many files, would work")
     if (all_maps or map_values) and not maps:
         raise UsageError("--all-maps and --map-values say what --maps DIR writes; name that folder too")
     from anomaly_vae.cli.console import Console
@@ -164,6 +170,8 @@ def score_command(
         elbo=elbo or 0,
         raw=raw,
         written=config.data.written,
+        csv_safe=csv_safe,
+        max_pixels=config.data.max_pixels,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:

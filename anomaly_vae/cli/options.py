@@ -11,6 +11,7 @@ import click
 
 from anomaly_vae.core.advice import argument
 from anomaly_vae.core.errors import DataError, UsageError
+from anomaly_vae.core.files import require_readable
 
 if TYPE_CHECKING:
     from anomaly_vae.core.config import Config
@@ -66,11 +67,11 @@ def data_argument(required: bool = True) -> Callable[[Callable[..., Any]], Any]:
 
 
 def require_there(data: str) -> None:
-    """Checks early, before slow imports, that DATA exists; `-` is stdin. Raises DataError."""
+    """Checks early, before slow imports, that DATA can be read; `-` is stdin. Raises DataError."""
     if "://" in data:
         raise DataError(f"{data}: an address; download it first, and name the file")
-    if data != "-" and not os.path.exists(data):
-        raise DataError(f"{data}: no such file or folder")
+    if data != "-":
+        require_readable(data)
 
 
 # option -> the setting it is a shorthand for

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -34,11 +35,15 @@ __all__ = [
     "TrackingConfig", "TrainingConfig", "read", "validate",
 ]  # fmt: skip
 
+LONGEST = 1 << 20  # bytes of a file of settings
+
 
 class Config(Section):
     """All settings of one run."""
 
-    seed: int = Field(0, ge=0, description="seed of the split, the weights, the order of batches and the noise")
+    seed: int = Field(
+        0, ge=0, lt=1 << 63, description="seed of the split, the weights, the order of batches and the noise"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
@@ -124,11 +129,18 @@ def validate(tree: Mapping[str, Any], origin: str, names: Mapping[str, Collectio
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: no file; name one with settings")
+        with open(path, "rb") as file:
+            content = file.read(LONGEST + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this configuration file ({error.strerror})") from error
+    if len(content) > LONGEST:
+        raise ConfigError(f"{path}: more than {LONGEST} bytes, which no configuration file has")
+    try:
+        tree = yaml_value(content.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: not a YAML file of settings ({' '.join(str(error).split())})") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -140,16 +152,25 @@ def _parse_override(override: str) -> dict[str, Any]:
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {override}: expected section.key=VALUE, e.g. --set training.epochs=20")
+    if name.count(".") > 1:
+        raise ConfigError(f"--set {override}: no setting's name has more than one dot; e.g. training.epochs")
     try:
         value = yaml_value(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
+        raise ConfigError(f"--set {override}: {reprlib.repr(text)} is not a YAML value") from error
     return _nested(name, value)
 
 
 def yaml_value(text: str) -> Any:
     """The value that `--set` reads in a text. Raises yaml.YAMLError where it is none."""
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except Exception as error:  # PyYAML lets those of Python's parsers through: !!int abc, !!timestamp 2020-99-99
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from error
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:
@@ -162,7 +183,20 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A YAML 1.1 loader that also reads 3e-4 as a float, as YAML 1.2 does; YAML 1.1 reads it as a string."""
+    """A YAML 1.1 loader that also reads 3e-4 as a float, as YAML 1.2 does; YAML 1.1 reads it as a string.
+
+    It has no aliases, of which a few bytes make gigabytes, and no dates, which no setting holds: 2024-05-01 is text.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (of the base class)
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"*{self.peek_event().anchor}: aliases are not read; write the value out")
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver(
@@ -198,4 +232,8 @@ def _first_problem(error: ValidationError) -> str:
         inside = f"section '{'.'.join(path[:-1])}' has" if path[:-1] else "the settings are"
         return f"unknown setting '{name}'{hint} {inside} {', '.join(valid_names)}"
     message = problem["msg"].removeprefix("Value error, ")  # pydantic's prefix to the message of a validator
-    return f"setting '{name}' = {problem['input']!r}: {message}"
+    try:
+        value = reprlib.repr(problem["input"])
+    except ValueError:  # a number that Python does not write out
+        value = "a number of thousands of digits"
+    return f"setting '{name}' = {value}: {message}"

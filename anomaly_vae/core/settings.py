@@ -14,7 +14,13 @@ from pydantic_core import PydanticCustomError
 
 from anomaly_vae.core.registry import expected
 
+# Upper bounds of sizes, far above what anyone computes: what exceeds them is a mistake, or an altered detector.
+WIDEST, DEEPEST, LARGEST_SIDE = 1 << 20, 256, 1 << 14  # units of a layer, layers, pixels of a side
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=WIDEST)], ...], Field(max_length=DEEPEST)]
+
 NETWORKS = ("dense", "conv1d", "conv2d")  # the networks that other models can be built around
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)  # of what is read from a detector's folder
 
 
 class Policy(NamedTuple):
@@ -61,7 +67,15 @@ def one_of(registry: str) -> AfterValidator:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and ("\0" in text or any("\ud800" <= c <= "\udfff" for c in text)):
+                raise ValueError("no text in UTF-8, or with a zero byte, which no name has")
+        return value
 
 
 class DataConfig(Section):
@@ -107,23 +121,36 @@ class DataConfig(Section):
         description="columns that a sample is judged under and that are never judged themselves: class, machine, mode;"
         " text and at most 20 whole numbers name classes (model.kind=conditional)",
     )
-    shape: tuple[int, ...] | None = Field(None, description="(C, H, W) of one picture of a pixel table")
-    size: int | None = Field(None, ge=4, description="height and width that image files are resized to, pixels")
+    shape: Widths | None = Field(None, description="(C, H, W) of one picture of a pixel table")
+    size: int | None = Field(
+        None, ge=4, le=LARGEST_SIDE, description="height and width that image files are resized to, pixels"
+    )
     tile: int | None = Field(
-        None, ge=8, description="side of the tiles, pixels, that pictures of `size` are cut into; None: seen whole"
+        None,
+        ge=8,
+        le=LARGEST_SIDE,
+        description="side of the tiles, pixels, that pictures of `size` are cut into; None: seen whole",
     )
     overlap: float = Field(0.25, ge=0, le=0.75, description="share of its side that a tile has in common with the next")
     object: str | None = Field(None, description="of a list of images with a column `object`, which one")
+    max_pixels: int = Field(
+        100_000_000,
+        ge=1,
+        le=1 << 40,
+        description="pixels of the largest image file that is decoded; 4 bytes each, or more",
+    )
     skip_broken: bool = Field(False, description="leave out, and name, image files that cannot be decoded")
     channels: Literal[1, 3] | None = Field(None, description="channels of image files; None: 1 if all are grey, else 3")
-    window: int | None = Field(None, ge=4, description="time steps of one window of a series; None: from the rows")
+    window: int | None = Field(
+        None, ge=4, le=WIDEST, description="time steps of one window of a series; None: from the rows"
+    )
     memory: ByteSize = Field(
         ByteSize(1 << 26),
         ge=0,
         description="bytes of an array or table that fit holds in memory, e.g. 2GiB; larger ones live in files below"
         " tracking.folder/cache that are mapped, with the same result",
     )
-    max_categories: int = Field(50, ge=2, description="a text column with more distinct values is free text")
+    max_categories: int = Field(50, ge=2, le=WIDEST, description="a text column with more distinct values is free text")
 
     @property
     def written(self) -> dict[str, Any]:
@@ -169,12 +196,15 @@ class ModelConfig(Section):
         None, description="what flow and conditional are built around; None: by the axes of a sample"
     )
     latent: int | None = Field(
-        None, ge=1, description="latent dimensions; hierarchical, kl_autoencoder, vq: channels of a latent map"
+        None,
+        ge=1,
+        le=WIDEST,
+        description="latent dimensions; hierarchical, kl_autoencoder, vq: channels of a latent map",
     )
-    hidden: tuple[int, ...] | None = Field(None, description="units of each dense layer (dense), of the last (conv)")
-    channels: tuple[int, ...] | None = Field(None, description="channels of each stride-2 stage (all but dense)")
+    hidden: Widths | None = Field(None, description="units of each dense layer (dense), of the last (conv)")
+    channels: Widths | None = Field(None, description="channels of each stride-2 stage (all but dense)")
     blocks: int | None = Field(
-        None, ge=0, description="residual blocks of each stage; hierarchical: and latent maps of each scale"
+        None, ge=0, le=DEEPEST, description="residual blocks of each stage; hierarchical: and latent maps of each scale"
     )
     likelihood: Literal["gaussian", "bernoulli", "laplace"] | None = Field(None, description="p(x|z) of numbers")
     sigma: Literal["predicted", "element", "shared", "optimal", "fixed"] | None = Field(
@@ -184,7 +214,7 @@ class ModelConfig(Section):
     )
     sigma_value: float | None = Field(None, gt=0, description="the scale where sigma is fixed, else where it starts")
     sigma_min: float | None = Field(None, gt=0, description="floor of every scale that is not fixed, in scaled units")
-    members: int | None = Field(None, ge=1, description="independent VAEs trained side by side (dense)")
+    members: int | None = Field(None, ge=1, le=DEEPEST, description="independent VAEs trained side by side (dense)")
     pretrained: str | None = Field(
         None, description="folder of a diffusers AutoencoderKL that training starts from (kl_autoencoder)"
     )
@@ -201,12 +231,12 @@ class ModelConfig(Section):
     carry_backbone: bool = Field(
         True, description="a detector's folder holds the backbone's weights; false: refers to them by their hash"
     )
-    codes: int | None = Field(None, ge=2, description="vectors of the codebook (vq)")
+    codes: int | None = Field(None, ge=2, le=WIDEST, description="vectors of the codebook (vq)")
     code_prior: Literal["unigram", "causal"] | None = Field(
         None, description="p(codes): each position on its own, or given those before it (vq)"
     )
     commitment: float | None = Field(None, ge=0, description="weight of the encoder's distance to its codes (vq)")
-    flow_steps: int | None = Field(None, ge=1, description="autoregressive steps of the posterior (flow)")
+    flow_steps: int | None = Field(None, ge=1, le=DEEPEST, description="autoregressive steps of the posterior (flow)")
 
 
 class ObjectiveConfig(Section):
@@ -223,7 +253,7 @@ class ObjectiveConfig(Section):
         description="nats that the KL is held to, rising from 0 as beta else would: recon + beta * |KL - capacity|"
         " (Burgess 2018); None: the KL is charged as it is",
     )
-    cycles: int = Field(4, ge=1, description="cycles of the cyclical schedule")
+    cycles: int = Field(4, ge=1, le=1 << 40, description="cycles of the cyclical schedule")
     adversarial: float = Field(
         0.0, ge=0, description="weight, in nats a pixel, of a discriminator that judges patches of reconstructions"
     )
@@ -234,9 +264,11 @@ class ObjectiveConfig(Section):
 class TrainingConfig(Section):
     """The one training loop."""
 
-    steps: int | None = Field(None, ge=1, description="optimiser steps, however many rows there are")
-    epochs: int | None = Field(None, ge=1, description="passes over the training rows, instead of steps")
-    batch_size: int | None = Field(None, ge=2, description="samples of one optimiser step; at most half of the rows")
+    steps: int | None = Field(None, ge=1, le=1 << 40, description="optimiser steps, however many rows there are")
+    epochs: int | None = Field(None, ge=1, le=1 << 40, description="passes over the training rows, instead of steps")
+    batch_size: int | None = Field(
+        None, ge=2, le=1 << 31, description="samples of one optimiser step; at most half of the rows"
+    )
     lr: float | None = Field(None, gt=0, description="AdamW's learning rate, raised over 5 % and decayed on a cosine")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW's decoupled weight decay")
     clip: float = Field(5.0, gt=0, description="largest norm of the gradient of the loss, in nats an element")
@@ -249,7 +281,9 @@ class TrainingConfig(Section):
     binarise: bool = Field(
         False, description="pixels are drawn from Bernoulli(grey), anew each time; for model.likelihood=bernoulli"
     )
-    patience: int = Field(20, ge=1, description="epochs without a better held-out ELBO before training stops")
+    patience: int = Field(
+        20, ge=1, le=1 << 40, description="epochs without a better held-out ELBO before training stops"
+    )
     bf16: bool | None = Field(None, description="bfloat16 autocast where the hardware computes in it")
 
 
@@ -272,10 +306,13 @@ class ScoringConfig(Section):
         description="what the KL is taken to: the model's own prior, N(0, I) or of the codes, or a Gaussian mixture"
         " fitted to the training posteriors",
     )
-    components: int = Field(10, ge=1, description="components of the mixture, if there are posteriors enough")
+    components: int = Field(
+        10, ge=1, le=WIDEST, description="components of the mixture, if there are posteriors enough"
+    )
     neighbours: int | None = Field(
         None,
         ge=0,
+        le=1 << 31,
         description="training rows (dense) or positions (features) that distances are measured to; 0: no part"
         " that measures any",
     )

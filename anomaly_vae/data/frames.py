@@ -11,7 +11,7 @@ import numpy as np
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import DataConfig
 from anomaly_vae.data.conditions import encode as encode_conditions
-from anomaly_vae.data.images.decoding import Encoded, decode, encode
+from anomaly_vae.data.images.decoding import Encoded, decode, encode, limit_pixels
 from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.source import Chunk, Layout
 
@@ -74,6 +74,7 @@ def picture_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows
             raise DataError(f"memory: no condition column '{column.name}' beside '{IMAGE}'")
     texts = [frame[column.name].map(lambda v: "" if v != v or v is None else str(v)) for column in layout.conditions]
     condition = encode_conditions([t.to_numpy(np.str_) for t in texts], layout.conditions, "memory")
+    limit_pixels(config.max_pixels)
     for first in range(0, len(frame), rows):
         piece = slice(first, first + rows)
         files = [_file(cell, first + i) for i, cell in enumerate(frame[IMAGE].iloc[piece])]

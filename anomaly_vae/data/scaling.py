@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.settings import STRICT
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Column, Layout
 from anomaly_vae.data.units import moments, unit_of
@@ -24,6 +26,7 @@ class Element:
     f is the identity (linear), asinh, or the difference from the previous time step; a category passes as its code.
     """
 
+    __pydantic_config__ = STRICT
     column: int
     how: Literal["linear", "asinh", "difference", "code"]
     shift: float = 0.0
@@ -36,6 +39,7 @@ class Element:
 class Condition:
     """The encoding of a condition column: one-hot with `classes` classes, or (x - mean) / spread if that is 0."""
 
+    __pydantic_config__ = STRICT
     classes: int
     mean: float = 0.0
     spread: float = 1.0
@@ -43,6 +47,16 @@ class Condition:
     @property
     def width(self) -> int:
         return self.classes or 1
+
+
+@dataclass(frozen=True)
+class SavedScaler:
+    """The scaler in a detector's folder."""
+
+    __pydantic_config__ = STRICT
+    elements: list[Element]
+    limit: float
+    conditions: list[Condition] = field(default_factory=list)
 
 
 class Scaler:
@@ -194,13 +208,14 @@ class Scaler:
         return columns
 
     def to_json(self) -> dict[str, Any]:
-        elements, conditions = ([asdict(e) for e in self.elements], [asdict(c) for c in self.conditions])
+        elements, conditions = [asdict(e) for e in self.elements], [asdict(c) for c in self.conditions]
         return {"limit": self.limit, "elements": elements, "conditions": conditions}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Scaler:
-        elements = [Element(**element) for element in tree["elements"]]
-        return cls(elements, tree["limit"], [Condition(**condition) for condition in tree["conditions"]])
+        """Raises pydantic's ValidationError for other keys or types."""
+        saved = TypeAdapter(SavedScaler).validate_python(tree)
+        return cls(saved.elements, saved.limit, saved.conditions)
 
 
 def _run(chosen: NDArray[np.bool_]) -> slice:

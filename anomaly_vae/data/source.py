@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
+from anomaly_vae.core.settings import STRICT
 from anomaly_vae.data.readers.cells import NumberFormat
 
 if TYPE_CHECKING:
@@ -31,20 +33,11 @@ class Column:
     for another value (`parts.constant`). None: it varies.
     """
 
+    __pydantic_config__ = STRICT
     name: str
     categories: tuple[str, ...] | None = None
     constant: float | None = None
     format: NumberFormat | None = None  # how numbers are written where that is not plain; None: as programs write them
-
-    @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> Column:
-        categories, format_ = tree["categories"], tree.get("format")
-        return cls(
-            tree["name"],
-            None if categories is None else tuple(categories),
-            tree.get("constant"),
-            None if format_ is None else NumberFormat(**format_),
-        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +60,7 @@ class Layout:
     left_out: column name -> the reason why it is not an input.
     """
 
+    __pydantic_config__ = STRICT
     kind: str
     shape: tuple[int, ...]
     columns: tuple[Column, ...] = ()
@@ -114,8 +108,8 @@ class Layout:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Layout:
-        columns = {key: tuple(Column.from_json(column) for column in tree[key]) for key in ("columns", "conditions")}
-        return cls(**{**tree, **columns, "shape": tuple(tree["shape"]), "pixels": tuple(tree["pixels"])})
+        """Raises pydantic's ValidationError for other keys or types."""
+        return TypeAdapter(cls).validate_python(tree)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,38 +18,56 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from anomaly_vae.core.errors import AnomalyVAEError
 from anomaly_vae.core.files import SCORES, replacing, require_ending
 
 Write = Callable[[pa.RecordBatch], None]
+Open = Callable[[IO[bytes], pa.Schema], AbstractContextManager[Write]]
 
 
 @contextmanager
-def open_writer(path: str | Path | None, schema: pa.Schema) -> Iterator[Write]:
+def open_writer(path: str | Path | None, schema: pa.Schema, csv_safe: bool = False) -> Iterator[Write]:
     """Opens a writer: a function that takes record batches of `schema`.
 
     path: its suffix chooses the format; None: CSV to stdout. Stdout too is written only after the last batch, so that a
-    bad row late in the input leaves no incomplete result.
+    bad row late in the input leaves no incomplete result. csv_safe: texts of a CSV that a spreadsheet would compute
+    begin with an apostrophe.
     Raises UsageError for an unknown suffix, AnomalyVAEError if the file cannot be written.
     """
+    csv = partial(_csv, safe=csv_safe)
     if path is None:
         with tempfile.TemporaryFile() as spool:
-            with _csv(spool, schema) as write:
+            with csv(spool, schema) as write:
                 yield write
             spool.seek(0)
-            shutil.copyfileobj(spool, sys.stdout.buffer, 1 << 20)
-            sys.stdout.flush()
+            with _stdout_explained():
+                shutil.copyfileobj(spool, sys.stdout.buffer, 1 << 20)
+                sys.stdout.flush()
         return
-    opener = {".csv": _csv, ".parquet": _parquet, ".json": _json}[require_ending(path, SCORES)]
+    openers: dict[str, Open] = {".csv": csv, ".parquet": _parquet, ".json": _json}
+    opener = openers[require_ending(path, SCORES)]
     with replacing(path) as beside, open(beside, "wb") as file, opener(file, schema) as write:
         yield write
 
 
 @contextmanager
-def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
+def _stdout_explained() -> Iterator[None]:
+    """Raises what keeps stdout from taking the table as an AnomalyVAEError; a reader that has read enough is none."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise AnomalyVAEError(f"stdout: {error.strerror}; what arrived there is incomplete") from error
+
+
+@contextmanager
+def _csv(file: IO[bytes], schema: pa.Schema, safe: bool) -> Iterator[Write]:
     header = True
 
     def write(batch: pa.RecordBatch) -> None:
         nonlocal header
+        batch = _without_formulas(batch) if safe else batch
         # Arrow's "needed" quotes every text of a batch, not only those that need quotes
         texts = [column for column in batch.columns if pa.types.is_string(column.type)]
         cells, names = (
@@ -63,6 +82,17 @@ def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
     yield write
     if header:
         write(pa.RecordBatch.from_pylist([], schema))
+
+
+def _without_formulas(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """With an apostrophe before texts that begin as a formula does (OWASP, CSV injection)."""
+
+    def escaped(column: pa.Array) -> pa.Array:
+        return (
+            pc.replace_substring_regex(column, "^([=+@\t\r-])", "'\\1") if pa.types.is_string(column.type) else column
+        )
+
+    return pa.RecordBatch.from_arrays([escaped(column) for column in batch.columns], names=batch.schema.names)
 
 
 def _need_quotes(texts: Iterable[pa.Array]) -> bool:

@@ -38,15 +38,15 @@ def score_frame(
     frame: the columns of the training data by name, whatever their order; others are ignored. A series is all steps
     of a stretch of time, at least one window. Pictures from files: `image`, the bytes of an image file each, and `id`.
     threshold: instead of the detector's (nats). explain: so many columns or sensors that contribute most.
-    Raises DataError for columns or cells that cannot be scored, UsageError for `explain` of pictures without columns.
+    Raises DataError for columns or cells that cannot be scored, UsageError for `explain` of pictures without columns
+    and for a threshold that is not finite.
     """
     import pandas as pd
 
-    names = explained_names(detector, explain)
+    names, at_least = explained_names(detector, explain), detector.alarm_threshold(threshold)
     chunks = KINDS[detector.layout.kind].frame_chunks(frame, detector.layout, detector.config.data, detector.chunk_rows)
     scores = join(detector.stream(chunks, bool(explain)))
-    alarm = scores.total >= (detector.threshold.value if threshold is None else threshold)
-    return pd.DataFrame(score_columns(scores, detector, alarm, names, explain))
+    return pd.DataFrame(score_columns(scores, detector, scores.total >= at_least, names, explain))
 
 
 def score_columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly_vae.core.config import Config
+from anomaly_vae.core.errors import UsageError
 from anomaly_vae.core.threads import prefetched
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.open import open_memory
@@ -177,6 +179,14 @@ class Detector:
         H, W: as the network reads pictures; `anomaly_vae.maps.resized` gives a picture's own size.
         """
         return excess_maps(scores, self.normal_mean)
+
+    def alarm_threshold(self, instead: float | None = None) -> float:
+        """The score (nats) from which a sample is an anomaly. instead: of the detector's own. Raises UsageError for one
+        that is not finite, at which nothing, or everything, would be an alarm."""
+        value = self.threshold.value if instead is None else instead
+        if not math.isfinite(value):
+            raise UsageError(f"threshold {value}: not a finite number of nats")
+        return value
 
     def with_threshold(self, policy: str) -> Detector:
         """The same detector with its threshold chosen again from the validation scores."""

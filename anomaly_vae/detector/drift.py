@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter
 
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData
@@ -36,6 +37,7 @@ class Reference:
     where rows are independent.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     name: str
     values: NDArray[np.float64]
     rows: int
@@ -64,8 +66,8 @@ class Reference:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any], values: NDArray[np.float64]) -> Reference:
-        lists = {name: tuple(tree[name]) for name in ("counts", "categories")}
-        return cls(**{**tree, **lists, "values": values})
+        """Raises pydantic's ValidationError for other keys or types."""
+        return TypeAdapter(cls).validate_python({**tree, "values": values})
 
 
 @dataclass

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.core.settings import Policy
+from anomaly_vae.core.settings import STRICT, Policy
 from anomaly_vae.detector.metrics import BITS, Curve, share_interval
 from anomaly_vae.detector.tails import smallest_rate, tail_threshold
 
@@ -35,6 +36,7 @@ class Threshold:
     independent steps those normals are worth. per_day: of a series with a time column, its steps a day.
     """
 
+    __pydantic_config__ = STRICT
     value: float
     policy: str
     labelled: bool
@@ -47,6 +49,11 @@ class Threshold:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Threshold:
+        """Raises pydantic's ValidationError for other keys or types."""
+        return TypeAdapter(cls).validate_python(tree)
 
     def frequency(self, noun: str) -> str:
         """The false-alarm rate as alarms a day, or of 1,000 normals where no clock is known. noun: of the samples."""

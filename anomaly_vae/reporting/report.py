@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from anomaly_vae.core.errors import escaped
 from anomaly_vae.reporting.summary import Choice, Summary
 
 HALF_WIDTH = 950  # pixels; the page shows figures up to this width two in a line
@@ -53,15 +54,15 @@ class Table:
 
 def to_markdown(summary: Summary) -> str:
     """The run's note: verdict, facts, worries, notes, thresholds and the settings that differ from the defaults."""
-    parts = [f"**{summary.verdict()}**", f"`{summary.data}` is {summary.data_is}."]
+    parts = [f"**{summary.verdict()}**", f"`{_plain(summary.data, code=True)}` is {_plain(summary.data_is)}."]
     parts.append(_markdown_table(("", ""), summary.facts()))
     if summary.worries:
-        parts.append("### What to worry about\n\n" + "\n".join(f"- {worry}" for worry in summary.worries))
+        parts.append("### What to worry about\n\n" + "\n".join(f"- {_plain(worry)}" for worry in summary.worries))
     if summary.information:
-        parts.append("### Notes\n\n" + "\n".join(f"- {note}" for note in summary.information))
+        parts.append("### Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in summary.information))
     choices = map(_choice_row, summary.choices)
     parts.append("### Thresholds on the test data\n\n" + _markdown_table(CHOICE_HEADS, choices))
-    changed = [f"- `{key}` = `{value}`" for key, value in summary.changed.items()]
+    changed = [f"- `{key}` = `{_plain(str(value), code=True)}`" for key, value in summary.changed.items()]
     if len(changed) > NOTE_SETTINGS:
         changed[NOTE_SETTINGS:] = [f"- and {len(changed) - NOTE_SETTINGS} more: the parameters `changed.*`"]
     parts.append("### Changed from the defaults\n\n" + ("\n".join(changed) or "Nothing."))
@@ -73,6 +74,7 @@ def to_html(summary: Summary, title: str, figures: Sequence[Figure], tables: Seq
     environment = Environment(
         loader=PackageLoader("anomaly_vae.reporting"),
         autoescape=True,
+        finalize=lambda value: escaped(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
@@ -98,5 +100,12 @@ def _choice_row(choice: Choice) -> tuple[str, ...]:
 
 def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _plain(text: str, code: bool = False) -> str:
+    """Text of the data or the user as markdown that shows it: no HTML, no link, no picture. code: between backticks,
+    where nothing but a backtick means anything."""
+    text = escaped(" ".join(text.split()))
+    return text.replace("`", "'") if code else text.replace("<", "&lt;").replace("[", "\\[")

@@ -10,7 +10,8 @@ from typing import Any
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
-from anomaly_vae.tracking.store import check_store, knock, store_errors, store_uri
+from anomaly_vae.tracking.alive import mark_killed
+from anomaly_vae.tracking.store import check_store, knock, store_errors, store_uri, unsent
 
 # MLflow's usage reports stay off unless the environment says otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -38,7 +39,9 @@ def connect(config: Config, *, write: bool = False) -> MlflowClient:
     and checked to be writable. Raises RunError."""
     check_store(config, create_schema if write else None)
     with store_errors(f"opening {store_uri(config)}"):
-        return MlflowClient(store_uri(config))
+        client = MlflowClient(store_uri(config))
+    mark_killed(client, config, unsent(config))
+    return client
 
 
 def open_client(uri: str) -> MlflowClient:

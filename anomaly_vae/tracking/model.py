@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
+from anomaly_vae.core.files import scratch_folder
 from anomaly_vae.core.version import __version__
 from anomaly_vae.data.frames import Field
 from anomaly_vae.detector.dataframe import example, interface
@@ -40,11 +40,11 @@ def saved_model(detector: Detector) -> Iterator[Path]:
     Requirements and signature are written out, so MLflow infers nothing and runs only the model's own code.
     Raises RunError where MLflow cannot write it.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        detector.save(Path(scratch) / "detector")
+    with scratch_folder() as scratch:
+        detector.save(scratch / "detector")
         with store_errors("making the model"):
-            _save(Path(scratch) / "model", detector, Path(scratch) / "detector")
-        yield Path(scratch) / "model"
+            _save(scratch / "model", detector, scratch / "detector")
+        yield scratch / "model"
 
 
 def _save(folder: Path, detector: Detector, detector_folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,8 +22,10 @@ from mlflow.tracking import MlflowClient
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
+from anomaly_vae.core.files import scratch_folder
+from anomaly_vae.tracking import alive
 from anomaly_vae.tracking.client import connect, find_run, model_of, open_client
-from anomaly_vae.tracking.store import cut, file_name, knock, server_uri, store_errors, store_folder
+from anomaly_vae.tracking.store import cut, file_name, knock, server_uri, store_errors, unsent
 
 # --- entries: what is logged ---------------------------------------------------------------------------------------
 # The names of these classes and fields are the format of a waiting run's entries.jsonl.
@@ -159,10 +161,10 @@ class Sender:
 
     def _sign(self, description: Path) -> None:
         """Logs a copy of the model's description (MLmodel) with the ids of run and model; the file itself stays."""
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             model = Model.load(str(description))
             model.model_id, model.model_uuid, model.run_id = self.model_id, self.model_id, self.run_id
-            model.save(str(Path(folder) / description.name))
+            model.save(str(folder / description.name))
             self.client.log_model_artifacts(self.model_id, folder)
 
 
@@ -175,8 +177,8 @@ HEADER, ENTRIES, ARTIFACTS, MODEL = "run.json", "entries.jsonl", "artifacts", "m
 class Spool:
     """Writes the entries of one run into a local folder, which `send` reads."""
 
-    def __init__(self, folder: Path, run_id: str) -> None:
-        header = json.dumps({"run_id": run_id, "server": server_uri()}) + "\n"
+    def __init__(self, folder: Path, run_id: str, server: str) -> None:
+        header = json.dumps({"run_id": run_id, "server": server}) + "\n"
         with _disk_errors(folder):
             (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
             (folder / HEADER).write_text(header, encoding="utf-8")
@@ -235,12 +237,12 @@ class SyncResult:
 
 def spool_folder(run_id: str, config: Config) -> Path:
     """The folder that a run waits in, if it does. Nothing is created."""
-    return store_folder(config) / "unsent" / file_name(run_id)
+    return unsent(config) / file_name(run_id)
 
 
 def waiting(config: Config) -> list[Path]:
     """The folders of all runs that wait to be sent."""
-    return sorted(path.parent for path in (store_folder(config) / "unsent").glob(f"*/{HEADER}"))
+    return sorted(path.parent for path in unsent(config).glob(f"*/{HEADER}"))
 
 
 def sync(config: Config) -> list[SyncResult]:
@@ -250,11 +252,14 @@ def sync(config: Config) -> list[SyncResult]:
 
 def _send_if_ended(folder: Path, config: Config) -> SyncResult:
     run_id = _read_header(folder)["run_id"]
-    if not any(isinstance(entry, End) for entry in _read_entries(folder)):
-        why = f"has not ended; if it was killed, `anomaly-vae fit --resume {run_id}` continues it"
-        return SyncResult(run_id, folder, why)
     try:
+        if not any(isinstance(entry, End) for entry in _read_entries(folder)):
+            if not alive.left_alone(run_id, config):
+                why = f"has not ended; if it was killed, `anomaly-vae fit --resume {run_id}` continues it"
+                return SyncResult(run_id, folder, why)
+            Spool(folder, run_id, _read_header(folder)["server"]).write(End("KILLED", int(time.time() * 1000)))
         send(folder, config)
+        alive.forget(run_id, config)
     except RunError as error:
         return SyncResult(run_id, folder, str(error))
     return SyncResult(run_id, folder)

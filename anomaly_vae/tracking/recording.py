@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anomaly_vae.core.errors import RunError
+from anomaly_vae.core.files import scratch_folder
 from anomaly_vae.tracking.metadata import SystemMetrics
 from anomaly_vae.tracking.outbox import Batch, Data, End, Entry, EntryWriter, Files, ModelFiles, Point, Sender, Spool
 from anomaly_vae.tracking.run import Columns
-from anomaly_vae.tracking.store import clean, cut, file_name, store_errors
+from anomaly_vae.tracking.store import clean, cut, file_name, server_uri, store_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,8 +69,13 @@ class TrackedRun:
         except RunError as error:
             if self._spool_folder is None or self.lost:
                 raise
-            self._writer, self.lost = Spool(self._spool_folder, self.run_id), (self._spool_folder, str(error))
-            self._writer.write(entry)
+            try:
+                spool = Spool(self._spool_folder, self.run_id, server_uri())
+                spool.write(entry)
+            except RunError:  # the same full disk: half a run could never be sent
+                shutil.rmtree(self._spool_folder, ignore_errors=True)
+                raise error from None
+            self._writer, self.lost = spool, (self._spool_folder, str(error))
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Settings of the run; over-long values are cut. One that a continued run has with another value becomes the
@@ -156,9 +161,9 @@ class TrackedRun:
     @contextmanager
     def _file(self, place: str, name: str) -> Iterator[Path]:
         """A path to write, which becomes the artifact `place`/`name`."""
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             with store_errors(f"writing {name}"):
-                yield Path(folder) / name
+                yield folder / name
             self._log(Files(Path(folder), place))
 
     def dataset(self, *, name: str, source: str, digest: str, rows: int, columns: Columns, context: str) -> None:
@@ -193,15 +198,22 @@ class TrackedRun:
         """
         self._log(ModelFiles(folder, model_title(name)))
 
-    def end(self, status: str, error: BaseException | None = None) -> None:
-        """Ends the run with a status; with an error, also tags it `error` = "Type: message"."""
+    def end(self, status: str, error: BaseException | None = None) -> bool:
+        """Ends the run with a status; with an error, also tags it `error` = "Type: message".
+
+        Returns whether the end was recorded: a store that fails now must not hide the error.
+        """
         if error is not None:
-            with suppress(RunError):  # a store that fails now must not hide what ended the run
+            with suppress(RunError):
                 self.tags({"error": f"{type(error).__name__}: {error}"})
-                self.end(status)
-            return
-        self.flush()
-        self._log(End(status=status, when=int(time.time() * 1000)))
+        try:
+            self.flush()
+            self._log(End(status=status, when=int(time.time() * 1000)))
+        except RunError:
+            if error is None:
+                raise
+            return False
+        return True
 
 
 def model_title(name: str) -> str:

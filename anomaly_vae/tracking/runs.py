@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.tracking import metadata, outbox
+from anomaly_vae.tracking.alive import Alive, has_process
 from anomaly_vae.tracking.client import connect, find_run, model_of
 from anomaly_vae.tracking.outbox import Sender
 from anomaly_vae.tracking.recording import NAME_LENGTH, TrackedRun, model_title
@@ -48,15 +49,15 @@ def start(
         run = _reopen(client, config, resume)
     else:
         run = _create(client, config, data_name, run_name, parent, model)
+    alive = Alive(run.run_id, config)
     try:
         yield run
-    except Exception as error:
-        run.end("FAILED", error)
-        raise
+        run.end("FINISHED")
     except BaseException as error:
-        run.end("KILLED", error)
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        alive.end("" if run.end(status, error) else status)
         raise
-    run.end("FINISHED")
+    alive.end()
     if run.lost:
         with suppress(RunError):  # the store may be back
             outbox.send(run.lost[0], config)
@@ -107,6 +108,8 @@ def _reopen(client: MlflowClient, config: Config, run: str) -> TrackedRun:
     """A killed run, running again, with the tag `resumed` that counts its continuations."""
     record = find_run(client, run)
     run_id = record.info.run_id
+    if has_process(run_id, config):
+        raise RunError(f"run {run_id} has a process that goes on with it; wait for it, or stop it")
     spool_folder = outbox.spool_folder(run_id, config)
     if spool_folder.is_dir():  # entries from between the loss of the store and the end of the process
         outbox.send(spool_folder, config)

@@ -13,7 +13,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
+from anomaly_vae.core.files import scratch_folder
 
 Schema = Callable[[Path, Path], None]  # makes a new database of runs, with the folder of their artifacts
 
@@ -44,6 +44,11 @@ def store_folder(config: Config) -> Path:
 def checkpoint_folder(run_id: str, config: Config) -> Path:
     """The folder of a run's checkpoints; always local, beside the local store. Nothing is created."""
     return store_folder(config) / "checkpoints" / file_name(run_id)
+
+
+def unsent(config: Config) -> Path:
+    """The folder of the runs that wait to be sent."""
+    return store_folder(config) / "unsent"
 
 
 def check_store(config: Config, schema: Schema | None = None) -> None:
@@ -117,8 +122,8 @@ def _create_store(database: Path, schema: Schema) -> None:
 
     Two fits may do this at once: the first link wins. A killed one leaves no incomplete store.
     """
-    with tempfile.TemporaryDirectory(prefix=".new-store-", dir=database.parent) as scratch:
-        new = Path(scratch) / database.name
+    with scratch_folder(database.parent) as scratch:
+        new = scratch / database.name
         with store_errors(f"creating {database}"):
             schema(new, database.parent / "artifacts")
         with suppress(FileExistsError):

@@ -9,16 +9,18 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from anomaly_vae.core import distributed
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.config import Config
-from anomaly_vae.core.errors import RunError
+from anomaly_vae.core.errors import AnomalyVAEError, RunError
 from anomaly_vae.core.files import replacing, require_free
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.configuration import load
+from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.detector.metrics import metrics
 from anomaly_vae.reporting.summary import Result, summarise
@@ -105,8 +107,8 @@ def fit(
 
             log_model(run, detector)  # before the metrics, so that MLflow links them to the model
             log_fit(run, source, detector, fit_result, summary, run_name)
-        if output and lead:
-            detector.save(output)
+    if output and lead:
+        _save(detector, output, run.run_id)
     if checkpoint:
         shutil.rmtree(checkpoint, ignore_errors=True)
     location = output or (f"runs:/{run.run_id}/detector" if run.run_id else "")
@@ -129,6 +131,20 @@ def fit(
         pixels=detector.pixels,
         summary=summary,
     )
+
+
+def _save(detector: Detector, output: str, run_id: str) -> None:
+    """Saves the detector in its new folder. Raises AnomalyVAEError where that is not possible any more, which says
+    where the detector is."""
+    try:
+        detector.save(output)
+    except AnomalyVAEError as error:
+        if run_id:
+            raise AnomalyVAEError(f"{error}. The fit is finished, and its detector is in run {run_id}") from error
+        other = Path(output).absolute()
+        other = other.with_name(f"{other.name}-{uuid4().hex[:8]}")
+        detector.save(other)
+        raise AnomalyVAEError(f"{error}. The fit is finished, and its detector is in {other}") from error
 
 
 def _recorded(config: Config, **named: Any) -> AbstractContextManager[Run]:
@@ -159,8 +175,10 @@ def _remembered(run: str, config: Config) -> tuple[str, str | None, Config]:
     try:
         tree = json.loads((folder / RESUME).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        others = sorted(path.parent.name for path in folder.parent.glob(f"*/{RESUME}"))
+        offer = f"the runs that can be resumed here: {', '.join(others)}" if others else "no run can be resumed here"
         raise RunError(
-            f"run '{run_id}' has nothing to resume: it finished or was started elsewhere; `anomaly-vae runs` lists them"
+            f"run '{run_id}' has nothing to resume: it finished or was started elsewhere; {offer}"
         ) from error
     return run_id, tree["path"], load(base=tree["config"])
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from anomaly_vae.core.config import Config
+from anomaly_vae.core.files import scratch_folder
 from anomaly_vae.data.open import open_memory, open_source
 from anomaly_vae.data.source import Source
 from anomaly_vae.detector.configuration import EMBEDDED_DATA, opening
@@ -54,8 +54,8 @@ def find(name: str | None, config: Config) -> Model:
         return Model(_loaded(name, config), name, "")
     from anomaly_vae import tracking
 
-    with tempfile.TemporaryDirectory() as scratch:
-        run_id, folder = tracking.find_detector(name, config, scratch)
+    with scratch_folder() as scratch:
+        run_id, folder = tracking.find_detector(name, config, str(scratch))
         return Model(_loaded(folder, config), name if name and ":/" in name else run_id, run_id)
 
 
@@ -85,16 +85,19 @@ def reopen(
     id_column: str | None = None,
     skip_broken: bool = False,
     written: Mapping[str, Any] | None = None,
+    max_pixels: int = 0,
 ) -> Source:
     """Opens new data as the kind of data that the detector was fitted on. Raises DataError if it cannot be read.
 
     id_column: the column of the ids; None: that of the detector. skip_broken: leave out pictures that cannot be
-    decoded. written: settings of how the file is written, instead of those of the fit.
+    decoded. written: settings of how the file is written, instead of those of the fit. max_pixels: of an image file,
+    where that is more than the detector's own setting.
     """
     changes = {
         "kind": detector.layout.kind,
         "id": id_column or detector.config.data.id,
         "skip_broken": skip_broken,
         **(written or {}),
+        "max_pixels": max(max_pixels, detector.config.data.max_pixels),
     }
     return open_source(path, detector.config.data.model_copy(update=changes))

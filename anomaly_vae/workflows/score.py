@@ -34,6 +34,7 @@ class Options:
     shares. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
     that cannot be decoded. written: settings of how the file is written, see
     `DataConfig.written`. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
+    csv_safe: see `open_writer`. max_pixels: see `reopen`.
     """
 
     threshold: float | None = None
@@ -43,6 +44,8 @@ class Options:
     skip_broken: bool = False
     elbo: int = 0
     written: dict[str, Any] = field(default_factory=dict)
+    csv_safe: bool = False
+    max_pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def score(
     options = options or Options()
     if options.elbo:
         elbo_measure(detector)  # refused before anything is read
-    source = reopen(path, detector, options.id_column, options.skip_broken, options.written)
-    threshold = detector.threshold.value if options.threshold is None else options.threshold
+    threshold = detector.alarm_threshold(options.threshold)
+    source = reopen(path, detector, options.id_column, options.skip_broken, options.written, options.max_pixels)
     names = explained_names(detector, options.explain)
     rows = alarms = 0
     new_data = NewData(detector)
@@ -111,7 +114,7 @@ def score(
         first = next(batches, None)  # the first rows are scored before anything is opened for writing
         if first is None:
             raise DataError(f"{path}: holds no rows to score")
-        with open_writer(output, first.schema) as write:
+        with open_writer(output, first.schema, options.csv_safe) as write:
             write(first)
             for later in batches:
                 write(later)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.engines import Engine, map_items
 from anomaly_vae.core.errors import AnomalyVAEError, DataError, UsageError
-from anomaly_vae.core.files import make_folder, replacing
+from anomaly_vae.core.files import explained, make_folder, replacing, scratch_folder
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural, stem
 from anomaly_vae.detector.detector import Detector
@@ -22,7 +23,10 @@ from anomaly_vae.detector.likelihood import elbo_measure
 from anomaly_vae.detector.storage import MANIFEST
 from anomaly_vae.workflows.score import Options, score
 
-JOB = "_job.json"  # in the folder of the scores; programs that read a folder as one table pass over names with _ or .
+JOB, SCORED = (
+    "_job.json",
+    "_scored.jsonl",
+)  # in the folder of the scores; programs that read a folder as one table pass over names with _ or .
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,14 @@ class Part:
     path: str
     output: str
 
-    def done(self) -> bool:
-        """Whether its scores are there and no older than itself; a file of scores appears whole or not at all."""
-        output = Path(self.output)
-        return output.is_file() and output.stat().st_mtime >= Path(self.path).stat().st_mtime
+    def state(self) -> str:
+        """Size and time of what is to be scored, of a folder a hash of those of all its files: another state is other
+        data, be it newer or older."""
+        path = Path(self.path)
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        stats = [(file.relative_to(path.parent).as_posix(), file.stat()) for file in files]
+        lines = [f"{name} {found.st_size} {found.st_mtime_ns}" for name, found in stats]
+        return lines[0].rpartition("/")[2] if path.is_file() else hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,8 @@ def score_many(
     """Scores every file that matches `pattern` into a file of its own in `folder`; (rows, alarms) of this call.
 
     A file of scores holds what `workflows.score` gives of its file alone, to the bit, after a column `file` with the
-    name; ids count within the file. Parts that are there are left as they are, unless their file is newer, so the same
-    call goes on where an earlier one was stopped. A file that cannot be scored does not keep the others from it.
+    name; ids count within the file. Parts that are there are left as they are, unless their file changed since, so the
+    same call goes on where an earlier one was stopped. A file that cannot be scored does not keep the others from it.
     Raises UsageError where `folder` holds scores of another detector or with other options, DataError where nothing
     matches, and at the end where files could not be scored.
     """
@@ -73,15 +81,20 @@ def score_many(
     options = options or Options()
     if options.elbo:
         elbo_measure(detector)
+    detector.alarm_threshold(options.threshold)
     packed = _packed(detector)
     _claim(folder, packed[MANIFEST], options)
-    todo = [part for part in parts if not part.done()]
+    scored, states = _scored_before(folder), {part.name: part.state() for part in parts}
+    todo = [part for part in parts if scored.get(part.name) != states[part.name] or not Path(part.output).is_file()]
     say(f"{plural(len(parts), 'file')}, {len(parts) - len(todo)} of them scored before")
     rows = alarms = 0
     failed: list[str] = []
     for number, (part, done) in enumerate(map_items(engine, partial(_scorer, packed, device, options), todo)):
         rows, alarms = rows + done.rows, alarms + done.alarms
-        failed += [done.failed] if done.failed else []
+        if done.failed:
+            failed.append(done.failed)
+        else:
+            _record(folder, part.name, states[part.name])
         for note in done.notes:
             say(f"{part.name}: {note}")
         progress("files", number + 1, len(todo))
@@ -130,6 +143,7 @@ def _until_magic(pattern: Path) -> list[str]:
 def _claim(folder: str, manifest: bytes, options: Options) -> None:
     """Makes the folder one of this detector's scores with these options. Raises UsageError where it is another's."""
     asked = {"detector": hashlib.sha256(manifest).hexdigest(), **asdict(options)}
+    del asked["max_pixels"]  # no score depends on it
     make_folder(folder)
     job = Path(folder) / JOB
     if not job.is_file():
@@ -137,20 +151,45 @@ def _claim(folder: str, manifest: bytes, options: Options) -> None:
             raise UsageError(f"{folder}: holds something else than scores; name a new folder")
         with replacing(job) as beside:
             beside.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-    elif asdict(Options()) | json.loads(job.read_text(encoding="utf-8")) != asked:  # an older job lacks newer options
+    elif {k: v for k, v in asdict(Options()).items() if k in asked} | _job(
+        job
+    ) != asked:  # an older job lacks newer options
         raise UsageError(f"{folder}: holds scores of another detector or with other options; name a new folder")
+
+
+def _scored_before(folder: str) -> dict[str, str]:
+    """The state of each part when its scores were written, by its name. A line that a full disk cut off is none."""
+    path = Path(folder) / SCORED
+    states: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(ValueError):
+            states |= json.loads(line)
+    return states
+
+
+def _record(folder: str, name: str, state: str) -> None:
+    with explained(Path(folder)), open(Path(folder) / SCORED, "a", encoding="utf-8") as file:
+        file.write(json.dumps({name: state}) + "\n")
+
+
+def _job(path: Path) -> dict[str, Any]:
+    """What a folder of scores was made with. Raises UsageError where that cannot be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path}: cannot be read, so nobody knows what was scored here; name a new folder") from error
 
 
 def _packed(detector: Detector) -> dict[str, bytes]:
     """The files of a detector, to travel to other processes and machines."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         detector.save(Path(scratch) / "detector")
         return {path.name: path.read_bytes() for path in sorted((Path(scratch) / "detector").iterdir())}
 
 
 def _scorer(files: dict[str, bytes], device: str, options: Options) -> Callable[[Part], Done]:
     """Scores parts with one detector."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
         detector = Detector.load(folder, device)

@@ -6,6 +6,7 @@ import errno
 import gzip
 import io
 import shutil
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +56,14 @@ def png(size: int = 12, shade: int = 128, seed: int = 0) -> bytes:
     file = io.BytesIO()
     Image.fromarray((shade + noise).astype(np.uint8)).save(file, "PNG")
     return file.getvalue()
+
+
+def wide() -> bytes:
+    """A PNG of 13,000 x 13,000 pixels by its header; nothing reads on."""
+    content = bytearray(png())
+    content[16:24] = (13_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
 
 
 def pictures(n: int, **more: bytes) -> dict[str, Content]:
@@ -123,6 +132,8 @@ CASES = [
     Case("unreadable image to score", "score pics -m <images>", ("bad.png",), pictures(3, bad=b"this is no picture")),
     Case("truncated image to score", "score pics -m <images> --maps maps", ("bad.png",), pictures(3, bad=png(64)[:-900])),
     Case("image of a manifest is missing", "fit list.csv", ("list.csv", "gone.png"), {"list.csv": "path\n" + "".join(f"pics/{i:02d}.png\n" for i in range(20)) + "pics/gone.png\n", **pictures(20)}),
+    Case("a picture of too many pixels", "score pics -m <images>", ("wide.png: 169000000 pixels, which would fill the memory; --set data.max_pixels=169000000 reads it",), pictures(3, wide=wide())),
+    Case("a picture of more than a setting", "fit pics --set data.max_pixels=100", ("20 pictures cannot be read: 00.png (144 pixels, which",), pictures(20)),
     Case("no detector folder", "score data.csv -m ./absent", ("absent: no such detector folder",), {"data.csv": TABLE}),
     Case("folder is no detector", "score data.csv -m folder", ("folder: not a detector folder (detector.json is missing)",), {"data.csv": TABLE, "folder/x": "x"}),
     Case("detector incomplete", "score data.csv -m <table>", ("scaler.json is missing",), {"data.csv": TABLE, "<table>/scaler.json": ""}),
@@ -149,6 +160,12 @@ CASES = [
     Case("unknown output format", "score data.csv -m <table> -o s.xlsx", ("s.xlsx", ".csv, .parquet, .json"), {"data.csv": TABLE}, 2),
     Case("heat maps of a table", "score data.csv -m <table> --maps m", ("--maps draws over pictures", "--explain"), {"data.csv": TABLE}, 2),
     Case("columns of pictures", "score pics -m <images> --explain 2", ("--explain names columns", "--maps"), pictures(3), 2),
+    Case("no finite threshold", "score data.csv -m <table> --threshold nan", ("threshold nan: not a finite number",), {"data.csv": TABLE}, 2),
+    Case("no finite threshold for many", "score *.csv -m <table> --threshold inf -o s", ("threshold inf: not a finite number",), {"data.csv": TABLE}, 2),
+    Case("spreadsheets read CSV", "score data.csv -m <table> --csv-safe -o s.json", ("--csv-safe is about CSV",), {"data.csv": TABLE}, 2),
+    Case("name too long to write", f"score data.csv -m <table> -o {'x' * 300}.csv", ("the name is longer than the file system takes",), {"data.csv": TABLE}),
+    Case("name too long to fit into", f"fit data.csv -o {'x' * 300}", ("the name is longer than the file system takes",), {"data.csv": TABLE}),
+    Case("name of a detector too long", f"score data.csv -m ./{'x' * 300}", ("File name too long",), {"data.csv": TABLE}),
     Case("unknown setting", "fit data.csv --set training.epoch=3", ("training.epoch", "did you mean 'epochs'?"), {"data.csv": TABLE}, 2),
     Case("impossible setting", "fit data.csv --set training.lr=-1", ("training.lr", "greater than 0"), {"data.csv": TABLE}, 2),
     Case("missing settings file", "fit data.csv -c absent.yaml", ("absent.yaml: cannot read this configuration file",), {"data.csv": TABLE}, 2),
@@ -340,7 +357,7 @@ def test_a_read_only_folder_says_so(
     write(workplace, {"data.csv": TABLE})
     (workplace / "closed").mkdir()
     # what a closed folder answers, to root too, who writes everywhere
-    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", denied)
+    monkeypatch.setattr(files.tempfile, "mkstemp", denied)
     monkeypatch.setattr(files.os, "access", lambda *_: False)
     for command in (
         ["score", "data.csv", "-m", str(detectors["table"]), "-o", "closed/s.csv"],

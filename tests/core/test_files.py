@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_vae.core import files
-from anomaly_vae.core.errors import AnomalyVAEError
+from anomaly_vae.core.errors import AnomalyVAEError, DataError
 from anomaly_vae.core.files import new_folder, replacing, replacing_folder, require_free
 
 
@@ -198,3 +200,61 @@ def test_what_exists_is_not_overwritten_by_a_new_folder(tmp_path: Path) -> None:
         with new_folder(tmp_path / name) as beside:
             fill(beside, "new")
         assert (tmp_path / name / "inside.txt").read_text() == "new"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from anomaly_vae.core.files import new_folder, replacing, scratch_folder
+with replacing(Path("s.csv")) as file, new_folder("det") as folder, scratch_folder(".") as scratch:
+    for place in (folder, scratch):
+        (place / "inside.txt").write_text("half")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_what_a_living_one_uses_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / ".s.csv.av1-mine.txt.bak", "of somebody else, by its name")
+    kept = names(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        in_use = names(tmp_path)
+        assert len(in_use) == len(kept) + 3
+        monkeypatch.setattr(files, "YOUNG", -1)  # old enough to be left behind, but locked
+        with replacing(tmp_path / "other.csv") as beside:
+            write(beside, "new")
+        assert set(in_use) < set(names(tmp_path))
+        process.kill()
+    with replacing(tmp_path / "other.csv") as beside:
+        write(beside, "newer")
+    assert names(tmp_path) == sorted([*kept, "other.csv"])
+
+
+def test_a_folder_that_appeared_meanwhile_and_names_too_long_are_told(tmp_path: Path) -> None:
+    def late() -> None:
+        with new_folder(tmp_path / "det") as beside:
+            fill(beside, "new")
+            fill(tmp_path / "det", "of another")
+
+    with pytest.raises(AnomalyVAEError, match="det: already there, and nothing is overwritten"):
+        late()
+    assert (tmp_path / "det" / "inside.txt").read_text() == "of another"
+    for begin in (replacing, new_folder):
+        with pytest.raises(AnomalyVAEError, match="the name is longer than the file system takes"), begin("x" * 300):
+            pytest.fail("nothing to write to")
+
+
+def test_a_device_is_no_data_and_a_pipe_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"/dev/zero: a device; expected a file, a folder or a pipe"):
+        files.require_readable("/dev/zero")
+    with pytest.raises(DataError, match="cannot be read"):
+        files.require_readable("x" * 300)
+    for place in (tmp_path, tmp_path / "pipe.csv"):
+        files.require_readable(place)

@@ -21,7 +21,7 @@ from anomaly_vae.data.source import Chunk
 from anomaly_vae.detector.dataframe import example, interface, score_frame
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import fit as fit_detector
-from anomaly_vae.detector.storage import check_seal
+from anomaly_vae.detector.storage import open_folder
 from anomaly_vae.scoring.scores import join
 from anomaly_vae.tracking.model import saved_model
 
@@ -107,7 +107,7 @@ def test_whatever_byte_of_the_manifest_is_altered_no_other_numbers_come(fits: Fi
     for place in range(len(content)):
         manifest.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         try:
-            check_seal(tmp_path / "det")
+            open_folder(tmp_path / "det")
         except DetectorError:
             refused += 1
     assert refused > 0.9 * len(content)  # else it was white space, or the version of what wrote it
@@ -204,3 +204,10 @@ def test_pictures_are_served_under_their_condition(
     assert len(score_frame(detector, example(detector))) == 1
     with pytest.raises(DataError, match="no condition column 'lamp'"):
         score_frame(detector, frame[["image"]])
+
+
+def test_a_served_threshold_that_is_not_finite_is_refused() -> None:
+    detector = Detector.load(Path(__file__).parent / "format5" / "table", "cpu")
+    for threshold in (float("nan"), float("-inf")):
+        with pytest.raises(UsageError, match="not a finite number of nats"):
+            detector.score_frame(example(detector), threshold=threshold)

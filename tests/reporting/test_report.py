@@ -102,15 +102,26 @@ def test_a_threshold_of_a_series_says_how_often_it_is_wrong(per_day: float | Non
 # --- the note and the report ---------------------------------------------------------------------------------------
 
 
+def test_names_are_shown_and_neither_obeyed_nor_linked() -> None:
+    hostile = "<img src=x>\x1b[31m[a](http://b)`x`\n# c.csv"
+    named = a_summary(data=hostile, data_is=f"a table ({hostile})", changed={"data.id": hostile})
+    note, page = report.to_markdown(named), report.to_html(named, hostile, [], [], "")
+    for text in (note, page):
+        assert "\x1b" not in text and r"\x1b[31m" in text.replace("\\[", "[")
+    assert "a table (&lt;img src=x>\\x1b\\[31m\\[a](http://b)`x` # c.csv)" in note
+    assert "- `data.id` = `<img src=x>\\x1b[31m[a](http://b)'x' # c.csv`" in note
+    assert "<img" not in page and "&lt;img src=x&gt;" in page
+
+
 def test_the_note_tells_everything_in_markdown() -> None:
     note = report.to_markdown(a_summary())
     assert note.startswith(
         "**Finds 50.0% of the anomalies in the test rows and raises an alarm for 10.0% of the normal"
     )
-    assert "| trained on | 9 normal rows of <b>a\\|b.csv (table) |" in note
+    assert "| trained on | 9 normal rows of &lt;b>a\\|b.csv (table) |" in note
     assert "| active units | 16 |\n| latent KL | 1.73 nats, 3 dimensions above 0.1 |" in note
     assert "| youden (chosen) | 5 | 50.00% | 10.00% | 30.00% |" in note
-    assert "### What to worry about\n\n- it is useless\n- rates are <i>unsure</i>\n\n" in note
+    assert "### What to worry about\n\n- it is useless\n- rates are &lt;i>unsure&lt;/i>\n\n" in note
     assert "### Notes\n\n- times were sorted\n\n" in note
     assert "- and 8 more: the parameters `changed.*`" in note
     unlabelled = a_summary(

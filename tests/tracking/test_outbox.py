@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -54,6 +55,10 @@ def log_everything(run: Run, files: Path, epoch: int) -> None:
     run.dataset(name="d", source="d.csv", digest="ab", rows=2, columns=["a"], context="training")
     run.detector(files)
     run.model(files, "m")
+
+
+def status(config: Config, run_id: str) -> str:
+    return str(MlflowClient(store.store_uri(config)).get_run(run_id).info.status)
 
 
 def shown(config: Config, run_id: str) -> dict[str, object]:
@@ -146,12 +151,61 @@ def test_a_run_killed_without_its_store_is_continued_with_what_waits(
     monkeypatch.undo()
     (left,) = tracking.sync(config)
     assert left.why.startswith("has not ended; if it was killed")
+    with pytest.raises(RunError, match="has a process that goes on with it"):
+        tracking.start(config, data_name="d", run_name="killed", resume=run.run_id).__enter__()
+    release(context)
     with tracking.start(config, data_name="d", run_name="killed", resume=run.run_id) as again:
         again.epoch(0, {"loss": 3.0})
         log_everything(again, files, 1)
     assert shown(config, run.run_id)["points"]["loss"] == [(0, "2.0"), (1, "1.0")]  # type: ignore[index]
     assert tracking.waiting(config) == []
     context.gen.close()  # type: ignore[attr-defined]  # the killed one, in this process
+
+
+def release(context: Any) -> None:
+    """Takes the lock from a run of this process, as the system does when a process is killed."""
+    held = context.gen.gi_frame.f_locals["alive"]
+    os.close(held._lock)
+    held._lock = None
+
+
+def test_a_run_killed_without_its_store_is_sent_as_killed(
+    config: Config, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = tracking.start(config, data_name="d", run_name="killed", model="m")
+    run = context.__enter__()
+    monkeypatch.setattr(outbox, "knock", gone)
+    run.epoch(0, {"loss": 2.0})
+    monkeypatch.undo()
+    release(context)
+    assert tracking.sync(config) == [outbox.SyncResult(run.run_id, outbox.spool_folder(run.run_id, config))]
+    assert status(config, run.run_id) == "KILLED"
+    assert (tracking.waiting(config), list((store.store_folder(config) / "running").iterdir())) == ([], [])
+    context.gen.close()  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_ends_the_run_as_failed_and_leaves_nothing_to_send(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RunError("logging to the run: database or disk is full")
+
+    def fail() -> Run:
+        with tracking.start(config, data_name="d", run_name="full") as run:
+            runs.append(run)
+            monkeypatch.setattr(outbox.Sender, "_write", full)
+            monkeypatch.setattr(outbox.Spool, "write", full)
+            run.params({"a": 1})
+        return run
+
+    runs: list[Run] = []
+    with pytest.raises(RunError, match="disk is full"):
+        fail()
+    assert status(config, runs[0].run_id) == "RUNNING"  # what the store could not be told
+    assert not (store.store_folder(config) / "unsent" / runs[0].run_id).exists()
+    monkeypatch.undo()
+    (row,) = tracking.list_runs(config, limit=1)  # any next command
+    assert (row["run_id"], row["status"]) == (runs[0].run_id, "FAILED")
 
 
 def test_what_is_added_to_an_ended_run_is_refused_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,7 @@ def test_what_cannot_be_found_is_named(config: Config) -> None:
         tracking.full_run_id("x' or '1'='1", config)
     with pytest.raises(ValueError, match="boom"), tracking.start(config, data_name="x", run_name="x") as failed:
         raise ValueError("boom")
-    with pytest.raises(RunError, match=r"is FAILED, not finished \(ValueError: boom\).*--resume"):
+    with pytest.raises(RunError, match=r"is FAILED, not finished \(ValueError: boom\); `anomaly-vae runs` lists"):
         tracking.find_detector(failed.run_id, config)
     with tracking.start(config, data_name="x", run_name="x") as running, pytest.raises(RunError, match="is RUNNING"):
         tracking.find_detector(running.run_id, config)
@@ -285,7 +285,7 @@ def test_a_store_is_read_where_it_was_moved_to(config: Config, tmp_path: Path) -
     latest, folder = tracking.find_detector(None, at(tmp_path / "after"))
     assert latest == run_id
     assert folder.is_relative_to(tmp_path / "after")
-    assert sorted(path.name for path in (tmp_path / "after").iterdir()) == ["artifacts", "mlflow.db"]
+    assert sorted(path.name for path in (tmp_path / "after").iterdir()) == ["artifacts", "mlflow.db", "running"]
     # A second fit that came too late to make it.
     store._create_store(tmp_path / "after" / "mlflow.db", create_schema)
     assert len(tracking.list_runs(at(tmp_path / "after"))) == 1

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from anomaly_vae import tracking
 from anomaly_vae.core.config import Config
-from anomaly_vae.core.errors import DataError, RunError
+from anomaly_vae.core.errors import AnomalyVAEError, DataError, RunError
 from anomaly_vae.detector import configuration as configs
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.tracking.store import store_uri
@@ -122,6 +122,23 @@ def test_a_failed_fit_is_a_failed_run_with_its_error(fits: Fits) -> None:
         opening.find(run.info.run_id, config)
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_folder_that_appeared_meanwhile_does_not_cost_the_detector(tracked: bool, fits: Fits, tmp_path: Path) -> None:
+    def progress(what: str, done: int, of: int | None) -> None:
+        (tmp_path / "det").mkdir(exist_ok=True)
+        (tmp_path / "det" / "of another").touch()
+
+    tree = {"tracking": {"folder": str(tmp_path / "runs"), "enabled": tracked}, "training": {"epochs": 1}}
+    config = configs.load(base=tree | {"data": {"label": "diagnosis"}})
+    with pytest.raises(AnomalyVAEError, match=r"nothing is overwritten.*\. The fit is finished, and its detector") as e:
+        fit.fit("table.csv", config, output=str(tmp_path / "det"), progress=progress)
+    place = str(e.value).rpartition(" ")[2]
+    assert Path(opening.find(place, config).name).name == Path(place).name
+    assert [path.name for path in (tmp_path / "det").iterdir()] == ["of another"]
+    if tracked:
+        assert tracking.list_runs(config)[0]["status"] == "FINISHED"
+
+
 KILLED = """
     import os, signal, sys
     from anomaly_vae.detector import configuration
@@ -145,7 +162,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(fits: Fits) -> None
     assert done.returncode == -9, done.stderr
     store = configs.load(base={"tracking": {"folder": "killed"}})
     (row,) = tracking.list_runs(store)
-    assert row["status"] == "RUNNING"
+    assert (row["status"], list(Path("killed/running").iterdir())) == ("KILLED", [])  # by the command that lists it
+    with pytest.raises(RunError, match=rf"is KILLED, not finished .*fit --resume {row['run_id']}"):
+        opening.find(row["run_id"], store)
+    with pytest.raises(RunError, match="no run 0123456"):
+        fit.fit(None, store, resume="01234567")
     result = fit.fit(None, store, resume=row["run_id"][:8], output="det-resumed")
     assert result.run_id == row["run_id"]
     (row,) = tracking.list_runs(store)

@@ -63,11 +63,15 @@ def test_what_is_scored_is_not_scored_again(many: Path) -> None:
     assert score("-o", "scores").exit_code == 0
     first = {name: os.stat(f"scores/{name}").st_mtime_ns for name in content("scores")}
     Path("scores/one.parquet").unlink()
-    os.utime("many/two.parquet", (2e9, 2e9))  # changed since
+    os.utime("many/two.parquet", (1e9, 1e9))  # another file now, as `cp -p` or `mv` put it there: older than its scores
     again = score("-o", "scores")
     assert "3 files, 1 of them scored before" in again.stderr
     second = {name: os.stat(f"scores/{name}").st_mtime_ns for name in content("scores")}
     assert [name for name in first if first[name] == second[name]] == ["b/three.parquet"]
+    assert "3 files, 3 of them scored before" in score("-o", "scores").stderr
+    with open("scores/_scored.jsonl", "a") as file:
+        file.write('{"one.csv": "1')  # as a full disk leaves it
+    assert "3 files, 3 of them scored before" in score("-o", "scores").stderr
     other = score("-o", "scores", "--threshold", "3")
     assert (other.exit_code, "with other options; name a new folder" in other.stderr) == (2, True)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import platform
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.errors import DataError
 
 LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"})  # formats in which the black of a mask is noisy
@@ -120,6 +123,15 @@ def size(file: Path) -> tuple[int, int]:
     return (width, height) if is_sideways else (height, width)
 
 
+def limit_pixels(most: int) -> None:
+    """Refuses larger pictures from now on, by their headers: Pillow holds one limit for the whole process, and refuses
+    twice as many."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = -(-most // 2)
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
 def is_grey(opened: Any) -> bool:
     """Whether an open picture is stored as grey, or in colour with equal channels."""
     if is_stored_grey(opened):
@@ -207,7 +219,13 @@ def _explained(file: Path | Encoded) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        pixels = int(re.findall(r"\d+", str(error))[0])
+        raise BrokenImageError(
+            file,
+            f"{pixels} pixels, which would fill the memory; {setting('data.max_pixels', pixels)} reads it all the same",
+        ) from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise BrokenImageError(file, "not a readable image, or its end is missing") from error
 
 

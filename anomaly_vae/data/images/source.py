@@ -25,6 +25,7 @@ from anomaly_vae.data.images.decoding import (
     in_colour,
     is_grey,
     is_stored_grey,
+    limit_pixels,
     open_upright,
     white_of,
 )
@@ -56,6 +57,7 @@ class ImageSource:
         self.path = str(path)
         self.config = config
         self._manifest = manifest
+        limit_pixels(config.max_pixels)
         if manifest is not None:
             listing = list_manifest(manifest, config)
         else:
@@ -223,7 +225,8 @@ class ImageSource:
         """The digest of the relative paths and of every byte of the files."""
         digest = hashlib.blake2b(digest_size=8)
         for id_, file in zip(self._listing.ids, self._listing.files, strict=True):
-            content = file.read_bytes()
-            digest.update(f"{id_}\0{len(content)}\0".encode())
-            digest.update(content)
+            digest.update(f"{id_}\0{file.stat().st_size}\0".encode())
+            with open(file, "rb") as content:
+                while piece := content.read(1 << 20):
+                    digest.update(piece)
         return digest.hexdigest()

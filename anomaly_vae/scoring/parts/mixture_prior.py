@@ -79,7 +79,7 @@ class MixturePrior(Part):
             points = points[np.random.default_rng(seed).permutation(len(points))[:ROWS]]
         ridge = RIDGE * float(points.var(0).mean()) + 1e-9
         components = self.supported(len(self.means), n_train, mu.shape[1])
-        mixture = GaussianMixture(components, reg_covar=ridge, max_iter=30, tol=1e-3, random_state=seed)
+        mixture = GaussianMixture(components, reg_covar=ridge, max_iter=30, tol=1e-3, random_state=seed % 2**32)
         with _unconverged_is_fine():
             mixture.fit(points)
         self.means, self.whiten, self.constant, self.weights = (  # the first components are then overwritten

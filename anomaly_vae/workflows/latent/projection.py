@@ -28,7 +28,7 @@ def project(codes: NDArray[np.float64], method: Method, seed: int) -> tuple[NDAr
 def _pca(codes: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], tuple[str, str]]:
     from sklearn.decomposition import PCA
 
-    pca = PCA(2, random_state=seed)
+    pca = PCA(2, random_state=seed % 2**32)
     points: NDArray[np.float64] = pca.fit_transform(codes)
     first, second = (f"PC{i + 1}, {share:.0%} of the variance" for i, share in enumerate(pca.explained_variance_ratio_))
     return points, (first, second)
@@ -47,5 +47,5 @@ def _umap(codes: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], t
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # umap warns that with a seed it uses one thread
-        points = UMAP(n_neighbors=min(NEIGHBOURS, len(codes) - 1), random_state=seed).fit_transform(codes)
+        points = UMAP(n_neighbors=min(NEIGHBOURS, len(codes) - 1), random_state=seed % 2**32).fit_transform(codes)
     return np.asarray(points, np.float64), ("UMAP 1", "UMAP 2")

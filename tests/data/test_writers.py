@@ -1,0 +1,24 @@
+"""Tables of scores for spreadsheets and for streams that take nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from anomaly_vae.data.writers import open_writer
+
+TEXTS = ["=1+1", "+1", "-1", "@x", "\tx", "plain", "a=b", "'=1", ""]
+
+
+@pytest.mark.parametrize(("safe", "marked"), [(False, 0), (True, 5)])
+def test_texts_that_begin_as_a_formula_get_an_apostrophe_when_asked(safe: bool, marked: int, tmp_path: Path) -> None:
+    rows = pa.RecordBatch.from_pydict({"id": TEXTS, "score": [-1.5] * len(TEXTS)})
+    with open_writer(tmp_path / "s.csv", rows.schema, safe) as write:
+        write(rows)
+    lines = (tmp_path / "s.csv").read_text().splitlines()[1:]
+    assert [line.rpartition(",")[0] for line in lines] == [
+        ("'" if number < marked else "") + text for number, text in enumerate(TEXTS)
+    ]
+    assert {line.rpartition(",")[2] for line in lines} == {"-1.5"}  # a number is no formula
