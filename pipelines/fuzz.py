@@ -339,8 +339,12 @@ def run(
             kind = kinds[number % len(kinds)]
             case = KINDS[kind](fuzz, random.Random(f"{seed} {kind} {number}"))
             work.mkdir()
-            found = fault(fuzz, case, work)
-            shutil.rmtree(work)
+            try:
+                found = fault(fuzz, case, work)
+            except KeyboardInterrupt:  # what was counted is told
+                break
+            finally:
+                shutil.rmtree(work)
             counts[kind]["inputs"] += 1
             if found:
                 counts[kind][found] += 1
