@@ -82,6 +82,13 @@ class DataConfig(Section):
     time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
     group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
     drop: tuple[str, ...] = Field((), description="columns to leave out")
+    contamination: float | None = Field(
+        None,
+        ge=0,
+        lt=0.5,
+        description="share of unlabelled rows that are anomalies, where it is known: so many train nothing; None: all"
+        " train the detector, and the least suspicious three quarters the models that rank the rows; 0: all train both",
+    )
     condition: tuple[str, ...] = Field(
         (),
         description="columns that a sample is judged under and that are never judged themselves: class, machine, mode;"
@@ -116,6 +123,13 @@ class SplitConfig(Section):
 
     train: float | None = Field(None, gt=0, description="normal rows that train; of a series, the first time steps")
     valid: float | None = Field(None, gt=0, description="rows that stop the training and choose the threshold")
+    folds: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="parts that rows are cross-fitted in, each judged by models of the others: unlabelled rows, and"
+        " fewer than 2,000 normal ones; 0, and where train or valid is chosen: rows are held out instead",
+    )
     test_share: float = Field(
         0.5,
         ge=0,

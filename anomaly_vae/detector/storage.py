@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.detector.trained_rows import TrainedRows
+from anomaly_vae.detector.training_scores import TrainingScores
 from anomaly_vae.models.backbone import Backbone, open_weights
 from anomaly_vae.scoring.compose import build_score_model
 from anomaly_vae.scoring.score_model import renamed_format_4
@@ -34,6 +36,7 @@ READABLE = (4, FORMAT)
 MANIFEST = "detector.json"
 REFERENCE_VALUES, REFERENCES = "reference.safetensors", "reference.json"  # of `monitor`
 TRAINED_ROWS = "trained_rows.safetensors"
+TRAINING_SCORES = "training_scores.safetensors"
 PIXELS = "pixel_threshold.json"
 NORMAL_MEAN = "usual"  # what the file of validation calls it, since format 2
 CARRIED, RECORD = "backbone.safetensors", "backbone.json"  # of a frozen backbone
@@ -63,6 +66,9 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
                 "repeated": torch.tensor([rows.repeated, rows.held]),
             }
             (new / TRAINED_ROWS).write_bytes(save(tensors))
+        if detector.training is not None:
+            tensors = {name: torch.from_numpy(array) for name, array in detector.training.arrays().items()}
+            (new / TRAINING_SCORES).write_bytes(save(tensors))
         seal(new, __version__)
 
 
@@ -96,6 +102,7 @@ def load_detector(folder: str | Path, device: str) -> Detector:
         pixels=Threshold(**read_json(folder / PIXELS)) if KINDS[layout.kind].pictures else None,
         references=load_references(folder),
         trained_rows=load_trained_rows(folder),
+        training=load_training_scores(folder, score_model.part_names),
     )
 
 
@@ -197,3 +204,11 @@ def load_trained_rows(folder: Path) -> TrainedRows | None:
         return None
     tensors = load_file(folder / TRAINED_ROWS)
     return TrainedRows(tensors["hashes"].numpy().view(np.uint64), *tensors["repeated"].tolist())
+
+
+def load_training_scores(folder: Path, part_names: Sequence[str]) -> TrainingScores | None:
+    """None where rows were held out instead, and for a detector that was saved before there were any."""
+    if not (folder / TRAINING_SCORES).is_file():
+        return None
+    arrays = {name: tensor.numpy() for name, tensor in load_file(folder / TRAINING_SCORES).items()}
+    return TrainingScores.from_arrays(arrays, part_names)

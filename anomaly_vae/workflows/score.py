@@ -78,12 +78,12 @@ def score(
         say(f"note: {note}")
     threshold = detector.threshold.value if options.threshold is None else options.threshold
     names = explained_names(detector, options.explain)
-    rows = alarms = 0
+    rows = alarms = recalled = 0
     unseen: Counter[str] = Counter()
     with _drawn(maps, detector, source) as heat_maps:
 
         def tables() -> Iterator[pa.RecordBatch]:
-            nonlocal rows, alarms
+            nonlocal rows, alarms, recalled
             stream = detector.score_source(source, explain=bool(options.explain or maps))
             for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
                 is_anomaly = scores.total >= threshold
@@ -95,6 +95,7 @@ def score(
                 if options.elbo:
                     columns["elbo"] = elbo_of(detector, chunk, options.elbo, rows)
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
+                recalled += scores.recalled
                 progress("scoring", rows, None)
                 yield batch(columns)
 
@@ -106,6 +107,11 @@ def score(
             write(first)
             for later in batches:
                 write(later)
+    if recalled:
+        say(
+            f"note: {recalled} of {rows} are rows that the detector was fitted on: each has the score of the fit, by"
+            " models that never saw it"
+        )
     for name, count in unseen.items():
         if count:
             say(

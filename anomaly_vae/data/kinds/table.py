@@ -104,7 +104,7 @@ TABLE = Kind(
     noun="rows",
     view="rows",
     defaults={
-        "split": {"train": 0.6, "valid": 0.2},
+        "split": {"train": 0.6, "valid": 0.2, "folds": 4},
         "model": {
             "kind": "dense",
             "hidden": (64, 64),
@@ -121,7 +121,7 @@ TABLE = Kind(
             "recon": "likelihood",
             "prior": "mixture",
             "neighbours": 2048,
-            "parts": ("lof", "marginals"),
+            "parts": ("lof", "marginals", "tails"),
         },
         "threshold": {"unlabelled": "fpr=0.01"},
     },
