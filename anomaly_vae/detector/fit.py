@@ -28,7 +28,7 @@ from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.data.spill import ArrayStore, release
-from anomaly_vae.data.split import Split, split
+from anomaly_vae.data.split import NO_TEST, Split, split
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
 from anomaly_vae.detector.configuration import load, resolve, unlabelled
 from anomaly_vae.detector.cross_fit import CrossFit, Ranked, mean_share, rank
@@ -261,8 +261,15 @@ def fit_memory(
         settings["data__kind"] = settings.pop("kind")
     overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
     chosen = load(overrides=overrides, base=base.model_dump())
-    labels = None if y is None else _labels(y)
-    return fit(open_memory(X, chosen.data, labels), chosen)
+    source = open_memory(X, chosen.data, None if y is None else _labels(y))
+    return fit(source, without_test(chosen, source) if y is None and config is None else chosen)
+
+
+def without_test(config: Config, source: Source) -> Config:
+    """The configuration with no row kept for a test, unless a split was chosen."""
+    if config.split.train or config.split.valid or KINDS[source.kind].defaults["split"].get("folds"):
+        return config
+    return config.model_copy(update={"split": config.split.model_copy(update=NO_TEST)})
 
 
 def _labels(y: ArrayLike) -> NDArray[np.str_]:
