@@ -82,9 +82,7 @@ def split(source: Source, config: Config, every_row: bool = False) -> Split:
     found = Split(train, valid, test, None if labels is None else anomalous, note)
     if every_row and (roles is not None or KINDS[source.kind].ordered):
         what = "steps of a series train in order" if roles is None else "its own parts train and test"
-        raise DataError(
-            f"{source.path}: {what}, so its rows are not cross-fitted; leave --scores out, and score it after"
-        )
+        raise DataError(f"{source.path}: {what}, so none is cross-fitted; leave --scores out, and score it afterwards")
     if (config.split.folds or every_row) and roles is None and not KINDS[source.kind].ordered:
         found = _crossed(found, normal, config.split.folds or 4, config.seed, every_row)
     for name in ("train", "valid"):

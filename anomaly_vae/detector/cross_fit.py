@@ -31,7 +31,7 @@ from anomaly_vae.scoring.scores import Scores, in_order
 from anomaly_vae.scoring.surprise import cross_fitted
 from anomaly_vae.training.loop import History, train
 
-RANKING = 0.5  # of the optimiser steps of a fit, that a model which ranks takes; it has one member
+RANKING = 0.25  # of the optimiser steps of a fit, that a model which ranks takes; it has one member
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,16 @@ def mean_share(histories: list[History]) -> float:
 class Ranked:
     """Unlabelled rows, by models of the least suspicious of the others.
 
-    raw: their raw parts, by row number. parts: the same as surprises, each by a fit to others than itself. suspects:
-    sorted row numbers of the highest share of `data.contamination`, which no detector should be trained on; without it
-    none: on real tables, clean ones have as many rows far out as contaminated ones, and to leave them out costs a
-    detector more than anomalies among its training rows do.
+    raw: their raw parts, by row number. parts: the same as surprises, each by a fit to others than itself. evidence:
+    (n,) what they are ranked by: the sum of the parts and, of a first look, the suspicion. suspects: sorted row numbers
+    of the highest share of `data.contamination`, which no detector should be trained on; without it none: on real
+    tables, clean ones have as many rows far out as contaminated ones, and to leave them out costs a detector more than
+    anomalies among its training rows do.
     """
 
     raw: Scores
     parts: dict[str, NDArray[np.float64]]
+    evidence: NDArray[np.float64]
     suspects: NDArray[np.intp]
 
 
@@ -95,7 +97,7 @@ def rank(cross_fit: CrossFit, rows: NDArray[np.intp], folds: NDArray[np.intp], o
     """Of rows (n,), in order. folds: (n,) of each. Of tables, unless `data.contamination` says that none is an
     anomaly, the models are of the bulk."""
     config, layout = cross_fit.config, cross_fit.data.layout
-    kept, rate = np.ones(len(rows), bool), config.data.contamination
+    kept, rate, looks = np.ones(len(rows), bool), config.data.contamination, np.zeros(len(rows))
     if layout.columns and rate != 0:
         inputs, samples = RowInputs(cross_fit.scaler.categories(layout)), cross_fit.samples(rows)
         looks = suspicion(samples.take(samples.spaced(len(rows))).cpu(), inputs, config.seed)
@@ -103,9 +105,9 @@ def rank(cross_fit: CrossFit, rows: NDArray[np.intp], folds: NDArray[np.intp], o
     raw, _ = replace(cross_fit, config=_quick(config)).scores(rows, folds, kept, on_epoch)
     surprises = cross_fitted(np.stack(list(raw.parts.values())))
     parts = dict(zip(raw.parts, surprises, strict=True))
-    return Ranked(
-        raw, parts, np.sort(rows[np.argsort(-surprises.sum(0), kind="stable")[: round((rate or 0.0) * len(rows))]])
-    )
+    evidence = surprises.sum(0) + looks
+    highest = np.argsort(-evidence, kind="stable")[: round((rate or 0.0) * len(rows))]
+    return Ranked(raw, parts, evidence, np.sort(rows[highest]))
 
 
 def _quick(config: Config) -> Config:
@@ -113,9 +115,5 @@ def _quick(config: Config) -> Config:
     training = config.training
     lengths = {"steps": training.steps, "epochs": training.epochs}
     update = {name: max(1, round(RANKING * length)) for name, length in lengths.items() if length}
-    return config.model_copy(
-        update={
-            "training": training.model_copy(update=update),
-            "model": config.model.model_copy(update={"members": 1}),
-        }
-    )
+    model = config.model.model_copy(update={"members": config.model.members and 1})
+    return config.model_copy(update={"training": training.model_copy(update=update), "model": model})

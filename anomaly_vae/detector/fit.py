@@ -219,12 +219,10 @@ def fit(
     trained_rows = TrainedRows.of(data, train_rows, normals)
     training_scores = None
     if ranked is not None:
-        seen = replace(
-            seen,
-            scores=replace(
-                ranked.raw, parts=matched(ranked.parts, normal, ~np.isin(parts.ranked, suspects)), raw=ranked.raw.parts
-            ),
-        )
+        own_parts = ranked.raw.parts
+        if score_model.surprise is not None:
+            own_parts = matched(ranked.parts, ranked.evidence, normal, ~np.isin(parts.ranked, suspects))
+        seen = replace(seen, scores=replace(ranked.raw, parts=own_parts, raw=ranked.raw.parts))
     if parts.folds is not None:
         rows = parts.ranked if len(parts.ranked) else parts.train
         training_scores = TrainingScores.of(data, seen.part(rows)[0], suspects)
@@ -262,12 +260,14 @@ def fit_memory(
     overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
     chosen = load(overrides=overrides, base=base.model_dump())
     source = open_memory(X, chosen.data, None if y is None else _labels(y))
-    return fit(source, without_test(chosen, source) if y is None and config is None else chosen)
+    return fit(source, without_test(chosen, source) if y is None else chosen)
 
 
 def without_test(config: Config, source: Source) -> Config:
     """The configuration with no row kept for a test, unless a split was chosen."""
-    if config.split.train or config.split.valid or KINDS[source.kind].defaults["split"].get("folds"):
+    folds = config.split.folds
+    crossed = KINDS[source.kind].defaults["split"].get("folds") if folds is None else folds
+    if config.split.train or config.split.valid or crossed:
         return config
     return config.model_copy(update={"split": config.split.model_copy(update=NO_TEST)})
 
@@ -369,8 +369,8 @@ def _surprised(score_model: ScoreModule, raw: Scores, normals: NDArray[np.intp])
 
 def _suspects_note(ranked: Ranked, data: LoadedData) -> str:
     """Which rows were taken as anomalies, the highest first."""
-    totals = np.sum(list(ranked.parts.values()), axis=0)[np.searchsorted(ranked.raw.ids, ranked.suspects)]
-    first = ranked.suspects[np.argsort(-totals, kind="stable")[:LISTED]]
+    evidence = ranked.evidence[np.searchsorted(ranked.raw.ids, ranked.suspects)]
+    first = ranked.suspects[np.argsort(-evidence, kind="stable")[:LISTED]]
     listed = ", ".join(map(str, data.ids(first))) + (", ..." if len(ranked.suspects) > LISTED else "")
     return (
         f"{len(ranked.suspects)} of {len(ranked.raw)} {KINDS[data.layout.kind].noun} score highest, and trained"

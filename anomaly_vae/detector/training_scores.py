@@ -89,16 +89,16 @@ class TrainingScores:
         return replace(scores, parts=parts, raw=of_fit(scores.raw, self.scores.raw), recalled=len(known))
 
 
-def matched(parts: dict[str, Nats], totals: Nats, among: NDArray[np.bool_]) -> dict[str, Nats]:
-    """Parts (n,) scaled so that the sums of the rows `among` (n,) are distributed as the totals (m,): what ranks the
-    rows, in the nats of the score that the threshold is chosen by. Beyond the last of the totals, all by one factor."""
-    sums, m = np.sum(list(parts.values()), axis=0), len(totals)
-    ranked = np.sort(sums[among])
+def matched(parts: dict[str, Nats], evidence: Nats, totals: Nats, among: NDArray[np.bool_]) -> dict[str, Nats]:
+    """Parts (n,) scaled so that their sums have the order of the evidence (n,), and those of the rows `among` (n,) the
+    distribution of the totals (m,): what ranks the rows, in the nats of the score that the threshold is chosen by.
+    Beyond the last of the totals, sums are proportional to the evidence."""
+    ranked, m = np.sort(evidence[among]), len(totals)
     places, known = (np.arange(len(ranked)) + 0.5) / len(ranked), (np.arange(m) + 0.5) / m
     edge = max(float(np.interp(known[-1], places, ranked)), 1e-12)
-    wanted = np.interp(np.interp(sums, ranked, places), known, np.sort(totals))
-    wanted = np.where(sums > edge, totals.max() * sums / edge, wanted)
-    scale = wanted / np.maximum(sums, 1e-12)
+    wanted = np.interp(np.interp(evidence, ranked, places), known, np.sort(totals))
+    wanted = np.where(evidence > edge, totals.max() * evidence / edge, wanted)
+    scale = wanted / np.maximum(np.sum(list(parts.values()), axis=0), 1e-12)
     return {name: (part * scale).round(DECIMALS) for name, part in parts.items()}
 
 

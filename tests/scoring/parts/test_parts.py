@@ -18,7 +18,7 @@ from anomaly_vae.scoring.parts.memory_bank import MemoryBank
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 from anomaly_vae.scoring.score_model import ScoreModel
 
-TINY = {"training__steps": 4, "model__hidden": [8], "model__members": 1, "device": "cpu"}
+TINY = {"training__steps": 4, "model__hidden": [8], "model__members": 1, "split__folds": 0, "device": "cpu"}
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame(RNG.normal(size=(120, 3)), columns=list("abc"))
 SERIES = pd.DataFrame(RNG.normal(size=(300, 2)), columns=list("ab"))
@@ -139,6 +139,6 @@ def test_parts_take_their_size_from_the_data_and_from_the_tensors(tmp_path: Path
 def test_a_table_without_numbers_has_no_distances(tmp_path: Path) -> None:
     words = pd.DataFrame({"u": RNG.choice(["x", "y"], 90), "v": RNG.choice(["p", "q", "r"], 90)})
     detector = Detector.fit(words, **TINY)
-    assert detector.score_model.part_names == ("recon", "kl", "marginals")
+    assert detector.score_model.part_names == ("recon", "kl", "marginals", "tails")
     detector.save(tmp_path / "detector")
     np.testing.assert_array_equal(Detector.load(tmp_path / "detector", "cpu").score(words), detector.score(words))
