@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from anomaly_vae.core.errors import ConfigError, DataError
 from anomaly_vae.data.open import open_memory
-from anomaly_vae.detector.configuration import NO_TEST, load
-from anomaly_vae.detector.fit import fit
+from anomaly_vae.detector.configuration import load
+from anomaly_vae.detector.fit import fit, without_test
 
 
 class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no annotations
@@ -66,12 +66,12 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             "objective.beta": self.beta,
         }
         chosen |= {"threshold.policy": f"fpr={self.false_alarm_rate!r}", "seed": int(seed), "device": self.device}
-        chosen |= {f"split.{part}": share for part, share in NO_TEST.items()}
         chosen |= self.settings or {}
         given = {name: json.dumps(value, default=_plain) for name, value in chosen.items() if value is not None}
         try:
             config = load(overrides=[f"{name}={value}" for name, value in given.items()])
-            self.detector_, _ = fit(open_memory(X, config.data), config)
+            source = open_memory(X, config.data)
+            self.detector_, _ = fit(source, without_test(config, source))
         except (ConfigError, DataError) as error:
             raise ValueError(str(error)) from error
         self.offset_ = -self.detector_.threshold.value

@@ -52,20 +52,34 @@ from anomaly_vae.data.kinds import KINDS
     metavar="RATE",
     help="Choose the threshold for this rate: threshold.policy=fpr=RATE.",
 )
+@click.option(
+    "--contamination",
+    type=click.FloatRange(0, 0.5, max_open=True),
+    metavar="RATE",
+    help="Share of unlabelled rows that are anomalies, where it is known: so many train nothing; 0: none is.",
+)
 @SKIP_BROKEN
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything.")
 @click.option("--name", help="Name of the run.")
 @click.option("-o", "--output", metavar="DIR", help="Also save the detector in this new folder.")
+@click.option(
+    "--scores",
+    metavar="FILE",
+    help="Also write the scores of every row of DATA, each by models that never saw it (.csv, .parquet, .json).",
+)
 @click.option("--resume", metavar="RUN_ID", help="Continue a killed run from its last checkpoint.")
 @AS_JSON
 @click.pass_context
 def fit_command(
-    ctx: click.Context, /, data: str | None, output: str | None, resume: str | None, as_json: bool, **options: Any
-) -> None:
+    ctx: click.Context, /, data: str | None, output: str | None, scores: str | None, resume: str | None,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """Train a detector on DATA (default: scikit-learn's digits, where 3 is normal)."""
     from anomaly_vae.detector.configuration import EMBEDDED
 
+    if scores:
+        require_ending(scores, SCORES)
     if resume and data:
         raise UsageError("--resume continues with the run's own data; leave DATA out")
     config = load_config(options)
@@ -79,7 +93,9 @@ def fit_command(
     from anomaly_vae.workflows.fit import fit
 
     with Console(ctx.obj["quiet"] or not distributed.is_lead()) as console, distributed.job(config.device):
-        result = fit(data, config, output=output, resume=resume, progress=console.progress, say=console.say)
+        result = fit(
+            data, config, output=output, scores=scores, resume=resume, progress=console.progress, say=console.say
+        )
     if not distributed.is_lead():
         return
     console.tell(result.notes, "the report of the run has all" if result.run_id else "--json prints all")

@@ -87,6 +87,7 @@ SHORTHANDS = {
     "policy": "threshold.policy",
     "skip_broken": "data.skip_broken",
     "condition": "data.condition",
+    "contamination": "data.contamination",
 }
 
 

@@ -116,6 +116,13 @@ class DataConfig(Section):
     missing: tuple[str, ...] = Field(
         (), description="further texts or numbers of a missing cell, e.g. -999; '-', 'n.a.', 'BDL' and such are known"
     )
+    contamination: float | None = Field(
+        None,
+        ge=0,
+        lt=0.5,
+        description="share of unlabelled rows that are anomalies, where it is known: so many train nothing; None: all"
+        " train the detector, and the least suspicious three quarters the models that rank the rows; 0: all train both",
+    )
     condition: tuple[str, ...] = Field(
         (),
         description="columns that a sample is judged under and that are never judged themselves: class, machine, mode;"
@@ -179,6 +186,13 @@ class SplitConfig(Section):
 
     train: float | None = Field(None, gt=0, description="normal rows that train; of a series, the first time steps")
     valid: float | None = Field(None, gt=0, description="rows that stop the training and choose the threshold")
+    folds: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="parts that rows are cross-fitted in, each judged by models of the others: unlabelled rows, and"
+        " fewer than 2,000 normal ones; 0, and where train or valid is chosen: rows are held out instead",
+    )
     test_share: float = Field(
         0.5,
         ge=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from anomaly_vae.data.readers.cells import NORMAL_WORDS
 from anomaly_vae.data.source import CodedText, Source
 
 TAKE_AS_NORMAL = setting("data.unlabelled", "normal")
+NO_TEST = {"train": 0.85, "valid": 0.15}  # the split where nothing can be tested and no row is kept for it
+CROSSED_LEAST = 8  # rows: four folds then leave six to train
+FEW = 2_000  # normal rows below which they are cross-fitted to calibrate: of more, a part held out says enough
+RANKED_MOST = 200_000  # unlabelled rows that are each scored out of fold
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class Split:
     """Row numbers, each sorted. train holds normal rows only; anomalous is None where nothing is labelled.
 
     A row without a label belongs to no class: it is in no part, unless `data.unlabelled` takes it as normal. note: what
-    the user should know of the split, else empty.
+    the user should know of the split, else empty. folds: (N,) the fold
+    of each row that is scored by models of the other folds, -1 of others; None where none is. Few rows calibrate so
+    too: valid then holds the rows of train.
     """
 
     train: NDArray[np.intp]
@@ -31,10 +37,29 @@ class Split:
     test: NDArray[np.intp]
     anomalous: NDArray[np.bool_] | None  # (N,) of all rows of the source
     note: str = ""
+    folds: NDArray[np.intp] | None = None
+
+    @property
+    def calibrated_by_folds(self) -> bool:
+        return self.folds is not None and len(self.valid) >= len(self.train)
+
+    @property
+    def ranked(self) -> NDArray[np.intp]:
+        """The unlabelled rows that are scored out of fold, for nobody knows which of them are anomalies."""
+        unlabelled = self.folds is not None and self.anomalous is None
+        return np.flatnonzero(self.folds >= 0) if unlabelled and self.folds is not None else self.train[:0]
+
+    @property
+    def reported(self) -> NDArray[np.intp]:
+        """The rows whose scores are reported: those of test or, where nothing can be tested, all that have some."""
+        return self.test if len(self.test) else self.ranked if len(self.ranked) else self.valid
 
 
-def split(source: Source, config: Config) -> Split:
-    """The split of a source. Raises DataError where a part would be left without normal rows."""
+def split(source: Source, config: Config, every_row: bool = False) -> Split:
+    """The split of a source. every_row: each normal row is scored by models that never saw it, however many there are.
+
+    Raises DataError where a part would be left without normal rows, and where not every row can be.
+    """
     labels, roles, n = source.labels(), source.roles(), source.count()
     anomalous, labelled = np.zeros(n, bool), np.ones(n, bool)
     if labels is not None:
@@ -56,6 +81,11 @@ def split(source: Source, config: Config) -> Split:
     train, valid, test = (np.sort(part) for part in parts)
     note = left_out_note(labelled, config, KINDS[source.kind].noun)
     found = Split(train, valid, test, None if labels is None else anomalous, note)
+    if every_row and (roles is not None or KINDS[source.kind].ordered):
+        what = "steps of a series train in order" if roles is None else "its own parts train and test"
+        raise DataError(f"{source.path}: {what}, so none is cross-fitted; leave --scores out, and score it afterwards")
+    if (config.split.folds or every_row) and roles is None and not KINDS[source.kind].ordered:
+        found = _crossed(found, normal, config.split.folds or 4, config.seed, every_row)
     for name in ("train", "valid"):
         rows = getattr(found, name)
         if normal[rows].sum() < 2:
@@ -138,6 +168,24 @@ def _at_random(normal: NDArray[np.bool_], anomalous: NDArray[np.bool_], config: 
         np.r_[rows[train : train + valid], anomalies[:cut]],
         np.r_[rows[train + valid :], anomalies[cut:]],
     )
+
+
+def _crossed(held_out: Split, normal: NDArray[np.bool_], count: int, seed: int, every_row: bool) -> Split:
+    """The split of rows that are scored out of fold: where no anomaly is known nothing can be tested, and no row is
+    kept for it; few rows are not held out to calibrate by either."""
+    tested = held_out.anomalous is not None and bool(held_out.anomalous.any())
+    unlabelled, rng = held_out.anomalous is None, np.random.default_rng(seed)
+    rows = np.setdiff1d(np.flatnonzero(normal), held_out.test) if tested else np.flatnonzero(normal)
+    few = len(rows) < FEW or (every_row and not unlabelled)
+    if len(rows) < CROSSED_LEAST or not (few or (unlabelled and (every_row or len(rows) <= RANKED_MOST))):
+        return held_out
+    folds, shuffled = np.full(len(normal), -1), rng.permutation(rows)
+    folds[shuffled] = np.arange(len(rows)) % max(2, min(count, len(rows) // 2))
+    if few:
+        valid = np.union1d(rows, held_out.valid) if tested else rows
+        return replace(held_out, train=rows, valid=valid, test=held_out.test if tested else rows[:0], folds=folds)
+    train, valid = (np.sort(part) for part in np.split(shuffled, [round(NO_TEST["train"] * len(rows))]))
+    return replace(held_out, train=train, valid=valid, test=rows[:0], folds=folds)
 
 
 def _by_role(

@@ -20,19 +20,19 @@ from anomaly_vae.scoring.scores import Scores
 from anomaly_vae.training.loop import JUDGED
 
 
-def fit_cells(
-    score_model: ScoreModule, data: LoadedData, train: NDArray[np.intp], normals: NDArray[np.intp], held: RowDataset,
-    scaler: Scaler,
-) -> None:  # fmt: skip
-    """Fits what is missing to the training rows and held-out normals (row numbers); held: the samples of the latter."""
+def fit_missing(score_model: ScoreModule, data: LoadedData, train: NDArray[np.intp], normals: NDArray[np.intp]) -> None:
+    """Fits what is missing to the training rows and held-out normals (row numbers)."""
+    if score_model.missing is not None:
+        score_model.missing.fit(*((chunk.values for _, chunk in data.pieces(rows)) for rows in (train, normals)))
+        score_model.missing.to(next(score_model.parameters()).device)
+
+
+def fit_usual(score_model: ScoreModule, held: RowDataset, scaler: Scaler) -> None:
+    """Where the score is the sum of raw nats, what a missing cell counts with in recon; held: samples of normals."""
     missing = score_model.missing
-    if missing is None:
-        return
-    missing.fit(*((chunk.values for _, chunk in data.pieces(rows)) for rows in (train, normals)))
-    if score_model.surprise is None:
+    if missing is not None and score_model.surprise is None:
         read = scaler.by_column(_usual_nats(score_model, held)[None])[0]
         missing.usual[: len(read)] = torch.from_numpy(read.astype(np.float64))
-    missing.to(held.device)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from anomaly_vae.detector.configuration import unlabelled
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold, alarm_interval, choose, p_values
 from anomaly_vae.detector.trained_rows import TrainedRows
+from anomaly_vae.detector.training_scores import TrainingScores
 from anomaly_vae.scoring.parts.sensor_level import AHEAD
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
@@ -42,7 +43,7 @@ class Detector:
     nats of each element over validation's normals, against which a sample's own nats are explained. pixels: of
     pictures, the nats above the usual from which a pixel of a map is anomalous. references: what `monitor` compares new
     data with. trained_rows: hashes of the training rows; None of more than a million, and of detectors that were saved
-    before there were any.
+    before there were any. training: the out-of-sample scores of cross-fitted training rows; None of others.
     """
 
     config: Config
@@ -56,6 +57,7 @@ class Detector:
     pixels: Threshold | None = None
     references: tuple[Reference, ...] = field(default=(), repr=False)
     trained_rows: TrainedRows | None = field(default=None, repr=False)
+    training: TrainingScores | None = field(default=None, repr=False)
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
@@ -66,7 +68,7 @@ class Detector:
         0 normal, 1 anomaly, NaN not known (see `data.unlabelled`); without it all rows are taken as normal. settings:
         `kind="series"` and dotted names with `__` for the dot, e.g. `training__epochs=20`; `config` is what they
         change.
-        Without y no row is kept for a test: the split is `configuration.NO_TEST`.
+        Without y no row is kept for a test, and `training_scores` has that of every row, by models that never saw it.
         """
         from anomaly_vae.detector.fit import fit_memory
 
@@ -83,7 +85,21 @@ class Detector:
         path: where the chunks come from, for messages.
         """
         scorer = Scorer(self.score_model, self.scaler, self.layout, self.window, path)
-        return scorer.stream(prefetched(chunks, self.chunk_rows), explain)
+        stream = scorer.stream(prefetched(chunks, self.chunk_rows), explain)
+        if self.training is None:
+            return stream
+        return ((chunk, self.training.recall(chunk, scores)) for chunk, scores in stream)
+
+    @property
+    def training_scores(self) -> Scores | None:
+        """The scores of the training rows, whose ids are their row numbers, each by models that never saw it; None
+        where rows were held out instead (`split.folds`).
+
+        The detector gives a training row the same score again. They rank the rows by models of the least suspicious
+        three quarters of the others, so that groups of anomalies do not hide each other, unless `data.contamination`
+        is 0; in nats of the detector's own score.
+        """
+        return None if self.training is None else self.training.scores
 
     def score_source(self, source: Source, explain: bool = False) -> Iterator[tuple[Chunk, Scores]]:
         """The same of a whole source."""

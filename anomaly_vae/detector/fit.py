@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from anomaly_vae.core.advice import setting
+from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
-from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.core.worries import Gravity, Worry
 from anomaly_vae.data.columns import constancy
 from anomaly_vae.data.datasets import RowDataset, make_dataset
@@ -29,28 +29,31 @@ from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.data.spill import ArrayStore, release
-from anomaly_vae.data.split import Split, split
-from anomaly_vae.detector.alarms import add_alarms, fit_cells, set_alarms
+from anomaly_vae.data.split import NO_TEST, Split, split
+from anomaly_vae.detector.alarms import add_alarms, fit_missing, fit_usual, set_alarms
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
-from anomaly_vae.detector.configuration import NO_TEST, load, resolve, unlabelled
+from anomaly_vae.detector.configuration import load, resolve, unlabelled
+from anomaly_vae.detector.cross_fit import CrossFit, Ranked, mean_share, rank
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
 from anomaly_vae.detector.step_residuals import step_residuals
 from anomaly_vae.detector.tails import independent_scores
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.detector.trained_rows import MOST, TrainedRows
+from anomaly_vae.detector.training_scores import TrainingScores, matched
 from anomaly_vae.models import backbone, pretrained
 from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.compose import build_score_model
 from anomaly_vae.scoring.parts.sensor_level import SMOOTH
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
-from anomaly_vae.scoring.scores import Scores, gathered
+from anomaly_vae.scoring.scores import Scores, gathered, in_order
 from anomaly_vae.training.loop import JUDGED, History, train
 from anomaly_vae.training.objective import active_units
 
 USED = 0.1  # nats from which a latent dimension is counted as used
 NAMED = 12  # columns named in one note
+LISTED = 10  # rows that a note names
 COLLAPSED = 1.0  # nats of KL in all below which the posterior has collapsed, whatever free bits grant
 
 
@@ -107,67 +110,110 @@ class Fit:
 
 
 def fit(
-    source: Source, config: Config, on_epoch: EpochCallback = lambda *_: None, checkpoint: Path | None = None
+    source: Source,
+    config: Config,
+    on_epoch: EpochCallback = lambda *_: None,
+    checkpoint: Path | None = None,
+    every_row: bool = False,
 ) -> tuple[Detector, Fit]:
     """Trains a detector on a source: the detector, and what was seen on the way.
 
     on_epoch: called after each epoch. checkpoint: folder to keep the state of training in, and to continue from.
+    every_row: score every row by models that never saw it, however many there are.
     Raises DataError for data that cannot train a detector, TrainingError where training fails.
     """
-    # Settings, rows, columns: only training rows are looked at for what is learned of columns and scale.
+    # Settings, rows, columns.
     kind = KINDS[source.kind]
+    if every_row and (config.split.train or config.split.valid):
+        raise UsageError("--scores needs every row cross-fitted; leave split.train and split.valid out")
     config = resolve(config, source.kind)
     frozen = backbone.open_weights(config.model) if config.model.kind == "features" else None
     store = ArrayStore(config.data.memory, cache_folder(config))
     source.preload(store)
-    parts = split(source, config)
+    parts = split(source, config, every_row)
     image_files = source.image_files()
     masks_note = "" if image_files is None or parts.anomalous is None else image_files.require(parts.anomalous)
     config = resolve(config, source.kind, len(parts.train))
     device, window = pick_device(config.device), config.data.window
     wrong = np.zeros(len(parts.valid), bool) if parts.anomalous is None else parts.anomalous[parts.valid]
-    normals = parts.valid[~wrong]
-    layout = source.learn(parts.train, normals)
+    learned_from = np.union1d(parts.train, parts.ranked)  # columns and scale: what they are tells of no single row
+    layout = source.learn(learned_from, parts.valid[~wrong])
     data = load_data(source, layout, store)
-    scaler = _scaler(data, parts.train)
+    scaler = _scaler(data, learned_from)
 
-    # The model, and what is fitted to it once it is trained.
-    training = make_dataset(data, parts.train, scaler, layout, device, window, store)
-    held = make_dataset(data, normals, scaler, layout, device, window, store)
-    _require_samples(training, held, source, config)
-    score_model = build_score_model(config, layout, scaler)
-    if score_model.backbone is not None and frozen is not None:
-        score_model.backbone.load(*frozen)
-    score_model.to(device)
-    if config.model.pretrained:
-        pretrained.load_into(score_model.model, config.model.pretrained)
-    learned, judged = score_model.prepare(training, held, feature_cache(config), config.seed)
-    history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
+    def untrained(config: Config = config) -> ScoreModule:
+        score_model = build_score_model(config, layout, scaler)
+        if score_model.backbone is not None and frozen is not None:
+            score_model.backbone.load(*frozen)
+        score_model.to(device)
+        if config.model.pretrained:
+            pretrained.load_into(score_model.model, config.model.pretrained)
+        fit_missing(score_model, data, learned_from, parts.valid[~wrong])
+        return score_model
+
+    def samples(rows: NDArray[np.intp]) -> RowDataset:
+        return make_dataset(data, rows, scaler, layout, device, window, store)
+
+    # Unlabelled rows are ranked, each by models of the least suspicious others; what is suspect trains no detector.
+    cache, ranked, folded = feature_cache(config), None, None
+    cross_fit = CrossFit(untrained, data, scaler, config, device, cache)
+
+    def silent(epoch: int, epochs: int, _: dict[str, float]) -> None:
+        on_epoch(epoch, epochs, {})
+
+    if len(parts.ranked):
+        assert parts.folds is not None
+        ranked = rank(cross_fit, parts.ranked, parts.folds[parts.ranked], silent)
+    suspects = parts.train[:0] if ranked is None else ranked.suspects
+    train_rows = np.setdiff1d(parts.train, suspects)
+    normals = np.setdiff1d(parts.valid[~wrong], suspects)
+
+    # The model, and what is fitted to it once it is trained: on some rows, while others are held out, or on all.
+    score_model = untrained()
+    if not parts.calibrated_by_folds:
+        training, held = samples(train_rows), samples(normals)
+        _require_samples(training, held, source, config)
+        learned, judged = score_model.prepare(training, held, cache, config.seed)
+        history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
+    else:
+        assert parts.folds is not None
+        all_kept = np.ones(len(normals), bool)
+        folded, histories = cross_fit.scores(normals, parts.folds[normals], all_kept, silent, checkpoint)
+        training, held, share = samples(normals), samples(normals[:0]), mean_share(histories)
+        learned, judged = score_model.prepare(training, training, cache, config.seed)
+        final = None if checkpoint is None else checkpoint / "final"
+        history = train(score_model.model, learned, judged, config, on_epoch, final, share)
     own = score_model.fit(learned, held, config.seed)
     scorer = Scorer(score_model, scaler, layout, window, source.path, raw=True)
     residuals = None if score_model.level is None else step_residuals(scorer, data, _before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:
-        residuals.fit(score_model.level, np.r_[parts.train, normals])
-    fit_cells(score_model, data, parts.train, normals, held, scaler)
+        residuals.fit(score_model.level, np.r_[train_rows, normals])
+    fit_usual(score_model, held if len(held) else training, scaler)
 
     # Scores of what was held out, and the thresholds that validation's choose.
-    scores = _surprised(score_model, _scores(scorer, data, parts, normals, own), normals)
+    raw = _scores(scorer, data, parts, normals, own, folded)
+    scores = _surprised(score_model, raw, normals)
     kl, active = _latent_use(score_model.model, judged)
     seen = Fit(data, parts, history, scores, kl, active, score_model.model.members, ())
     notes = (*source.notes, *filter(None, (parts.note, masks_note)), *_notes(config, seen, layout))
+    if ranked is not None and len(suspects):
+        notes += (_suspects_note(ranked, data),)
     seen = replace(seen, notes=notes)
     valid, _ = seen.part(parts.valid)
-    unseen, independent = valid.total[~wrong], None
+    held_out = np.isin(parts.valid, normals)
+    unseen, independent = valid.total[held_out], None
     if kind.ordered:
         # A level that was calibrated on these very steps would make their scores, and the threshold, too small.
         if score_model.level is not None and residuals is not None and score_model.surprise is None:
-            unseen = residuals.cross_scores(score_model.level, parts.train, normals, valid.take(np.flatnonzero(~wrong)))
+            unseen = residuals.cross_scores(
+                score_model.level, parts.train, normals, valid.take(np.flatnonzero(held_out))
+            )
         in_order = unseen if data.groups is None else unseen[np.argsort(data.groups[normals], kind="stable")]
         independent = independent_scores(in_order, 1 if residuals is None else SMOOTH)
     normal = np.sort(unseen)
     if score_model.cells:
         alone = choose(unlabelled(config), normal, normal[:0], unlabelled(config), independent)
-        set_alarms(score_model, len(parts.train) + len(normals), normal, alone.value)
+        set_alarms(score_model, len(np.union1d(train_rows, normals)), normal, alone.value)
         add_alarms(score_model, data, seen.scores)
     anomalous = np.sort(seen.part(parts.valid)[0].total[wrong])
     threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config), independent, layout.per_day)
@@ -179,14 +225,23 @@ def fit(
         maps = (heat for piece in seen.pieces(parts.valid) for heat in excess_maps(piece, normal_mean))
         centred = not score_model.maps_are_scores
         pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, image_files, centred)
-    trained_rows = TrainedRows.of(data, parts.train, normals)
+    trained_rows = TrainedRows.of(data, train_rows, normals)
+    training_scores = None
+    if ranked is not None:
+        own_parts = ranked.raw.parts
+        if score_model.surprise is not None:
+            own_parts = matched(ranked.parts, ranked.evidence, normal, ~np.isin(parts.ranked, suspects))
+        seen = replace(seen, scores=replace(ranked.raw, parts=own_parts, raw=ranked.raw.parts))
+    if parts.folds is not None:
+        rows = parts.ranked if len(parts.ranked) else parts.train
+        training_scores = TrainingScores.of(data, seen.part(rows)[0], suspects)
     if trained_rows is None:
         note = (
             f"{len(parts.train)} training rows are more than the {MOST} whose hashes are kept, so `promote` and"
             " `evaluate` cannot check whether this detector was trained on the rows that they are given"
         )
         seen = replace(seen, notes=(*seen.notes, note))
-    references = monitoring_references(data, parts.train, valid.take(np.flatnonzero(~wrong)), scaler)
+    references = monitoring_references(data, train_rows, valid.take(np.flatnonzero(held_out)), scaler)
     detector = Detector(
         config=config,
         layout=layout,
@@ -199,6 +254,7 @@ def fit(
         pixels=pixels,
         references=references,
         trained_rows=trained_rows,
+        training=training_scores,
     )
     return detector, seen
 
@@ -207,13 +263,22 @@ def fit_memory(
     X: Any, y: ArrayLike | None = None, config: Config | None = None, **settings: Any
 ) -> tuple[Detector, Fit]:
     """The same of a DataFrame or array in memory; see `Detector.fit`."""
-    base = config if config is not None else load(base={} if y is not None else {"split": NO_TEST})
+    base = config if config is not None else load()
     if "kind" in settings:
         settings["data__kind"] = settings.pop("kind")
     overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
     chosen = load(overrides=overrides, base=base.model_dump())
-    labels = None if y is None else _labels(y)
-    return fit(open_memory(X, chosen.data, labels), chosen)
+    source = open_memory(X, chosen.data, None if y is None else _labels(y))
+    return fit(source, without_test(chosen, source) if y is None else chosen)
+
+
+def without_test(config: Config, source: Source) -> Config:
+    """The configuration with no row kept for a test, unless a split was chosen."""
+    folds = config.split.folds
+    crossed = KINDS[source.kind].defaults["split"].get("folds") if folds is None else folds
+    if config.split.train or config.split.valid or crossed:
+        return config
+    return config.model_copy(update={"split": config.split.model_copy(update=NO_TEST)})
 
 
 def _labels(y: ArrayLike) -> NDArray[np.str_]:
@@ -259,9 +324,13 @@ def _before_test(data: LoadedData, parts: Split, window: int | None) -> NDArray[
     return np.flatnonzero(before | too_short[machines])
 
 
-def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor) -> Scores:
+def _scores(
+    scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.intp], own: torch.Tensor,
+    folded: Scores | None,
+) -> Scores:  # fmt: skip
     """The raw parts of valid and test, of a series of every step, those before test without it. own: of the rows in
-    `normals`, see `ScoreModel.fit`."""
+    `normals`, see `ScoreModel.fit`. folded: of the normals, where
+    these were cross-fitted."""
     if KINDS[data.layout.kind].ordered:
         rows = np.arange(len(data))
         scores = gathered(_steps(scorer, data, rows), rows, data.store)
@@ -275,7 +344,11 @@ def _scores(scorer: Scorer, data: LoadedData, parts: Split, normals: NDArray[np.
             scores.elements[here] = piece.elements
             release(scores.elements)
         return scores
-    rows, mine = np.sort(np.r_[parts.valid, parts.test]), None
+    rows, mine = np.union1d(parts.valid, parts.test), None
+    if folded is not None:
+        others = np.setdiff1d(rows, folded.ids)
+        rest = [scorer.samples(chunk, True, here.start) for here, chunk in data.pieces(others)]
+        return in_order([folded, *rest], data.store)
     if (own >= 0).any():  # a held-out row that became a reference is not its own neighbour
         mine = torch.full((len(data),), -1)
         mine[torch.from_numpy(normals)] = own
@@ -302,6 +375,17 @@ def _surprised(score_model: ScoreModule, raw: Scores, normals: NDArray[np.intp])
     for name, nats in of_normals.items():
         parts[name][rows] = nats
     return replace(raw, parts=parts, raw=raw.parts)
+
+
+def _suspects_note(ranked: Ranked, data: LoadedData) -> str:
+    """Which rows were taken as anomalies, the highest first."""
+    evidence = ranked.evidence[np.searchsorted(ranked.raw.ids, ranked.suspects)]
+    first = ranked.suspects[np.argsort(-evidence, kind="stable")[:LISTED]]
+    listed = ", ".join(map(str, data.ids(first))) + (", ..." if len(ranked.suspects) > LISTED else "")
+    return (
+        f"{len(ranked.suspects)} of {len(ranked.raw)} {KINDS[data.layout.kind].noun} score highest, and trained"
+        f" nothing: id {listed}; {option('--contamination', '0')} trains on all"
+    )
 
 
 @torch.no_grad()

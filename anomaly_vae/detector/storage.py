@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.detector.trained_rows import TrainedRows
+from anomaly_vae.detector.training_scores import TrainingScores
 from anomaly_vae.models.backbone import Backbone, open_weights
 from anomaly_vae.scoring.compose import build_score_model
 from anomaly_vae.scoring.score_model import ScoreModule, renamed_format_4
@@ -42,6 +44,7 @@ READABLE = (4, FORMAT)
 MANIFEST = "detector.json"
 REFERENCE_VALUES, REFERENCES = "reference.safetensors", "reference.json"  # of `monitor`
 TRAINED_ROWS = "trained_rows.safetensors"
+TRAINING_SCORES = "training_scores.safetensors"
 PIXELS = "pixel_threshold.json"
 NORMAL_MEAN = "usual"  # what the file of validation calls it, since format 2
 SLACK = 1 << 30  # elements that a network may be built with beyond its weights: a backbone, and what building needs
@@ -75,6 +78,9 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
                 "repeated": torch.tensor([rows.repeated, rows.held]),
             }
             (new / TRAINED_ROWS).write_bytes(save(tensors))
+        if detector.training is not None:
+            tensors = {name: torch.from_numpy(array) for name, array in detector.training.arrays().items()}
+            (new / TRAINING_SCORES).write_bytes(save(tensors))
         seal(new, __version__)
 
 
@@ -116,7 +122,7 @@ def _read(files: Files, device: str) -> Detector:
         config=config,
         layout=layout,
         scaler=scaler,
-        score_model=score_model.to(pick_device(device)),
+        score_model=score_model.to(pick_device(device)).eval(),
         threshold=Threshold.from_json(files.json("threshold.json")),
         normal=normal,
         anomalous=anomalous,
@@ -124,6 +130,7 @@ def _read(files: Files, device: str) -> Detector:
         pixels=Threshold.from_json(files.json(PIXELS)) if KINDS[layout.kind].pictures else None,
         references=load_references(files),
         trained_rows=load_trained_rows(files),
+        training=load_training_scores(files, score_model.part_names),
     )
 
 
@@ -356,3 +363,11 @@ def load_trained_rows(files: Files) -> TrainedRows | None:
         return None
     tensors = files.tensors(TRAINED_ROWS)
     return TrainedRows(tensors["hashes"].numpy().view(np.uint64), *tensors["repeated"].tolist())
+
+
+def load_training_scores(files: Files, part_names: Sequence[str]) -> TrainingScores | None:
+    """None where rows were held out instead, and for a detector that was saved before there were any."""
+    if TRAINING_SCORES not in files.names:
+        return None
+    arrays = {name: tensor.numpy() for name, tensor in files.tensors(TRAINING_SCORES).items()}
+    return TrainingScores.from_arrays(arrays, part_names)

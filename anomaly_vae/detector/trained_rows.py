@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
@@ -27,7 +27,7 @@ Hashes = NDArray[np.uint64]
 @dataclass(frozen=True)
 class TrainedRows:
     """hashes: (n,) sorted, of the training rows as the detector's layout reads them. repeated: how many of `held`
-    held-out normals equal a training row, as rows of few categories do by chance."""
+    held-out normals equal a training row other than themselves, as rows of few categories do by chance."""
 
     hashes: Hashes
     repeated: int
@@ -48,8 +48,12 @@ class TrainedRows:
             learned, kept = hashes[train], hashes[held]
         else:
             learned, kept = _hashes(data, train), _hashes(data, held)
-        found = cls(np.sort(learned), 0, len(kept))
-        return replace(found, repeated=int(found.contains(kept).sum()))
+        values, counts = np.unique(learned, return_counts=True)
+        others = np.zeros(len(kept), np.intp)  # training rows that equal each, other than itself
+        places = np.minimum(np.searchsorted(values, kept), len(values) - 1)
+        known = values[places] == kept
+        others[known] = counts[places[known]]
+        return cls(np.sort(learned), int((others > np.isin(held, train)).sum()), len(kept))
 
     def contains(self, hashes: Hashes) -> NDArray[np.bool_]:
         """(N,) which rows were trained on, or equal one that was; hashes (N,): of a `RowHasher`."""

@@ -32,7 +32,7 @@ class TestRows:
 
     def __init__(self, detector: Detector, fit: Fit, image_files: ImageFiles | None = None) -> None:
         self.detector, self.fit = detector, fit
-        self.rows = self.fit.split.test
+        self.rows = self.fit.split.reported
         self.scores, is_anomaly = self.fit.part(self.rows)  # without elements
         self.labelled = is_anomaly is not None
         self.is_anomaly = np.zeros(len(self.scores), bool) if is_anomaly is None else is_anomaly

@@ -21,6 +21,7 @@ from anomaly_vae.reporting.worries import worries_of_test
 
 LABELLED = ("youden", "f1", "fpr=0.01", "fpr=0.05", "recall=0.95")  # policies shown beside the chosen one
 UNLABELLED = ("fpr=0.01", "fpr=0.05", "fpr=0.1")
+SHOWN = 10  # rows that are listed
 
 Facts = list[tuple[str, str]]  # name, value
 
@@ -44,7 +45,8 @@ class Summary:
     data_is: how the data was recognised. rows: number in each part of the split. metrics: of the test rows, see
     `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
     choices: the thresholds of the chosen policy and of others. changed: settings that differ from the defaults.
-    seconds: from opening the data to the end of scoring. notes: what the user should know, a sentence each.
+    seconds: from opening the data to the end of scoring. notes: what the user should know, a sentence each. highest:
+    where nothing can be tested, the ids and scores of the highest rows.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class Summary:
     changed: Mapping[str, Any]
     seconds: float
     notes: tuple[str, ...]
+    highest: tuple[str, ...] = ()
 
     @property
     def worries(self) -> tuple[Worry, ...]:
@@ -80,10 +83,13 @@ class Summary:
         tested = f"{self.rows['test']} {self.noun}"
         if "anomalies" in metrics:
             tested += f", {metrics['anomalies']:.0f} of them anomalies"
+        if not self.rows["test"]:
+            tested = f"{metrics['rows']:.0f} {self.noun}, each by models that never saw it: nothing can be tested"
         return [
             ("trained on", f"{self.rows['train']} normal {self.noun} of {self.data} ({self.kind})"),
-            ("tested on", tested),
+            ("tested on" if self.rows["test"] else "scored", tested),
             *metric_facts(metrics),
+            *([("alarms", self.odd())] if not self.rows["test"] else []),
             ("threshold", f"{self.threshold.value:.6g} nats ({self.chosen_by()})"),
             *pixel_facts(self.pixels),
             ("active units", f"{metrics['active_units']:.0f}"),
@@ -102,6 +108,12 @@ class Summary:
             rate = f"{self.threshold.false_alarm_rate:.3g}"
             how = f"conformal, at most {rate} false alarms, from {normals} held-out normal"
         return f"{how} {self.noun}"
+
+    def odd(self) -> str:
+        """How many rows are at or above the threshold, and which are the highest."""
+        count = round(self.metrics["alarm_rate"] * self.metrics["rows"])
+        listed = f"; the highest: {', '.join(self.highest)}" if self.highest else ""
+        return f"{count} {self.noun} at or above the threshold{listed}"
 
     def verdict(self) -> str:
         """How good the detector is, in a sentence."""
@@ -124,7 +136,7 @@ def summarise(
 
     config: the user's settings, before those that depend on the data were resolved. metrics: of the test rows.
     """
-    test, anomalous = fit.part(fit.split.test)
+    test, anomalous = fit.part(fit.split.reported)
     normal = test.total if anomalous is None else test.total[~anomalous]
     notes = (*fit.notes, *_notes(detector, metrics), *worries_of_test(detector, normal, metrics))
     return Summary(
@@ -139,6 +151,7 @@ def summarise(
         changed=config.changed(),
         seconds=seconds,
         notes=tuple(dict.fromkeys(notes)),
+        highest=() if len(fit.split.test) else _highest(fit, test.total),
     )
 
 
@@ -149,6 +162,12 @@ def _notes(detector: Detector, metrics: Mapping[str, float]) -> list[str]:
         what = "no anomaly in the test" if "anomalies" in metrics else "nothing"
         notes.append(f"{what} is labelled: how many anomalies it finds is not known; `anomaly-vae evaluate` tells")
     return notes
+
+
+def _highest(fit: Fit, scores: NDArray[np.float64]) -> tuple[str, ...]:
+    order = np.argsort(-scores, kind="stable")[:SHOWN]
+    ids = fit.data.ids(fit.split.reported[order])
+    return tuple(f"id {name} ({score:.1f})" for name, score in zip(ids, scores[order], strict=True))
 
 
 def metric_facts(metrics: Mapping[str, float]) -> Facts:
@@ -168,9 +187,7 @@ def metric_facts(metrics: Mapping[str, float]) -> Facts:
     ]
     facts = [(name, f"{metrics[key]:.4f}") for name, key in shown if key in metrics]
     if "false_alarm_rate" not in metrics:
-        facts.append(
-            ("alarm rate", f"{metrics['alarm_rate']:.4f} (test rows are taken as normal: nothing is labelled)")
-        )
+        facts.append(("alarm rate", f"{metrics['alarm_rate']:.4f} (nothing is labelled)"))
     return facts
 
 

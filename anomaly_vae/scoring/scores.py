@@ -22,13 +22,15 @@ class Scores:
     parts: name -> (N,) float64 nats, `recon` and `kl` first; the score is their sum. elements: (N, *shape) float32
     nats of reconstruction and of the parts that are of cells, the share of each column, sensor or pixel, of images
     summed over channels (N, 1, H, W); None where it was not asked for. raw: the parts before they were turned into
-    surprises; None where the score is the sum of raw nats.
+    surprises; None where the score is the sum of raw nats. recalled: how many of the samples are training rows, with
+    their scores of the fit.
     """
 
     ids: NDArray[np.generic]
     parts: dict[str, NDArray[np.float64]]
     elements: NDArray[np.float32] | None = None
     raw: dict[str, NDArray[np.float64]] | None = None
+    recalled: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,3 +100,10 @@ def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], store: ArrayStore
             release(elements)
         first += len(piece)
     return Scores(rows, {name: np.concatenate(found) for name, found in parts.items()}, elements)
+
+
+def in_order(pieces: Iterable[Scores], store: ArrayStore) -> Scores:
+    """One Scores of several, whose ids are row numbers, in the order of these."""
+    pieces = list(pieces)
+    ids = np.concatenate([piece.ids for piece in pieces]).astype(np.intp)
+    return gathered(pieces, ids, store).take(np.argsort(ids))

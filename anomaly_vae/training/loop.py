@@ -43,6 +43,7 @@ class History:
     batch_size: int = 0
     skipped: int = 0  # steps without a finite gradient
     halved: int = 0  # times that memory did not hold a batch
+    planned: int = 0  # epochs, if training does not stop before
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,12 @@ class Schedule:
 
 
 def train(
-    model: VAE, train: RowDataset, valid: RowDataset, config: Config, watch: EpochCallback, folder: Path | None = None
-) -> History:
+    model: VAE, train: RowDataset, valid: RowDataset, config: Config, watch: EpochCallback, folder: Path | None = None,
+    share: float | None = None,
+) -> History:  # fmt: skip
     """Trains in place and leaves the weights of the epoch with the best held-out negative ELBO.
 
+    share: leave those after this share of the epochs instead, where nothing is held out; valid is then only measured.
     watch: called after each epoch, and for those of a checkpoint again. folder: where to keep a checkpoint, and to
     continue from one that is there; the unbroken and the continued run end with the same weights (CPU), for every
     epoch draws from its own seed.
@@ -86,7 +89,9 @@ def train(
     assert settings.batch_size
     optimizer = adamw(model, config)
     batch_size = min(settings.batch_size, max(16, len(train) // 2))
-    schedule, history = Schedule.of(train, batch_size, config), History(batch_size=batch_size)
+    schedule = Schedule.of(train, batch_size, config)
+    history = History(batch_size=batch_size, planned=schedule.epochs)
+    last = None if share is None else max(1, round(share * schedule.epochs)) - 1
     best: dict[str, Tensor] = {}
     opponent = _opponent(train, config)
     kept = distributed.from_lead(lambda: checkpoint.read(folder) if folder and checkpoint.exists(folder) else None)
@@ -100,7 +105,7 @@ def train(
     net, saved = distributed.parallel(model), time.monotonic()
     with few_threads(model, train, batch_size):
         for epoch in range(len(history.epochs), schedule.epochs):
-            if epoch - history.best_epoch >= settings.patience:
+            if epoch - history.best_epoch >= settings.patience or (last is not None and epoch > last):
                 break
             figures = one_epoch(net, train, optimizer, config, schedule, epoch, history, opponent)
             held, kl = held_out(model, valid, config.seed, history.batch_size, settings.binarise)
@@ -110,7 +115,7 @@ def train(
             warm = risen(config.objective, epoch / schedule.epochs) >= 1
             bound = figures["valid_loss"] if math.isfinite(figures["valid_loss"]) else math.inf
             # before beta is full the bound is not yet the one that is trained for
-            if bound < history.best or not warm or not best:
+            if bound < history.best or not warm or not best or last is not None:
                 history.best, history.best_epoch = bound, epoch
                 best = {k: v.detach().clone() for k, v in model.state_dict().items()}
             watch(epoch, schedule.epochs, figures)

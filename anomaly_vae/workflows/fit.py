@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ from anomaly_vae.core import distributed
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import AnomalyVAEError, RunError
-from anomaly_vae.core.files import replacing, require_free
+from anomaly_vae.core.files import SCORES, replacing, require_ending, require_free
+from anomaly_vae.data.writers import batch, open_writer
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.configuration import load
+from anomaly_vae.detector.dataframe import score_columns
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.fit import Fit
 from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.detector.metrics import metrics
 from anomaly_vae.reporting.summary import Result, summarise
+from anomaly_vae.scoring.scores import in_order
 from anomaly_vae.tracking.run import MODEL, NoRun, Run
 from anomaly_vae.workflows.fit_record import log_fit
 from anomaly_vae.workflows.opening import open_data
@@ -36,6 +41,7 @@ def fit(
     config: Config,
     *,
     output: str | None = None,
+    scores: str | None = None,
     resume: str | None = None,
     parent: str | None = None,
     progress: Progress = lambda *_: None,
@@ -51,6 +57,9 @@ def fit(
         The settings.
     output : str, optional
         New folder in which the detector is saved too.
+    scores : str, optional
+        File (.csv, .parquet, .json) for the scores of every row, each by models that never saw it: the columns of
+        `score`.
     resume : str, optional
         Id, or its first characters, of an interrupted run, which is continued with its own data and settings; `path`
         and the other settings of `config` are then ignored.
@@ -74,6 +83,8 @@ def fit(
     start, lead = time.perf_counter(), distributed.is_lead()
     if output and lead:
         require_free(output)
+    if scores:
+        require_ending(scores, SCORES)
     if resume:
         resume, path, config = distributed.from_lead(partial(_remembered, resume, config))
     source = open_data(path, config)
@@ -91,13 +102,13 @@ def fit(
             progress("training", epoch + 1, epochs)
 
         with distributed.together():
-            detector, fit_result = fit_detector(source, config, on_epoch, checkpoint)
-        scores, anomalous = fit_result.part(fit_result.split.test)
+            detector, fit_result = fit_detector(source, config, on_epoch, checkpoint, every_row=bool(scores))
+        reported, anomalous = fit_result.part(fit_result.split.reported)
         threshold = detector.threshold
-        test_metrics = metrics(anomalous, scores.total, threshold.value)
+        test_metrics = metrics(anomalous, reported.total, threshold.value)
         test_metrics |= fit_result.latent_metrics()
         meter = PixelMeter(detector, source, fit_result.split.anomalous)
-        for piece in fit_result.pieces(fit_result.split.test) if meter.wanted else ():
+        for piece in fit_result.pieces(fit_result.split.reported) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))
         test_metrics |= meter.metrics()
         seconds = time.perf_counter() - start
@@ -107,6 +118,8 @@ def fit(
 
             log_model(run, detector)  # before the metrics, so that MLflow links them to the model
             log_fit(run, source, detector, fit_result, summary, run_name)
+        if scores and lead:
+            _write_scores(scores, detector, fit_result)
     if output and lead:
         _save(detector, output, run.run_id)
     if checkpoint:
@@ -145,6 +158,19 @@ def _save(detector: Detector, output: str, run_id: str) -> None:
         other = other.with_name(f"{other.name}-{uuid4().hex[:8]}")
         detector.save(other)
         raise AnomalyVAEError(f"{error}. The fit is finished, and its detector is in {other}") from error
+
+
+def _write_scores(path: str, detector: Detector, fit_result: Fit) -> None:
+    """Writes the scores of every row in order, as `score` would; rows that were in no part of the split are new to the
+    detector."""
+    data, scored = fit_result.data, replace(fit_result.scores, elements=None)
+    rest = np.setdiff1d(np.arange(len(data)), scored.ids)
+    new = [scores for _, scores in detector.stream(chunk for _, chunk in data.pieces(rest))] if len(rest) else []
+    scored = in_order([scored, *new], data.store)
+    scored = replace(scored, ids=data.ids(scored.ids.astype(np.intp)))
+    table = batch(score_columns(scored, detector, scored.total >= detector.threshold.value, [], 0))
+    with open_writer(path, table.schema) as write:
+        write(table)
 
 
 def _recorded(config: Config, **named: Any) -> AbstractContextManager[Run]:

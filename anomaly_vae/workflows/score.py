@@ -83,12 +83,12 @@ def score(
     threshold = detector.alarm_threshold(options.threshold)
     source = reopen(path, detector, options.id_column, options.skip_broken, options.written, options.max_pixels)
     names = explained_names(detector, options.explain)
-    rows = alarms = 0
+    rows = alarms = recalled = 0
     new_data = NewData(detector)
     with _drawn(maps, detector, source) as heat_maps:
 
         def tables() -> Iterator[pa.RecordBatch]:
-            nonlocal rows, alarms
+            nonlocal rows, alarms, recalled
             waiting, places = [], []  # where scores do not come in the order of the file
             stream = new_data.watch(detector.score_source(source, explain=bool(options.explain or maps)))
             for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
@@ -100,6 +100,7 @@ def score(
                 if options.elbo:
                     columns["elbo"] = elbo_of(detector, chunk, options.elbo, rows)
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
+                recalled += scores.recalled
                 progress("scoring", rows, None)
                 if chunk.places is None:
                     yield batch(columns)
@@ -118,6 +119,11 @@ def score(
             write(first)
             for later in batches:
                 write(later)
+    if recalled:
+        say(
+            f"note: {recalled} of {rows} are rows that the detector was fitted on: each has the score of the fit, by"
+            " models that never saw it"
+        )
     worries = new_data.worries(source) + (new_data.alarm_worry() if options.threshold is None else [])
     for line in lines((*source.notes, *worries), "`anomaly-vae monitor` compares the data with training"):
         say(line)

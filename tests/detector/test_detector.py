@@ -13,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import AnomalyVAEError, ConfigError, DataError, DetectorError
-from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit, fit_memory
 from anomaly_vae.detector.storage import MANIFEST
@@ -209,6 +208,7 @@ FILES = [
     "scaler.json",
     "threshold.json",
     "trained_rows.safetensors",
+    "training_scores.safetensors",
 ]
 
 
@@ -257,8 +257,8 @@ def test_without_labels_the_threshold_is_conformal(cancer: tuple[Array, Array]) 
     X = cancer[0][~cancer[1]]
     found = Detector.fit(X, **QUICK, threshold__policy="fpr=0.1")
     assert found.threshold == choose("fpr=0.1", found.normal, np.empty(0))
-    assert len(found.normal) == round(200 * NO_TEST["valid"])
-    assert found.predict(X).mean() < 0.2
+    assert len(found.normal) == len(X), "few rows calibrate by folds"
+    assert found.predict(X).mean() <= 0.1
 
 
 def test_rows_that_are_not_known_neither_train_nor_test_and_it_is_said() -> None:

@@ -230,6 +230,7 @@ def test_held_out_normals_change_what_is_calibrated_on_them_and_not_what_is_lear
     case = CASES[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(QUICK, "training__steps", 1)
+        patch.setitem(QUICK, "split__folds", 0)
         first = case.fitted(tmp_path_factory.mktemp("data"), NONE)
         split = first[1].split
         changed = split.valid[~split.anomalous[split.valid]]

@@ -109,7 +109,7 @@ TABLE = Kind(
     noun="rows",
     view="rows",
     defaults={
-        "split": {"train": 0.6, "valid": 0.2},
+        "split": {"train": 0.6, "valid": 0.2, "folds": 4},
         "model": {
             "kind": "dense",
             "hidden": (64, 64),

@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[str, str]] = {
     "marginals": ("marginals", "anomaly_vae.scoring.parts.marginals:Marginals"),
     "missing": ("missing", "anomaly_vae.scoring.parts.missing:Missing"),
     "constant": ("constant", "anomaly_vae.scoring.parts.constant:Constant"),
+    "tails": ("tails", "anomaly_vae.scoring.parts.tails:Tails"),
     "memory": ("neighbours", "anomaly_vae.scoring.parts.memory_bank:MemoryBank"),
 }
 

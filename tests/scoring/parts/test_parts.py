@@ -19,7 +19,7 @@ from anomaly_vae.scoring.parts.memory_bank import MemoryBank
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 from anomaly_vae.scoring.score_model import ScoreModel
 
-TINY = {"training__steps": 4, "model__hidden": [8], "model__members": 1, "device": "cpu"}
+TINY = {"training__steps": 4, "model__hidden": [8], "model__members": 1, "split__folds": 0, "device": "cpu"}
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame(RNG.normal(size=(120, 3)), columns=list("abc"))
 SERIES = pd.DataFrame(RNG.normal(size=(300, 2)), columns=list("ab"))

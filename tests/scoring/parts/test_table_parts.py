@@ -25,6 +25,7 @@ from anomaly_vae.scoring.parts.local_outlier import LocalOutlierFactor
 from anomaly_vae.scoring.parts.marginals import NODES, Marginals
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 from anomaly_vae.scoring.parts.model_prior import ModelPrior
+from anomaly_vae.scoring.parts.tails import SIDE, Tails
 from anomaly_vae.scoring.score_model import ScoreModel
 
 Array = NDArray[np.float64]
@@ -109,7 +110,7 @@ def normals_of(x: torch.Tensor) -> Normals:
     return Normals(None, 0, generator, len(x), 0, lambda: x, lambda: (x[:0], nobody))  # type: ignore[arg-type]
 
 
-def nats_of(part: Marginals | LocalOutlierFactor, x: torch.Tensor) -> torch.Tensor:
+def nats_of(part: Marginals | LocalOutlierFactor | Tails, x: torch.Tensor) -> torch.Tensor:
     return part.nats(Batch(x, None, x))  # type: ignore[arg-type]
 
 
@@ -128,6 +129,35 @@ def test_marginals_by_hand() -> None:
     }
     expected = [-math.log(a + 1 / 4) - math.log(b + 1 / 4) for a, b in asked.values()]
     torch.testing.assert_close(nats_of(part, torch.tensor(list(asked))), torch.tensor(expected))
+
+
+def test_tails_by_hand() -> None:
+    part = Tails(RowInputs((0, 3)))  # a number and a category of three
+    x = torch.tensor([[0.0, 0], [19.0, 0], [math.nan, 1], [9.0, 0]])
+    part.fit(normals_of(x))
+    asked = {
+        (0.0, 0): (2 / 5, 4 / 5),
+        (9.0, 1): (3 / 5, 2 / 5),  # two of three are as low, and as many as high
+        (4.5, 2): (math.sqrt(6) / 5, 1 / 5),  # half way between, in nats
+        (-1e6, 0): (1 / 5, 4 / 5),
+        (20.0, 0): (1 / 5, 4 / 5),
+        (math.nan, 0): (2 / 5, 4 / 5),
+    }
+    expected = [-math.log(a) - math.log(b) for a, b in asked.values()]
+    torch.testing.assert_close(nats_of(part, torch.tensor(list(asked))), torch.tensor(expected))
+
+
+def test_tails_of_many_rows_keep_the_ranks_of_both_ends() -> None:
+    x = torch.randn(5000, 1, generator=torch.Generator().manual_seed(0)).sort(0).values
+    part = Tails(RowInputs((0,)))
+    part.fit(normals_of(x))
+    rank = torch.minimum(torch.arange(1, 5001), torch.arange(5000, 0, -1))
+    exact = -((rank + 1) / 5001).log()
+    found = nats_of(part, x)
+    assert part.knots.shape == (1, 2 * SIDE)
+    torch.testing.assert_close(found[:10], exact[:10])
+    torch.testing.assert_close(found[-10:], exact[-10:])
+    assert (found - exact).abs().max() < 0.06
 
 
 @pytest.mark.parametrize("columns", [3, 40])

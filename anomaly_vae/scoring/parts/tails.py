@@ -1,0 +1,100 @@
+"""How far out in its column each value of a row lies, whatever the distances: tail probabilities of the empirical
+distribution (ECOD, Li et al. 2022), in nats."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from anomaly_vae.core.config import ScoringConfig
+from anomaly_vae.core.errors import ConfigError
+from anomaly_vae.models.base import VAE
+from anomaly_vae.models.inputs import RowInputs
+from anomaly_vae.scoring.parts.base import Batch, Normals, Part
+
+SIDE = 96  # ranks that are kept of each side of an element's distribution, denser towards its ends
+
+
+class Tails(Part):
+    """Sum over a row's elements of -log of the share of training rows that are as far out on the same side.
+
+    It asks for ranks alone, so anomalies in training, which move means, scales and distances, hardly move it. Between
+    the ranks that are kept it is linear. A category, and a missing cell, count by their own share; a row that is scored
+    counts itself.
+    """
+
+    column = "tails"
+    knots: Tensor  # (E, K) values of training rows, rising; the last is repeated where there are fewer
+    surprises: Tensor  # (E, K) nats at the knots
+    missing: Tensor  # (E,) nats of a missing cell
+    most: Tensor  # () nats of a value beyond all of training, and of an unseen category
+
+    def __init__(self, rows: RowInputs) -> None:
+        super().__init__()
+        knots = max(2 * SIDE, *(k + 1 for k in rows.classes), 2)
+        self.named, self.classes = rows.named, rows.classes
+        for name, shape in (("knots", (knots,)), ("surprises", (knots,)), ("missing", ())):
+            self.register_buffer(name, torch.zeros(rows.elements, *shape))
+        self.register_buffer("most", torch.zeros(()))
+
+    @classmethod
+    def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> Tails:
+        if model.rows is None:
+            raise ConfigError("scoring.parts=tails is of the rows of a table; leave it out")
+        return cls(model.rows)
+
+    @torch.no_grad()
+    def fit(self, normals: Normals) -> None:
+        self.fit_rows(normals.train())
+
+    def fit_rows(self, x: Tensor) -> None:
+        """To scaled training rows (N, E)."""
+        n, named = len(x), dict(zip(self.named.tolist(), self.classes, strict=True))
+        self.most = x.new_tensor(math.log(n + 1))
+        for element, cells in enumerate(x[:, : len(self.missing)].T):
+            known = cells[~torch.isnan(cells)].sort().values
+            self.missing[element] = -math.log((n - len(known) + 1) / (n + 1))
+            if element in named:
+                values = torch.arange(named[element], dtype=x.dtype, device=x.device)
+                count = torch.bincount(known.long(), minlength=len(values))
+            elif len(known):
+                values = known[_ranks(len(known)).to(x.device)].unique()
+                upto = torch.searchsorted(known, values, right=True)
+                count = torch.minimum(upto, len(known) - torch.searchsorted(known, values))
+            else:
+                values, count = x.new_zeros(1), torch.zeros(1, device=x.device)
+            rest = self.knots.shape[1] - len(values)
+            for buffer, found in ((self.knots, values), (self.surprises, -((count + 1) / (n + 1)).log())):
+                buffer[element] = torch.cat([found, found[-1:].expand(rest)])
+
+    def nats(self, batch: Batch) -> Tensor:
+        return self.of_rows(batch.x)
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """(B,) nats of scaled rows x (B, E)."""
+        cells = x[:, : len(self.missing)]
+        read = cells.nan_to_num().T.contiguous()  # (E, B)
+        last = self.knots.shape[1] - 1
+        if torch.compiler.is_exporting():  # ONNX has no search
+            place = (read[:, :, None] >= self.knots[:, None]).sum(2)
+        else:
+            place = torch.searchsorted(self.knots, read, right=True)
+        left = (place - 1).clamp(0, last - 1)
+        low, high = self.knots.gather(1, left), self.knots.gather(1, left + 1)
+        share = ((read - low) / (high - low).clamp(min=1e-30)).clamp(0, 1)
+        least, most = self.surprises.gather(1, left), self.surprises.gather(1, left + 1)
+        beyond = (read < self.knots[:, :1]) | (read > self.knots[:, -1:])
+        nats = torch.where(beyond, self.most, least + share * (most - least))
+        nats = torch.where(torch.isnan(cells), self.missing, nats.T.contiguous())  # summed along rows, as Marginals
+        return nats.sum(1)
+
+
+def _ranks(n: int) -> Tensor:
+    """Ranks of n sorted values that are kept, 0 and n - 1 among them, denser towards both ends."""
+    if n <= 2 * SIDE:
+        return torch.arange(n)
+    steps = torch.logspace(0, math.log10((n + 1) / 2), SIDE, dtype=torch.float64).round().long() - 1
+    found: Tensor = torch.cat([steps, n - 1 - steps]).unique()
+    return found
