@@ -35,7 +35,6 @@ NO_ANOMALY = f"{LEAKS}::test_anomalies_of_validation_change_the_threshold_with_l
 FORMULAS, STEPS, PROMISES = (
     "tests/scoring/parts/test_formulas.py", "tests/training/test_steps.py", "tests/detector/test_promises.py"
 )  # fmt: skip
-SPACES = "tests/scoring/parts/test_spaces.py"
 NEIGHBOURS = f"{FORMULAS}::test_neighbours_are_the_log_distances_to_the_nearest_reference_of_each_bag"
 NOISE = f"{STEPS}::test_noise_is_added_to_the_numbers_that_are_read_and_to_nothing_else"
 MACHINES = f"{FORMULAS}::test_a_series_by_loops_over_windows_that_stay_within_a_machine"
@@ -130,18 +129,6 @@ MUTANTS = (
            (f"{FORMULAS}::test_held_out_rows_of_a_fit_are_not_their_own_neighbours",)),
     Mutant("knn: the local scale inverted", f"{PARTS}/knn_density.py",
            "** (-2 * power)", "** (2 * power)", (NEIGHBOURS,)),
-    Mutant("normal scores: ties at their end", f"{PARTS}/spaces.py",
-           "counts.cumsum(0) - counts / 2", "counts.cumsum(0) - 0.5",
-           (f"{SPACES}::test_normal_scores_are_quantiles_of_ranks",)),
-    Mutant("whitened: without a ridge", f"{PARTS}/spaces.py",
-           "covariance.diagonal().add_(ridge)", "covariance.diagonal().add_(0.0 * ridge)",
-           (f"{SPACES}::test_whitened_rows_have_the_distances_of_mahalanobis",)),
-    Mutant("pca: the major axes", f"{PARTS}/principal_components.py",
-           "axes[:, :count]", "axes[:, -count:]",
-           (f"{SPACES}::test_pca_leaves_what_that_of_scikit_learn_leaves",)),
-    Mutant("harmonic mean: the sum of 1 / p", "anomaly_vae/scoring/surprise.py",
-           "torch.logsumexp(surprises, 0) - math.log(len(surprises))", "torch.logsumexp(surprises, 0)",
-           ("tests/scoring/test_surprise.py::test_shares_of_the_harmonic_mean",)),
     Mutant("series: recon without its half", f"{PARTS}/sensor_level.py",
            "centred_mean(0.5 * residual.square()", "centred_mean(1.0 * residual.square()", (STEP_NATS,)),
     Mutant("level: without its temper", f"{PARTS}/sensor_level.py",

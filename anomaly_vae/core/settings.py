@@ -304,11 +304,10 @@ class TrainingConfig(Section):
 class ScoringConfig(Section):
     """What the score is the sum of. recon and kl always; each further part has a column of its own."""
 
-    combine: Literal["harmonic", "surprise", "sum"] | None = Field(
+    combine: Literal["surprise", "sum"] | None = Field(
         None,
         description="what is added up: of each part its surprise, -log of the share of held-out normals with as many"
-        " nats, which is one unit for all; harmonic: its share of -log of the harmonic mean of these shares, for parts"
-        " that have much in common; or raw nats",
+        " nats, which is one unit for all; or raw nats",
     )
     recon: Annotated[str | None, one_of("recon")] = Field(
         None,

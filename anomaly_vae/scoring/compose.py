@@ -34,9 +34,8 @@ def build_score_model(config: Config, layout: Layout, scaler: Scaler) -> ScoreMo
     score = _of_patches(config, layout) if config.model.kind == "features" else _of_samples(config, layout, scaler)
     tiling = tiling_of(layout)
     score = score if tiling is None else TiledScore(score, tiling)
-    if config.scoring.combine in ("surprise", "harmonic"):  # folders of format 4 say nothing
-        harmonic, n_known = config.scoring.combine == "harmonic", int("missing" in score.cells)
-        score.surprise = Surprise(len(score.model_parts), n_known, harmonic)
+    if config.scoring.combine == "surprise":
+        score.surprise = Surprise(len(score.model_parts), int("missing" in score.cells))
     return score
 
 

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anomaly_vae.scoring.knots import interpolated
 from anomaly_vae.scoring.scores import DECIMALS
 
 KNOTS = 256  # order statistics of held-out normals at most, evenly spaced in surprise
@@ -32,11 +31,6 @@ Nats = NDArray[np.float64]
 class Surprise(nn.Module):
     """From raw nats of P parts to their surprises, which rise with them.
 
-    harmonic: to shares of one surprise instead, -log of the harmonic mean of the parts' probabilities (Wilson 2019).
-    Parts have much in common, and adding up their surprises counts it several times; this mean may be taken whatever
-    they have in common, it follows the most surprised part, and is itself about as probable as it says. The shares are
-    nats that sum to it, in proportion to 1 / probability.
-
     Up to the `tail`'s beginning, the surprise of the r-th largest of n held-out normals is -log(r / (n + 1)), the mean
     of its conformal p-values, and linear in between; beyond, it is that of a generalised Pareto distribution (Pickands
     1975), so that order is kept however far away a sample is. Below the smallest held-out normal it is constant.
@@ -46,12 +40,11 @@ class Surprise(nn.Module):
     surprises: Tensor  # (P, K) at the knots
     tail: Tensor  # (P, 2) scale (nats) and shape of the excess over the last knot
 
-    def __init__(self, n_parts: int, n_known: int = 0, harmonic: bool = False) -> None:
+    def __init__(self, n_parts: int, n_known: int = 0) -> None:
         """Of so many parts, to be fitted or loaded, and so many more whose nats beyond held-out normals are -log p as
-        they stand, and 0 for the most usual sample. What comes behind these is no surprise, and stays as it is.
-        harmonic: of the first."""
+        they stand, and 0 for the most usual sample. What comes behind these is no surprise, and stays as it is."""
         super().__init__()
-        self.n_known, self.harmonic = n_known, harmonic
+        self.n_known = n_known
         n_parts += n_known
         self.register_buffer("knots", torch.zeros(n_parts, KNOTS, dtype=torch.float64))
         self.register_buffer("surprises", torch.zeros(n_parts, KNOTS, dtype=torch.float64))
@@ -65,7 +58,7 @@ class Surprise(nn.Module):
         """
         stacked = self._stacked(raw)
         self.fit_nats(stacked)
-        return _by_name(raw, cross_fitted(stacked, self.n_known, self.harmonic))
+        return _by_name(raw, cross_fitted(stacked, self.n_known))
 
     def parts(self, raw: Mapping[str, Nats]) -> dict[str, Nats]:
         """The surprises (N,) of raw parts (N,)."""
@@ -83,20 +76,21 @@ class Surprise(nn.Module):
         )
 
     def forward(self, raw: Tensor) -> Tensor:
-        """(P, N) surprises, or shares of one, of raw nats (P, N), float64."""
-        within = interpolated(raw, self.knots, self.surprises)
+        """(P, N) surprises of raw nats (P, N), float64."""
+        if torch.compiler.is_exporting():  # ONNX has no search
+            place = (raw[:, :, None] >= self.knots[:, None]).sum(2)
+        else:
+            place = torch.searchsorted(self.knots, raw, right=True)
+        left = (place - 1).clamp(0, KNOTS - 2)
+        low, high = self.knots.gather(1, left), self.knots.gather(1, left + 1)
+        least, most = self.surprises.gather(1, left), self.surprises.gather(1, left + 1)
+        share = ((raw - low) / (high - low).clamp(min=1e-300)).clamp(0, 1)
         scale, shape = self.tail[:, :1], self.tail[:, 1:]
         excess = (raw - self.knots[:, -1:]).clamp(min=0)
         tail = torch.log1p(shape * excess / scale) / shape
         if self.n_known:
             tail = torch.where(shape == AS_IT_IS, excess, tail)
-        surprises = within + tail
-        if not self.harmonic:
-            return surprises
-        # -log of the mean of 1/p, shared out as the parts share 1/p
-        of_parts, known = surprises.split([len(surprises) - self.n_known, self.n_known])
-        total = torch.logsumexp(of_parts, 0) - math.log(len(of_parts))
-        return torch.cat([torch.softmax(of_parts, 0) * total, known])
+        return least + share * (most - least) + tail
 
     def of(self, raw: Nats) -> Nats:
         """The same of arrays."""
@@ -104,12 +98,12 @@ class Surprise(nn.Module):
         return surprises
 
 
-def cross_fitted(raw: Nats, n_known: int = 0, harmonic: bool = False) -> Nats:
-    """(P, n) surprises of raw nats (P, n) of held-out normals, each by a fit to others than itself. n_known, harmonic:
-    see `Surprise`."""
+def cross_fitted(raw: Nats, n_known: int = 0) -> Nats:
+    """(P, n) surprises of raw nats (P, n) of held-out normals, each by a fit to others than itself. n_known: see
+    `Surprise`."""
     n = raw.shape[1]
     fitted = _spaced(n, ROWS)
-    found, other = np.empty_like(raw), Surprise(len(raw) - n_known, n_known, harmonic)
+    found, other = np.empty_like(raw), Surprise(len(raw) - n_known, n_known)
     folds = np.full(n, -1)  # of those that no fit would be to
     folds[fitted] = np.arange(len(fitted)) % min(FOLDS, len(fitted))
     for fold in np.unique(folds):

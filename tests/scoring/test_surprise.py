@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.stats import genpareto, hmean
+from scipy.stats import genpareto
 
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import fit_memory
@@ -143,42 +143,12 @@ def test_a_threshold_keeps_its_promise(n: int, rate: float) -> None:
     assert np.mean(naive) > np.mean(realised)
 
 
-# --- the harmonic mean ---------------------------------------------------------------------------------------------
-
-
-def test_shares_of_the_harmonic_mean() -> None:
-    rng = np.random.default_rng(10)
-    raw, at = rng.normal(size=(3, 500)), 3 * rng.normal(size=(3, 200))
-    found, each = Surprise(3, harmonic=True), fitted(*raw)
-    found.fit_nats(raw)
-    probabilities = np.exp(-each.of(at))
-    shares = found.of(at)
-    np.testing.assert_allclose(shares.sum(0), -np.log(hmean(probabilities)), rtol=1e-9)
-    np.testing.assert_allclose(shares[0] / shares[1], probabilities[1] / probabilities[0], rtol=1e-9)
-
-
-@pytest.mark.parametrize("shared", [0.0, 0.9, 1.0])
-def test_the_harmonic_mean_is_about_as_probable_as_it_says_whatever_parts_share(shared: float) -> None:
-    """Where the sum of eight surprises that are all the same would be eight times too large."""
-    rng = np.random.default_rng(11)
-
-    def parts(n: int) -> Array:
-        return shared * rng.normal(size=n) + math.sqrt(1 - shared**2) * rng.normal(size=(8, n))
-
-    found = Surprise(8, harmonic=True)
-    found.fit_nats(parts(4000))
-    scores = found.of(parts(100_000)).sum(0)
-    for nats in (2, 4):
-        assert 0.5 < (scores > nats).mean() * math.exp(nats) < 3
-
-
 # --- in a detector ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("combine", ["surprise", "harmonic"])
-def test_raw_nats_are_beside_the_surprises_and_their_sum_is_a_setting_away(combine: str) -> None:
+def test_raw_nats_are_beside_the_surprises_and_their_sum_is_a_setting_away() -> None:
     X = np.random.default_rng(8).normal(size=(300, 3))
-    surprised, seen = fit_memory(X, scoring__combine=combine, **TINY)
+    surprised, seen = fit_memory(X, **TINY)
     added = Detector.fit(X, scoring__combine="sum", **TINY)
     scores, raw = surprised.parts(X), added.parts(X)
     assert scores.raw is not None
@@ -191,13 +161,12 @@ def test_raw_nats_are_beside_the_surprises_and_their_sum_is_a_setting_away(combi
     # what the fit scored: held-out normals by the others, as the threshold needs them
     assert seen.scores.raw is not None
     held = np.stack(list(seen.scores.raw.values()))
-    expected = cross_fitted(held, 1, combine == "harmonic")
-    np.testing.assert_allclose(np.stack(list(seen.scores.parts.values())), expected, atol=1e-6)
+    np.testing.assert_allclose(np.stack(list(seen.scores.parts.values())), cross_fitted(held, 1), atol=1e-6)
 
 
 def test_every_part_of_fresh_rows_is_exponential() -> None:
     rng = np.random.default_rng(9)
-    detector = Detector.fit(np.exp(rng.normal(size=(3000, 4))), scoring__combine="surprise", **TINY)
+    detector = Detector.fit(np.exp(rng.normal(size=(3000, 4))), **TINY)
     scores = detector.parts(np.exp(rng.normal(size=(3000, 4))))
     assert not scores.parts.pop("missing").any()  # in these rows nothing is
     for name, nats in scores.parts.items():

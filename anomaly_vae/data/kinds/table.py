@@ -122,11 +122,11 @@ TABLE = Kind(
         },
         "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2, "jitter": 0.0},
         "scoring": {
-            "combine": "harmonic",
+            "combine": "surprise",
             "recon": "likelihood",
             "prior": "mixture",
             "neighbours": 2048,
-            "parts": ("quantiles", "whitened", "copula", "pca", "marginals", "missing"),
+            "parts": ("lof", "marginals", "tails", "missing"),
         },
         "threshold": {"unlabelled": "fpr=0.01"},
     },

@@ -22,10 +22,6 @@ PARTS: dict[str, tuple[str, str]] = {
     "mixture": ("kl", "anomaly_vae.scoring.parts.mixture_prior:MixturePrior"),
     "neighbours": ("neighbours", "anomaly_vae.scoring.parts.knn_density:KNNDensity"),
     "lof": ("lof", "anomaly_vae.scoring.parts.local_outlier:LocalOutlierFactor"),
-    "quantiles": ("quantiles", "anomaly_vae.scoring.parts.quantiles:QuantileOutlierFactor"),
-    "whitened": ("whitened", "anomaly_vae.scoring.parts.whitened:WhitenedOutlierFactor"),
-    "copula": ("copula", "anomaly_vae.scoring.parts.copula:CopulaOutlierFactor"),
-    "pca": ("pca", "anomaly_vae.scoring.parts.principal_components:PrincipalComponents"),
     "marginals": ("marginals", "anomaly_vae.scoring.parts.marginals:Marginals"),
     "missing": ("missing", "anomaly_vae.scoring.parts.missing:Missing"),
     "constant": ("constant", "anomaly_vae.scoring.parts.constant:Constant"),
@@ -34,7 +30,7 @@ PARTS: dict[str, tuple[str, str]] = {
 }
 
 
-DISTANCES = ("neighbours", "lof", "quantiles", "whitened", "copula", "memory")  # those that scoring.neighbours is about
+DISTANCES = ("neighbours", "lof", "memory")  # those that scoring.neighbours is about
 
 
 def names_of(column: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """How much farther a row lies from its nearest training row than that one does from its own neighbours.
 
 A density finds what lies far from everything; this finds what lies beside a dense group, as far from it as is ordinary
-elsewhere (local outlier factor, Breunig 2000). It is taken without any model, in one space or another.
+elsewhere (local outlier factor, Breunig 2000). It is taken in what the network reads, without any model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.scoring.parts import distances
 from anomaly_vae.scoring.parts.base import Batch, Normals
 from anomaly_vae.scoring.parts.references import ReferencePart
-from anomaly_vae.scoring.parts.spaces import Inputs, Space
 
 NEAR = 10  # neighbours whose mean distance is a reference row's own
 
@@ -34,27 +33,19 @@ class LocalOutlierFactor(ReferencePart):
     unit: Tensor  # () d
 
     def __init__(self, rows: RowInputs, n_condition: int, references: int) -> None:
-        space = self.space_of(rows)
-        super().__init__(rows, n_condition, references, space.width + n_condition)
-        self.space = space
+        super().__init__(rows, n_condition, references, rows.inputs + n_condition)
         self.register_buffer("smallest", torch.zeros(()))
         self.register_buffer("unit", torch.ones(()))
 
     @classmethod
     def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> LocalOutlierFactor:
         if model.rows is None:
-            raise ConfigError(f"scoring.parts={cls.column} is of the rows of a table; leave it out")
+            raise ConfigError("scoring.parts=lof is of the rows of a table; leave it out")
         return cls(model.rows, model.n_condition, config.neighbours or 0)
-
-    @staticmethod
-    def space_of(rows: RowInputs) -> Space:
-        """Where rows are compared, to be fitted."""
-        return Inputs(rows)
 
     @torch.no_grad()
     def fit(self, normals: Normals) -> None:
         x = normals.train()
-        self.space.fit(x)
         rows, bags = self._draw(len(x), normals.generator)
         place, _, nearest = self._fit_space(self._join(x[rows.to(x.device)]), NEAR)
         own = nearest.mean(1)
@@ -74,5 +65,5 @@ class LocalOutlierFactor(ReferencePart):
         return self.unit * 0.5 * torch.cat(ratios).clamp(min=1e-12).log().mean(1)
 
     def _join(self, x: Tensor) -> Tensor:
-        """(B, J): where x lies, and its condition."""
-        return torch.cat([self.space(x), self._condition(x)], dim=1)
+        """(B, J): what the network reads of x, and its condition."""
+        return torch.cat([self.rows(x), self._condition(x)], dim=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,9 +77,8 @@ def test_names_are_those_of_the_settings() -> None:
 def test_one_file_and_one_line_add_a_part_that_is_fitted_scored_saved_and_loaded(
     data: pd.DataFrame, kind: str, tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"kind": kind, "scoring__combine": "surprise" if kind == "table" else "sum", **TINY}
-    plain = Detector.fit(data, scoring__parts=[], **settings)
-    detector, seen = fit_memory(data, scoring__parts=["largest"], **settings)
+    plain = Detector.fit(data, kind=kind, scoring__parts=[], **TINY)
+    detector, seen = fit_memory(data, kind=kind, scoring__parts=["largest"], **TINY)
     scores, before = detector.parts(data), plain.parts(data)
     assert list(scores.parts) == list(detector.score_model.part_names)
     assert set(scores.parts) - set(before.parts) == {"largest"}
@@ -141,6 +139,6 @@ def test_parts_take_their_size_from_the_data_and_from_the_tensors(tmp_path: Path
 def test_a_table_without_numbers_has_no_distances(tmp_path: Path) -> None:
     words = pd.DataFrame({"u": RNG.choice(["x", "y"], 90), "v": RNG.choice(["p", "q", "r"], 90)})
     detector = Detector.fit(words, **TINY)
-    assert detector.score_model.part_names == ("recon", "kl", "pca", "marginals", "missing")
+    assert detector.score_model.part_names == ("recon", "kl", "marginals", "missing")
     detector.save(tmp_path / "detector")
     np.testing.assert_array_equal(Detector.load(tmp_path / "detector", "cpu").score(words), detector.score(words))
