@@ -321,11 +321,11 @@ def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
     history, objective = seen.history, config.objective
     asked_for = {layout.label, layout.id, layout.time, layout.group, *config.data.drop, *config.data.condition}
     notes = [f"left out column '{name}': {why}" for name, why in layout.left_out.items() if name not in asked_for]
-    watched = [f"'{column.name}' is {constancy(column)}" for column in layout.watched]
+    watched = [f"'{column.name}', {constancy(column)} in training" for column in layout.watched]
     if watched:
         names = ", ".join(watched[:NAMED]) + (f" and {len(watched) - NAMED} more" if len(watched) > NAMED else "")
         drop = setting("data.drop", [*config.data.drop, *(column.name for column in layout.watched[:NAMED])])
-        notes.append(f"in training {names}: watched, another value is an alarm; {drop} leaves them out")
+        notes.append(f"watched for another value, which is an alarm: {names}; {drop} leaves them out")
     notes += [
         f"column '{column.name}' is an input, though it is named like a label:"
         f" {option('--label', column.name)} takes it as one, {setting('data.drop', [column.name])} leaves it out"

@@ -156,7 +156,7 @@ def test_pictures_have_no_log_units() -> None:
 
 
 def in_units(unit: float) -> NDArray[Any]:
-    """Three sensors: one that varies little about a large mean, one that wanders, one that is nearly always the same."""
+    """Three sensors: one that varies little about a large mean, one that wanders, one that is nearly still."""
     rng = np.random.default_rng(1)
     still = np.where(rng.random(400) < 0.01, 0.25, 0.125)
     return np.c_[4.8e-5 + 2e-8 * rng.normal(size=400), np.cumsum(rng.normal(size=400)), still] * unit

@@ -138,7 +138,7 @@ def put(content: str | bytes, name: str = "bad.csv") -> Callable[[Path], Path]:
         (put("a,b\n1,2\n3,inf\n"), r"row 2 \(line 3\), column 'b': an infinite value"),
         (put("a,b\n1,2\n3,4\nabc,6\n"), r"row 3 \(line 4\), column 'a': 'abc' is not a number.*data\.drop=\[a\]"),
         (put("a,b\n1,2\n"), r"1 row to train on; at least 2"),
-        (put("a,b\n,\n,\n"), r"no column is left.*'a': empty"),
+        (put("a,b\n,\n,\n"), r"no column is left.*'a': no value"),
         (put("a,b\n1,2\n1,2\n"), r"no column is left.*'a': constant \(1\)"),
         (put("a,b\n1,gr\u00fcn\n2,rot\n".encode("latin-1")), r"not UTF-8: line 2 holds the byte 0xfc"),
         (put("a,b\n1,2\n".encode("utf-16")), r"UTF-16; save the file as UTF-8"),
