@@ -364,7 +364,7 @@ def moves(reader: Reader, column: Column, cells: pa.ChunkedArray, rows: NDArray[
 def constancy(column: Column) -> str:
     """How a watched column was in training, in words."""
     if not column.categories:
-        return "empty" if column.categories is not None else f"constant ({column.constant:g})"
+        return "no value" if column.categories is not None else f"constant ({column.constant:g})"
     return f"constant ({column.categories[0]!r})"
 
 

@@ -411,11 +411,11 @@ def _notes(config: Config, seen: Fit, layout: Layout) -> tuple[str, ...]:
         named = "; ".join(left_out[:NAMED]) + (f"; and {len(left_out) - NAMED} more" if len(left_out) > NAMED else "")
         what = "column" if len(left_out) == 1 else f"{len(left_out)} columns:"
         notes.append(Worry(f"left out {what} {named}", Gravity.UNREAD))
-    watched = [f"'{column.name}' is {constancy(column)}" for column in layout.watched]
+    watched = [f"'{column.name}', {constancy(column)} in training" for column in layout.watched]
     if watched:
         names = ", ".join(watched[:NAMED]) + (f" and {len(watched) - NAMED} more" if len(watched) > NAMED else "")
         drop = setting("data.drop", [*config.data.drop, *(column.name for column in layout.watched[:NAMED])])
-        notes.append(f"in training {names}: watched, another value is an alarm; {drop} leaves them out")
+        notes.append(f"watched for another value, which is an alarm: {names}; {drop} leaves them out")
     latent = seen.latent_metrics()
     free = max(objective.free_bits_total, objective.free_bits * len(seen.kl)) if objective.capacity is None else 0.0
     if not seen.active.any() or not latent["kl_dimensions"] or latent["kl_total"] < max(free, COLLAPSED):

@@ -283,11 +283,11 @@ def test_a_column_without_any_value_and_a_single_row_are_scored(workplace: Path,
     assert result.stdout.splitlines()[1].startswith("0,")
 
 
-def test_a_column_without_any_value_is_left_out_and_named(workplace: Path) -> None:
+def test_a_column_without_any_value_is_watched_and_named(workplace: Path) -> None:
     write(workplace, {"data.csv": csv(empty=[None] * 80)})
     result = CliRunner().invoke(main, ["fit", "data.csv", *OFF])
     assert result.exit_code == 0
-    said = "in training 'empty' is empty: watched, another value is an alarm; --set 'data.drop=[empty]'"
+    said = "watched for another value, which is an alarm: 'empty', no value in training; --set 'data.drop=[empty]'"
     assert result.stderr.count(said) == 1
     assert max(Counter(result.stderr.splitlines()).values()) == 1, "nothing is said twice"
 

@@ -157,13 +157,14 @@ def test_an_unseen_category_raises_the_score(frame: Detector) -> None:
     assert [column.name for column in frame.layout.columns][order[2, 0]] == "colour"
 
 
-def test_a_missing_cell_is_never_scored(frame: Detector) -> None:
+def test_a_missing_cell_has_the_nats_of_its_being_missing_alone(frame: Detector) -> None:
     rows = pd.DataFrame({"a": [np.nan, 0.1], "b": [0.0, np.nan], "colour": ["blue", None]})
     found = frame.parts(rows, explain=True)
     assert found.elements is not None
     names = [column.name for column in frame.layout.columns]
     missing = rows[names].isna().to_numpy()
-    assert (found.elements[missing] == 0).all()
+    assert found.raw is not None
+    np.testing.assert_allclose(np.where(missing, found.elements, 0).sum(1), found.raw["missing"], rtol=1e-6)
     assert (found.elements[~missing] != 0).all()
     assert np.isfinite(found.total).all()
 

@@ -212,7 +212,7 @@ def test_anomalous_steps_train_nothing(fits: Any) -> None:
     assert np.isin(changed, split.valid).any() and (changed < split.train.max()).any()
     found = differences(first, again(changed))
     trained = {name for name in found if name.startswith(("weights", "layout", "scaler", "history", "best", "active"))}
-    assert trained <= {"weights parts.recon.step", "weights parts.recon.level"}
+    assert trained <= {"weights parts.recon.step", "weights parts.recon.level", "weights cells.missing.alarm"}
 
 
 def test_training_rows_change_everything(fits: Any) -> None:
@@ -238,7 +238,7 @@ def test_held_out_normals_change_what_is_calibrated_on_them_and_not_what_is_lear
     assert {"normal", "threshold"} <= found
     weights = {other for other in found if other.startswith("weights")}
     calibrated = ("weights parts.recon", "weights parts.neighbours", "weights border", "weights surprise",
-                  "weights patches.parts.neighbours.unit")  # fmt: skip
+                  "weights patches.parts.neighbours.unit", "weights cells.missing.alarm")  # fmt: skip
     assert not {other for other in weights if not other.startswith(calibrated)}
     assert not found & {"layout", "scaler", "config"}
 

@@ -163,7 +163,7 @@ def put(content: str | bytes, name: str = "bad.csv") -> Callable[[Path], Path]:
         (put("a,b\n" + "1,2\n3,4\n" * 5 + "abc,6\n"), r"row 11 \(line 12\), column 'a': 'abc' .*data\.drop=\[a\]"),
         (put("a,b\n1,2\n"), r"1 row to train on; at least 2"),
         (put("a,b\n,\n,\n"), r"no cell below the header holds anything"),
-        (put("a,b\nNA,\nNA,\n"), r"no column is left.*'a': empty"),
+        (put("a,b\nNA,\nNA,\n"), r"no column is left.*'a': no value"),
         (put("a,b\n1,2\n1,2\n"), r"no column is left.*'a': constant \(1\)"),
         (put("a,b\n1,gr\u00fcn\n2,rot\n".encode("latin-1")), r"not UTF-8: line 2 holds the byte 0xfc.*encoding=cp"),
         (put("a,b\n1,2\n".encode("utf-16-le")), r"UTF-16 without a mark, which --set data\.encoding=utf-16-le reads"),
