@@ -208,6 +208,8 @@ def fit(
         independent = independent_scores(in_order, 1 if residuals is None else SMOOTH)
     normal = np.sort(unseen)
     threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config), independent, layout.per_day)
+    if folded is not None and parts.folds is not None:
+        threshold = replace(threshold, folds=int(parts.folds.max()) + 1)
     normal_mean = seen.normal_mean(normals)
     if score_model.maps_are_scores:
         normal_mean = np.zeros_like(normal_mean)
