@@ -6,7 +6,7 @@ import json
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -18,10 +18,12 @@ from anomaly_vae.detector.fit import fit, without_test
 
 
 class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no annotations
-    """VAE outlier detector over numeric rows.
+    """VAE outlier detector over the rows of an array or DataFrame; cells may be missing and, of a DataFrame, text.
 
     Parameters
     ----------
+    contamination : share of the training rows that are outliers and train nothing; the threshold leaves so many at or
+        above it. None: not known, and the threshold is by `false_alarm_rate`.
     false_alarm_rate : share of normal samples that may be called outliers; the threshold is conformal.
     epochs, latent, beta : as `training.epochs`, `model.latent` and `objective.beta`; None is the default of tables.
     settings : dotted names and values of any other setting, e.g. {"training.lr": 3e-4}.
@@ -31,6 +33,9 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     Attributes
     ----------
     detector_ : the fitted `anomaly_vae.Detector`.
+    decision_scores_ : (N,) nats of the training rows, each by models that never saw it; higher is more anomalous. With
+        a split in `settings` those of the detector, which has seen them.
+    threshold_ : nats; labels_ : (N,) 1 where `decision_scores_` is at or above it, else 0, as PyOD has them.
     offset_ : minus the threshold (nats): `decision_function = score_samples - offset_`.
     n_features_in_ : number of columns.
     """
@@ -39,6 +44,7 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self,
         false_alarm_rate: float = 0.05,
         *,
+        contamination: float | None = None,
         epochs: int | None = None,
         latent: int | None = None,
         beta: float | None = None,
@@ -47,6 +53,7 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         random_state: Any = 0,
     ) -> None:
         self.false_alarm_rate = false_alarm_rate
+        self.contamination = contamination
         self.epochs = epochs
         self.latent = latent
         self.beta = beta
@@ -54,9 +61,14 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.device = device
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Fits on X (N, F), all rows taken as normal. Raises ValueError for data or settings that cannot train."""
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fits on X (N, F), without labels. Raises ValueError for data or settings that cannot train."""
+        X = self._rows(X, reset=True)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
@@ -64,6 +76,7 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             "training.epochs": self.epochs,
             "model.latent": self.latent,
             "objective.beta": self.beta,
+            "data.contamination": self.contamination,
         }
         chosen |= {"threshold.policy": f"fpr={self.false_alarm_rate!r}", "seed": int(seed), "device": self.device}
         chosen |= self.settings or {}
@@ -74,24 +87,48 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             self.detector_, _ = fit(source, without_test(config, source))
         except (ConfigError, DataError) as error:
             raise ValueError(str(error)) from error
-        self.offset_ = -self.detector_.threshold.value
+        own = self.detector_.training_scores
+        self.decision_scores_ = self.detector_.score(X) if own is None else own.total
+        self.threshold_ = self.detector_.threshold.value
+        if self.contamination:
+            count = round(self.contamination * len(self.decision_scores_))
+            self.threshold_ = float(np.sort(np.r_[self.decision_scores_, np.inf])[-1 - count])
+        self.labels_ = (self.decision_scores_ >= self.threshold_).astype(int)
+        self.offset_ = -self.threshold_
         return self
 
-    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+    def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.intp]:
+        """(N,) -1 for outliers, +1 for the rest, of the rows that are fitted on: each by models that never saw it."""
+        return np.where(self.fit(X).labels_ == 1, -1, 1)
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
         """(N,) minus the score of X (N, F), in nats: the lower, the more anomalous."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        scores: NDArray[np.float64] = -self.detector_.score(X)
+        scores: NDArray[np.float64] = -self.detector_.score(self._rows(X, reset=False))
         return scores
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """(N,) nats above the threshold; negative or zero is an outlier."""
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """(N,) nats below the threshold; negative or zero is an outlier."""
         result: NDArray[np.float64] = self.score_samples(X) - self.offset_
         return result
 
-    def predict(self, X: ArrayLike) -> NDArray[np.intp]:
+    def predict(self, X: Any) -> NDArray[np.intp]:
         """(N,) -1 for outliers, +1 for the rest."""
         return np.where(self.decision_function(X) > 0, 1, -1)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """(N, 2) the conformal p-value of each row, and 1 minus it: the share of normals that score less."""
+        p = self.detector_.p_values(-self.score_samples(X))
+        return np.c_[p, 1 - p]
+
+    def _rows(self, X: Any, reset: bool) -> Any:
+        """X as it is read: a DataFrame as it stands, whose cells may be text, and anything else as numbers."""
+        if hasattr(X, "columns") and hasattr(X, "dtypes"):
+            return validate_data(self, X, reset=reset, skip_check_array=True)
+        smallest = 2 if reset else 1
+        return validate_data(
+            self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=smallest
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -61,3 +62,31 @@ def test_a_grid_of_numpy_numbers(cancer: tuple[Any, Any]) -> None:
 def test_a_wrong_parameter_is_a_value_error(cancer: tuple[Any, Any], parameters: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         tiny(**parameters).fit(cancer[0])
+
+
+def test_the_rows_that_are_fitted_on_are_scored_by_models_that_never_saw_them(cancer: tuple[Any, Any]) -> None:
+    X = cancer[0]
+    fitted = tiny(contamination=0.1).fit(X[:120])
+    own = fitted.detector_.training_scores
+    assert own is not None
+    np.testing.assert_array_equal(fitted.decision_scores_, own.total)
+    np.testing.assert_array_equal(fitted.labels_, fitted.decision_scores_ >= fitted.threshold_)
+    assert fitted.labels_.sum() == 12 == len(fitted.detector_.training.suspects)
+    np.testing.assert_array_equal(fitted.predict(X[:120]), np.where(fitted.labels_, -1, 1))
+    np.testing.assert_array_equal(tiny(contamination=0.1).fit_predict(X[:120]), np.where(fitted.labels_, -1, 1))
+    p = fitted.predict_proba(X)
+    np.testing.assert_array_equal(p.sum(1), 1)
+    np.testing.assert_array_equal(p[:, 0], fitted.detector_.p_values(fitted.detector_.score(X)))
+
+
+def test_text_and_missing_cells() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=60), "colour": pd.Categorical(rng.choice(["red", "blue"], 60))})
+    frame.loc[::7, "x"] = np.nan
+    frame.loc[3, "colour"] = None
+    fitted = tiny().fit(frame)
+    assert fitted.n_features_in_ == 2 and np.isfinite(fitted.decision_scores_).all()
+    assert set(fitted.predict(frame)) <= {-1, 1}
+    values = rng.normal(size=(40, 3))
+    values[0, 0] = np.nan
+    assert np.isfinite(tiny().fit(values).score_samples(values)).all()

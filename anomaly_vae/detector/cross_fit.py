@@ -1,11 +1,13 @@
 """Rows scored out of sample without holding any back: each by models of the folds that it is not in.
 
-Two uses. Where rows are few, the scores of all folds together calibrate the final detector, which trains on every row:
-cross-conformal prediction (Vovk 2015). A fresh normal then reaches a threshold for the rate a with a probability of at
-most 2 a + 2 folds / rows, whatever the models (Barber et al. 2021, Theorem 4, of CV+), and in practice of about a: a
-model of most rows scores much as one of all does, a little higher rather than lower. And where nothing is known of the
-rows, they are ranked by models of the least suspicious of them, so that groups of anomalies do not vouch for each
-other. Only the scale of the columns has seen all rows.
+Two uses. Where rows are few, the scores of all folds together calibrate the final detector, which trains on every row
+(cross-conformal prediction, Vovk 2015). Compared with each row by the model of that row's fold, a fresh normal reaches
+the threshold for the rate a with a probability of at most 2 a + sqrt(2 / n), whatever the models (CV+, Barber et al.
+2021, Theorem 4), and in practice of about a. The final detector takes the place of those models here, which assumes that
+it scores a fresh row as they do: it has seen a few rows more, so a little lower rather than higher.
+
+And where nothing is known of the rows, they are ranked by models of the least suspicious of them, so that groups of
+anomalies do not vouch for each other. Only the columns and their scale are learned from all rows.
 """
 
 from __future__ import annotations

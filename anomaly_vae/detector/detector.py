@@ -210,7 +210,7 @@ class Detector:
         if independent is None and self.window is not None:  # a folder of an older version: a window counts as one
             independent = max(1.0, len(self.normal) / self.window)
         policies = (policy, self.normal, self.anomalous, unlabelled(self.config))
-        threshold = choose(*policies, independent, self.layout.per_day)
+        threshold = replace(choose(*policies, independent, self.layout.per_day), folds=self.threshold.folds)
         tree = self.config.model_dump()
         tree["threshold"]["policy"] = policy
         return replace(self, threshold=threshold, config=Config.model_validate(tree))

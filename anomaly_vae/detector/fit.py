@@ -217,6 +217,8 @@ def fit(
         add_alarms(score_model, data, seen.scores)
     anomalous = np.sort(seen.part(parts.valid)[0].total[wrong])
     threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config), independent, layout.per_day)
+    if folded is not None and parts.folds is not None:
+        threshold = replace(threshold, folds=int(parts.folds.max()) + 1)
     normal_mean = seen.normal_mean(normals)
     if score_model.maps_are_scores:
         normal_mean = np.zeros_like(normal_mean)

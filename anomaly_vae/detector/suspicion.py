@@ -14,15 +14,16 @@ BULK = 0.75  # share of the rows that the robust views and the second pass are f
 NEAREST = 0.1  # share of the rows that the distance to is taken: more than most groups of anomalies hold
 REFERENCES = 2048  # rows that distances are measured to
 ROUNDS = 5  # of concentration, of the robust covariance
+FEW_VALUES, BINS = 30, 20  # distinct values up to which a column is counted value by value, and bins of one with more
 SHRINK = 0.01  # of the mean variance that every axis has at least
 
 Nats = NDArray[np.float64]
 
 
 def suspicion(x: Tensor, rows: RowInputs, seed: int) -> Nats:
-    """(N,) the sum of the surprises of four views of scaled rows x (N, E), each robust to many anomalies: the distance
+    """(N,) the sum of the surprises of five views of scaled rows x (N, E), each robust to many anomalies: the distance
     to the row that a tenth of all are nearer than, isolation (Liu et al. 2008), distances by the covariance of the
-    most concentrated three quarters (as in MCD, Rousseeuw 1999), and tails."""
+    most concentrated three quarters (as in MCD, Rousseeuw 1999), tails, and how rare each value is."""
     from sklearn.ensemble import IsolationForest
 
     tails = Tails(rows)
@@ -34,6 +35,7 @@ def suspicion(x: Tensor, rows: RowInputs, seed: int) -> Nats:
         -forest.score_samples(read.numpy()),
         _concentrated(read.double()),
         tails.of_rows(x).double().numpy(),
+        _rare(read.double().numpy()),
     ]
     total: Nats = np.sum([_surprise(view) for view in views], axis=0)
     return total
@@ -67,6 +69,19 @@ def _concentrated(read: Tensor) -> Nats:
         kept = distance <= distance.quantile(BULK) if len(distance) < 1 << 24 else distance <= distance.median()
     found: Nats = distance.numpy()
     return found
+
+
+def _rare(read: Nats) -> Nats:
+    """(N,) sum over columns of -log of the share of rows with the same value or, of many values, in the same bin."""
+    total = np.zeros(len(read))
+    for column in read.T:
+        values, which, counts = np.unique(column, return_inverse=True, return_counts=True)
+        if len(values) > FEW_VALUES:
+            width = max(float(np.ptp(column)), 1e-12) / BINS
+            which = np.minimum((column - column.min()) / width, BINS - 1).astype(np.intp)
+            counts = np.bincount(which)
+        total -= np.log(counts[which] / len(read))
+    return total
 
 
 def _surprise(view: Nats) -> Nats:

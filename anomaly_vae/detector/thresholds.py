@@ -33,7 +33,9 @@ class Threshold:
     policy: the rule that chose it. labelled: whether anomalies took part, which they never do in fpr and tail.
     false_alarm_rate: what the rule promises (conformal, tail) or saw on validation (ROC). normals, anomalies: rows of
     validation behind the choice. note: what the user should know of it, else empty. independent: of a series, how many
-    independent steps those normals are worth. per_day: of a series with a time column, its steps a day.
+    independent steps those normals are worth. per_day: of a series with a time column, its steps a day. folds: in how
+    many folds those normals were scored, each by models of the others (`detector.cross_fit` says what the rate is then);
+    0: by a model that was fitted without them.
     """
 
     __pydantic_config__ = STRICT
@@ -46,6 +48,7 @@ class Threshold:
     note: str = ""
     independent: float | None = None
     per_day: float | None = None
+    folds: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -106,6 +106,8 @@ class Summary:
             how = f"{policy}, {self.threshold.frequency(self.noun)}, from {normals} held-out normal"
         else:
             rate = f"{self.threshold.false_alarm_rate:.3g}"
+            if self.threshold.folds:
+                return f"cross-conformal, about {rate} false alarms, from {normals} normal {self.noun} out of fold"
             how = f"conformal, at most {rate} false alarms, from {normals} held-out normal"
         return f"{how} {self.noun}"
 

@@ -243,13 +243,33 @@ def test_false_alarm_rate_without_labels(fits: Fits) -> None:
     frame = pd.read_csv("table.csv")
     frame[frame["diagnosis"] == "benign"].drop(columns="diagnosis").to_csv("normal.csv", index=False)
     text = ok("fit", "normal.csv", "--false-alarm-rate", "0.05", *UNTRACKED, "-o", "a b")
-    assert "conformal, at most 0.05 false alarms, from 71 held-out normal rows" in text
+    assert "cross-conformal, about 0.05 false alarms, from 357 normal rows out of fold" in text
     assert text.endswith("next:  anomaly-vae score normal.csv -m 'a b'\n")
     result = run("fit", "normal.csv", "--false-alarm-rate", "0.001", *UNTRACKED)
-    assert "worry: 71 held-out normals support no false-alarm rate below 0.014; asked for 0.001" in result.stderr
+    "table": ["recon", "kl", "neighbours", "lof", "marginals", "tails", "missing"],
 
 
 @pytest.mark.usefixtures("beside")
+def test_the_fit_of_an_unlabelled_file_says_which_of_its_rows_are_odd(fits: Fits) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(80, 3)), columns=["a", "b", "c"]).assign(part=[f"p{i}" for i in range(80)])
+    frame.loc[[7, 30], ["a", "b", "c"]] = 30.0, 30.0, -30.0
+    frame.to_csv("unlabelled.csv", index=False)
+    quick = [*UNTRACKED, "--set", "training.steps=20", "--set", "model.members=1", "--id", "part", "-o", "odd"]
+    text = ok("fit", "unlabelled.csv", *quick, "--scores", "odd.csv", "--contamination", "0.025")
+    assert "scored         80 rows, each by models that never saw it: nothing can be tested" in text
+    assert "2 rows at or above the threshold; the highest: id p" in text
+    own, again = pd.read_csv("odd.csv"), table(ok("score", "unlabelled.csv", "-m", "odd"))
+    pd.testing.assert_frame_equal(own, again)
+    assert own["id"].tolist() == frame["part"].tolist()
+    assert own["id"][own["is_anomaly"]].tolist() == ["p7", "p30"]
+    said = run("score", "unlabelled.csv", "-m", "odd").stderr
+    assert "80 of 80 are rows that the detector was fitted on: each has the score of the fit" in said
+    refused = run("fit", "unlabelled.csv", *UNTRACKED, "--set", "split.train=0.5", "--scores", "never.csv")
+    assert refused.exit_code == 2 and "leave split.train and split.valid out" in refused.stderr
+    assert not Path("never.csv").exists()
+
+
 def test_a_series_without_labels_says_what_its_threshold_promises(fits: Fits) -> None:
     """400 steps of 10 seconds, of which 30 % choose the threshold."""
     frame = pd.read_csv("series.csv").drop(columns="anomaly")[:400]
