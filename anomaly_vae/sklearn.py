@@ -119,7 +119,8 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """(N, 2) the conformal p-value of each row, and 1 minus it: the share of normals that score less."""
         p = self.detector_.p_values(-self.score_samples(X))
-        return np.c_[p, 1 - p]
+        both: NDArray[np.float64] = np.c_[p, 1 - p]
+        return both
 
     def _rows(self, X: Any, reset: bool) -> Any:
         """X as it is read: a DataFrame as it stands, whose cells may be text, and anything else as numbers."""
