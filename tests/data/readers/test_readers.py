@@ -56,7 +56,7 @@ def streamed(path: Path, **settings: object) -> np.ndarray:
         ("blanks.txt", (HEADER + ROWS).replace(",", "   ").replace("\n", " \n ").encode()),
         ("aligned.dat", b"#    a  b\n   0.5  1\n   1.5  3\n    -2  7\n"),
         ("utf16.csv", (HEADER + ROWS).encode("utf-16")),
-        ("utf16.csv.gz", gzip.compress((HEADER + ROWS).encode("utf-16"))),
+        ("utf16.csv.gz", gzip.compress((HEADER + ROWS).encode("utf-16"), mtime=0)),
         ("excel.csv", ("sep=;\n" + (HEADER + ROWS).replace(",", ";")).encode()),
         ("decimal_comma.csv", (HEADER + ROWS).replace(",", ";").replace(".", ",").encode()),
         ("preamble.csv", ("Device: logger 7\n\nNote, of 2024\n" + HEADER + ROWS).encode()),
