@@ -111,7 +111,7 @@ def run_twice(main: Main, argv: list[str], out: str, monkeypatch: pytest.MonkeyP
 
 def test_tables(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = run_twice(tables.main, [str(table_folder), "--seeds", "1", *QUIET], "out", monkeypatch)
-    parts = [f"anomaly-vae {part} alone" for part in ("recon", "kl", "neighbours", "lof", "marginals")]
+    parts = [f"anomaly-vae {part} alone" for part in ("recon", "kl", "neighbours", "lof", "marginals", "missing")]
     assert list(cells.loc["1_small"].index) == ["anomaly-vae", "anomaly-vae recon + kl", *parts, *baselines.TABLES]
 
     train, test, anomalous = tables.draw(table_folder / "1_small.npz", 0)
