@@ -374,7 +374,7 @@ def test_a_series_by_loops_over_windows_that_stay_within_a_machine() -> None:
                             model__hidden=[8], model__latent=2, training__steps=4, device="cpu")  # fmt: skip
     found, part = detector.parts(frame), detector.score_model.level
     assert part is not None
-    expected = {name: np.zeros(300) for name in ("recon", "kl", "level")}
+    expected = {name: np.zeros(300) for name in ("recon", "kl", "level", "missing")}
     for name in ("a", "b"):
         rows = np.flatnonzero(machine == name)
         scaled = detector.scaler.transform(X[rows])
