@@ -53,7 +53,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = error.message.replace("\n", r"\n")  # of a word of the command
+            error.message = error.message.replace("\n", r"\n")  # type: ignore[misc]  # of a word of the command
             raise
         except BrokenPipeError:  # e.g. `| head`
             _discard_stdout()
