@@ -52,6 +52,9 @@ class Group(click.Group):
         """Runs the command."""
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = error.message.replace("\n", r"\n")  # type: ignore[misc]  # of a word of the command
+            raise
         except BrokenPipeError:  # e.g. `| head`
             _discard_stdout()
             ctx.exit(0)

@@ -207,6 +207,8 @@ def require_consistent(config: Config, layout: Layout, scaler: Scaler) -> None:
         raise ValueError(f"{width} columns for samples of shape {layout.shape}")
     if not {element.column for element in scaler.elements} <= set(range(len(layout.columns))):
         raise ValueError("the scaler reads columns that there are not")
+    if any((e.how == "code") != (layout.columns[e.column].categories is not None) for e in scaler.elements):
+        raise ValueError("the scaler reads numbers of a category, or the other way round")
     if layout.columns and not scaler.elements:
         raise ValueError("the scaler reads no column")
     if any(not e.scale or not e.spread for e in scaler.elements) or any(not c.spread for c in scaler.conditions):

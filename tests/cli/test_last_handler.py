@@ -84,6 +84,11 @@ def test_any_exception_is_one_line_and_debug_has_the_rest(error: Exception, code
     assert CliRunner().invoke(group, ["break", "--debug"]).exception is error
 
 
+def test_a_word_with_a_line_break_is_told_in_one_line() -> None:
+    done = CliRunner().invoke(cli.main, ["runs", "a\nb"])
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, r"Error: Got unexpected extra argument (a\nb)")
+
+
 COMMAND = f"{sys.executable} -m anomaly_vae"
 
 

@@ -82,6 +82,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "another kind": (in_json("layout.json", "kind", value="series"), "a layout of kind 'series'"),
     "no kind": (in_json("layout.json", "kind", value="x"), "a layout of kind 'x'"),
     "an element of no column": (in_json("scaler.json", "elements", 0, "column", value=7), "columns that there are not"),
+    "a category as a number": (in_json("scaler.json", "elements", 2, "how", value="linear"), "numbers of a category"),
     "division by zero": (in_json("scaler.json", "elements", 0, "scale", value=0), "divides by zero"),
     "an unknown way of scaling": (in_json("scaler.json", "elements", 0, "how", value="log"), "its SavedScaler is not"),
     "no threshold": (in_json("threshold.json", "value", value=None), "its Threshold is not one (value: "),
