@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_vae.detector.configuration import NO_TEST
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.training.objective import active_units, terms
 from pipelines import baselines

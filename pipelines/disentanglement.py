@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly_vae.detector.configuration import NO_TEST
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.training.objective import terms
 from pipelines import baselines

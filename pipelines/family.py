@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.detector.configuration import NO_TEST
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from pipelines import baselines, one_class_images, series, tables
 from pipelines.idx import read_set

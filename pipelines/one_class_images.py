@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.config import Config
-from anomaly_vae.detector.configuration import NO_TEST
+from anomaly_vae.core.settings import NO_TEST
 from pipelines import baselines
 from pipelines.idx import ImageSet, read_set
 from pipelines.study import Figures, Study, arguments, chosen, settings

@@ -7,7 +7,7 @@ SKAB: CSVs with `;`, a datetime, sensors, `anomaly` and `changepoint`; per file 
 scored, in one stream with those the detector has seen before. ASD: a folder a machine with train.csv.gz and
 test.csv.gz, whose `label` says what is anomalous. No label is used in training or for the threshold.
 
-Threshold, one rule for all methods: the last training rows are held out from the fit (`configuration.NO_TEST` says how
+Threshold, one rule for all methods: the last training rows are held out from the fit (`settings.NO_TEST` says how
 many), and a step is an alarm where it lies in the upper tail of their scores, by our default (`threshold.unlabelled`)
 and the number of independent steps that they are worth.
 
@@ -31,8 +31,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from anomaly_vae.core.config import Config
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.data.kinds import KINDS
-from anomaly_vae.detector.configuration import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.tails import independent_scores
 from anomaly_vae.detector.thresholds import choose

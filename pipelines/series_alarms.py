@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from anomaly_vae.core.config import Config
-from anomaly_vae.detector.configuration import NO_TEST
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.detector.fit import fit_memory
 from pipelines.study import Figures, Study, arguments, chosen, settings
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.detector.configuration import NO_TEST
+from anomaly_vae.core.settings import NO_TEST
 from pipelines import baselines
 from pipelines.baselines import OURS, Rows
 from pipelines.study import Figures, Study, arguments, chosen, listed, paired, settings

@@ -18,6 +18,7 @@ from anomaly_vae.core.registry import expected
 WIDEST, DEEPEST, LARGEST_SIDE = 1 << 20, 256, 1 << 14  # units of a layer, layers, pixels of a side
 Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=WIDEST)], ...], Field(max_length=DEEPEST)]
 
+NO_TEST = {"train": 0.85, "valid": 0.15}  # the split where nothing can be tested and no row is kept for it
 NETWORKS = ("dense", "conv1d", "conv2d")  # the networks that other models can be built around
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)  # of what is read from a detector's folder

@@ -14,7 +14,6 @@ from anomaly_vae.core.config import Config, DataConfig, read, validate
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.core.settings import NETWORKS
 from anomaly_vae.data.kinds import KINDS
-from anomaly_vae.data.split import NO_TEST as NO_TEST
 from anomaly_vae.models.registry import MODELS
 from anomaly_vae.scoring.parts import names_of
 
@@ -72,8 +71,8 @@ def _filled_in(config: Config, kind: str) -> Config:
     tree["data"]["kind"] = kind
     tree["model"]["kind"] = _model_kind(config)
     kind_of_data = KINDS[kind]
-    if tree["split"]["folds"] is None and (tree["split"]["train"] or tree["split"]["valid"]):
-        tree["split"]["folds"] = 0  # who says what is held out wants it held out
+    if tree["split"]["train"] or tree["split"]["valid"] or "folds" not in kind_of_data.defaults["split"]:
+        tree["split"]["folds"] = tree["split"]["folds"] or 0  # who says what is held out wants it held out
     model = MODELS[tree["model"]["kind"] or kind_of_data.defaults["model"]["kind"]]
     for defaults in (model.defaults, kind_of_data.defaults):
         for section, settings in defaults.items():

@@ -20,6 +20,7 @@ from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError, UsageError
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.core.worries import Gravity, Worry
 from anomaly_vae.data.columns import constancy
 from anomaly_vae.data.datasets import RowDataset, make_dataset
@@ -29,7 +30,7 @@ from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.data.spill import ArrayStore, release
-from anomaly_vae.data.split import NO_TEST, Split, split
+from anomaly_vae.data.split import Split, split
 from anomaly_vae.detector.alarms import add_alarms, fit_missing, fit_usual, set_alarms
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
 from anomaly_vae.detector.configuration import load, resolve, unlabelled

@@ -116,7 +116,7 @@ def _read(files: Files, device: str) -> Detector:
     for scores in (normal, anomalous):
         if scores.dtype != np.float64 or scores.ndim != 1 or (np.diff(scores) < 0).any():
             raise ValueError("the scores of validation are not numbers in order")
-    if normal_mean.dtype != np.float32 or np.broadcast_shapes(normal_mean.shape, layout.sample) != layout.sample:
+    if normal_mean.dtype != np.float32 or np.broadcast_shapes(normal_mean.shape, layout.shape) != layout.shape:
         raise ValueError(f"mean nats of shape {normal_mean.shape} for samples of shape {layout.sample}")
     return Detector(
         config=config,

@@ -140,7 +140,8 @@ def summarise(
     """
     test, anomalous = fit.part(fit.split.reported)
     normal = test.total if anomalous is None else test.total[~anomalous]
-    notes = (*fit.notes, *_notes(detector, metrics), *worries_of_test(detector, normal, metrics))
+    tested = worries_of_test(detector, normal, metrics) if len(fit.split.test) else []
+    notes = (*fit.notes, *_notes(detector, metrics), *tested)
     return Summary(
         kind=source.kind,
         data=source.path,

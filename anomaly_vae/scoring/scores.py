@@ -85,25 +85,30 @@ def join(stream: Iterable[tuple[Chunk, Scores]]) -> Scores:
     return scores.take(np.argsort(np.concatenate(places))) if places else scores
 
 
-def gathered(pieces: Iterable[Scores], rows: NDArray[np.intp], store: ArrayStore) -> Scores:
-    """One Scores of several, in their order, of the rows with these numbers (N,), which are its ids; its elements live
-    in the store."""
+def gathered(
+    pieces: Iterable[Scores], rows: NDArray[np.intp], store: ArrayStore, places: NDArray[np.intp] | None = None
+) -> Scores:
+    """One Scores of several, of the rows with these numbers (N,), which are its ids; its elements live in the store.
+    places: (N,) where the samples stand in it, in the order of the pieces; None: in that order."""
     parts: dict[str, list[NDArray[np.float64]]] = {}
     elements, first = None, 0
+    places = np.arange(len(rows)) if places is None else places
     for piece in pieces:
         for name, part in piece.parts.items():
             parts.setdefault(name, []).append(part)
         if piece.elements is not None:
             if elements is None:
                 elements = store.empty((len(rows), *piece.elements.shape[1:]), np.float32)
-            elements[first : first + len(piece)] = piece.elements
+            elements[places[first : first + len(piece)]] = piece.elements
             release(elements)
         first += len(piece)
-    return Scores(rows, {name: np.concatenate(found) for name, found in parts.items()}, elements)
+    order = np.argsort(places)
+    return Scores(rows, {name: np.concatenate(found)[order] for name, found in parts.items()}, elements)
 
 
 def in_order(pieces: Iterable[Scores], store: ArrayStore) -> Scores:
     """One Scores of several, whose ids are row numbers, in the order of these."""
     pieces = list(pieces)
     ids = np.concatenate([piece.ids for piece in pieces]).astype(np.intp)
-    return gathered(pieces, ids, store).take(np.argsort(ids))
+    rows, places = np.unique(ids, return_inverse=True)
+    return gathered(pieces, rows, store, places)

@@ -29,7 +29,7 @@ UNTRACKED = ["--set", "training.epochs=1", "--set", "tracking.enabled=false"]
 ROWS = {"digits": 1797, "table": 569, "series": 3000}
 PARTS = {
     "digits": ["recon", "kl"],
-    "table": ["recon", "kl", "neighbours", "lof", "marginals", "tails", "missing"],
+    "table": ["recon", "kl", "neighbours", "lof", "marginals", "missing"],
     "series": ["recon", "kl", "level", "missing"],
 }
 

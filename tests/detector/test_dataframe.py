@@ -26,7 +26,7 @@ from anomaly_vae.scoring.scores import join
 from anomaly_vae.tracking.model import saved_model
 
 Fits = dict[str, dict[str, Any]]
-PARTS = ["recon", "kl", "neighbours", "lof", "marginals", "tails", "missing"]
+PARTS = ["recon", "kl", "neighbours", "lof", "marginals", "missing"]
 
 
 @pytest.fixture(autouse=True)

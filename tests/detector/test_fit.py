@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly_vae.core.config import DataConfig
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.data.open import open_source
 from anomaly_vae.detector import step_residuals
-from anomaly_vae.detector.configuration import NO_TEST, load
+from anomaly_vae.detector.configuration import load
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit, fit, fit_memory
 from anomaly_vae.detector.tails import independent_scores

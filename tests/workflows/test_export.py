@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from anomaly_vae.cli import main
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.data.examples import digits as pixel_table
 from anomaly_vae.data.examples import series as plant
 from anomaly_vae.data.images.decoding import encode
@@ -94,7 +95,7 @@ def doors(
     small = SMALL[kind]
     kind = "images" if kind == "features" else kind
     old, new, frame = rows_of(kind, folder)
-    settings = configs.load(base=small | {"training": {"epochs": 2}, "split": configs.NO_TEST})
+    settings = configs.load(base=small | {"training": {"epochs": 2}, "split": NO_TEST})
     config = configs.load(base=settings.model_dump(), overrides=[f"data.kind={kind}"])
     detector = fit_detector(open_source(old, config.data), config)[0]
     detector.save(folder / "detector")

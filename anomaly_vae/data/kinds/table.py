@@ -126,7 +126,7 @@ TABLE = Kind(
             "recon": "likelihood",
             "prior": "mixture",
             "neighbours": 2048,
-            "parts": ("lof", "marginals", "tails", "missing"),
+            "parts": ("lof", "marginals", "missing"),
         },
         "threshold": {"unlabelled": "fpr=0.01"},
     },
