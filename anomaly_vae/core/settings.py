@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from anomaly_vae.core.registry import expected
 
+NO_TEST = {"train": 0.85, "valid": 0.15}  # the split where nothing can be tested and no row is kept for it
 NETWORKS = ("dense", "conv1d", "conv2d")  # the networks that other models can be built around
 
 

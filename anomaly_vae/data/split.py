@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from anomaly_vae.core.advice import option
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import CodedText, Source
 
-NO_TEST = {"train": 0.85, "valid": 0.15}  # the split where nothing can be tested and no row is kept for it
 CROSSED_LEAST = 8  # rows: four folds then leave six to train
 FEW = 2_000  # normal rows below which they are cross-fitted to calibrate: of more, a part held out says enough
 RANKED_MOST = 200_000  # unlabelled rows that are each scored out of fold

@@ -3,7 +3,7 @@
 Two uses. Where rows are few, the scores of all folds together calibrate the final detector, which trains on every row
 (cross-conformal prediction, Vovk 2015). Compared with each row by the model of that row's fold, a fresh normal reaches
 the threshold for the rate a with a probability of at most 2 a + sqrt(2 / n), whatever the models (CV+, Barber et al.
-2021, Theorem 4), and in practice of about a. The final detector takes the place of those models here, which assumes that
+2021, Theorem 4), and in practice of about a. The final detector takes the place of those models, which assumes that
 it scores a fresh row as they do: it has seen a few rows more, so a little lower rather than higher.
 
 And where nothing is known of the rows, they are ranked by models of the least suspicious of them, so that groups of

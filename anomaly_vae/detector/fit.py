@@ -28,9 +28,9 @@ from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.data.spill import ArrayStore, release
-from anomaly_vae.data.split import NO_TEST, Split, split
+from anomaly_vae.data.split import Split, split
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
-from anomaly_vae.detector.configuration import load, resolve, unlabelled
+from anomaly_vae.detector.configuration import NO_TEST, load, resolve, unlabelled
 from anomaly_vae.detector.cross_fit import CrossFit, Ranked, mean_share, rank
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references

@@ -33,7 +33,7 @@ class Threshold:
     false_alarm_rate: what the rule promises (conformal, tail) or saw on validation (ROC). normals, anomalies: rows of
     validation behind the choice. note: what the user should know of it, else empty. independent: of a series, how many
     independent steps those normals are worth. per_day: of a series with a time column, its steps a day. folds: in how
-    many folds those normals were scored, each by models of the others (`detector.cross_fit` says what the rate is then);
+    many folds those normals were scored, each by models of the others (what the rate is then: `detector.cross_fit`);
     0: by a model that was fitted without them.
     """
 

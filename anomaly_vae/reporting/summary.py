@@ -43,7 +43,7 @@ class Choice:
 class Summary:
     """The result of a fit.
 
-    data_is: how the data was recognised. rows: number in each part of the split. metrics: of the test rows, see
+    data_is: how the data was recognised. rows: number in each part of the split, those that train and calibrate by folds as train. metrics: of the test rows, see
     `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
     choices: the thresholds of the chosen policy and of others. changed: settings that differ from the defaults.
     seconds: from opening the data to the end of scoring. worries: reasons to doubt the detector, a sentence each.
@@ -135,14 +135,18 @@ def summarise(
         kind=source.kind,
         data=source.path,
         data_is=source.why,
-        rows={part: len(getattr(fit.split, part)) for part in ("train", "valid", "test")},
+        rows={
+            "train": len(fit.split.train),
+            "valid": len(np.setdiff1d(fit.split.valid, fit.split.train)),
+            "test": len(fit.split.test),
+        },
         metrics=metrics,
         threshold=detector.threshold,
         pixels=detector.pixels,
         choices=_choices(detector, test.total, anomalous),
         changed=config.changed(),
         seconds=seconds,
-        worries=(*fit.notes, *_worries(detector, test.total[is_normal], metrics)),
+        worries=(*fit.notes, *_worries(detector, test.total[is_normal & bool(len(fit.split.test))], metrics)),
         highest=() if len(fit.split.test) else _highest(fit, test.total),
     )
 
