@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from anomaly_vae.sklearn import AnomalyVAE
 
-TINY = {"training.steps": 20, "model.hidden": [8], "model.members": 1, "scoring.neighbours": 16}
+TINY = {"training.steps": 20, "split.folds": 2, "model.hidden": [8], "model.members": 1, "scoring.neighbours": 16}
 
 
 def tiny(**parameters: Any) -> AnomalyVAE:

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from anomaly_vae.core.errors import UsageError
 from anomaly_vae.data.frames import Field
 from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.data.open import open_memory
+from anomaly_vae.data.source import Layout
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.drift import Reference
 from anomaly_vae.scoring.scores import Scores, join
 
 if TYPE_CHECKING:
@@ -72,6 +75,48 @@ def explained_names(detector: Detector, explain: int) -> list[str]:
     if explain and not names:
         raise UsageError("--explain names columns, and pictures have none; use --maps DIR for heat maps")
     return names
+
+
+def explanation(detector: Detector, X: Any, most: int) -> pd.DataFrame:
+    """See `Detector.explain`."""
+    import pandas as pd
+
+    names = explained_names(detector, most)
+    usual = {r.name: _usual(r) for r in detector.references}
+    tables, first = [], 0
+    for chunk, scores in detector.score_source(open_memory(X, detector.config.data), explain=True):
+        order, shares = detector.contributions(scores, most)
+        assert scores.elements is not None
+        row, place = np.repeat(np.arange(len(chunk)), order.shape[1]), order.reshape(-1)
+        cells = zip(chunk.values.reshape(len(chunk), -1)[row, place], place, strict=True)
+        columns = {
+            "row": first + row,
+            "column": [names[index] for index in place],
+            "value": [_cell(detector.layout, index, value) for value, index in cells],
+            "usual": [usual.get(names[index]) for index in place],
+            "nats": scores.elements.reshape(len(chunk), -1)[row, place],
+            "share": shares.reshape(-1),
+        }
+        tables.append(pd.DataFrame(columns))
+        first += len(chunk)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _usual(reference: Reference) -> Any:
+    """The median of a number in training, the most frequent of the categories."""
+    if reference.categories:
+        return reference.categories[int(np.argmax(reference.counts[:-1]))]
+    return float(np.median(reference.values)) if len(reference.values) else None
+
+
+def _cell(layout: Layout, index: int, value: float) -> Any:
+    """What a cell holds, a category by its name; None for a missing one and for a category that is new."""
+    categories = layout.columns[index].categories if layout.columns else None
+    if np.isnan(value):
+        return None
+    if categories is None:
+        return float(value)
+    return categories[int(value)] if value < len(categories) else None
 
 
 def interface(detector: Detector) -> Interface:

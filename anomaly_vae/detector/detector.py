@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detector:
     """A fitted detector.
 
@@ -74,6 +74,16 @@ class Detector:
 
         detector, _ = fit_memory(X, y, config, **settings)
         return detector
+
+    def __repr__(self) -> str:
+        layout, threshold = self.layout, self.threshold
+        what = f"{len(layout.columns)} columns" if layout.columns else f"shape {layout.shape}"
+        unit = "surprises" if self.score_model.surprise is not None else "raw nats"
+        return (
+            f"Detector of a {layout.kind}, {what}; model {self.config.model.kind}\n"
+            f"score: {' + '.join(self.score_model.part_names)}, {unit}\n"
+            f"threshold: {threshold.value:.6g} nats ({threshold.policy}, {threshold.normals} normals)"
+        )
 
     # --- scoring ---------------------------------------------------------------------------------------------------
 
@@ -160,6 +170,17 @@ class Detector:
         from anomaly_vae.detector.dataframe import score_frame
 
         return score_frame(self, frame, threshold=threshold, explain=explain)
+
+    def explain(self, X: Any, most: int = 3) -> pd.DataFrame:
+        """The columns or sensors behind the score of each sample: so many lines a sample, the largest share first.
+
+        Columns: row (its number in X), column, value, usual (median or most frequent value of training), nats of
+        reconstruction, share (of the nats by which all columns exceed what they have on average in normal samples).
+        Raises UsageError for pictures, which have maps.
+        """
+        from anomaly_vae.detector.dataframe import explanation
+
+        return explanation(self, X, most)
 
     def predict(self, X: Any) -> NDArray[np.bool_]:
         """(N,) whether each sample is an anomaly: its score is at or above the threshold."""

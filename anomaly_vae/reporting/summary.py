@@ -42,9 +42,9 @@ class Choice:
 class Summary:
     """The result of a fit.
 
-    data_is: how the data was recognised. rows: number in each part of the split. metrics: of the test rows, see
-    `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
-    choices: the thresholds of the chosen policy and of others. changed: settings that differ from the defaults.
+    data_is: how the data was recognised. rows: number in each part of the split, those that train and calibrate by folds
+    as train. metrics: of the test rows, see `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`.
+    pixels: the pixel threshold of pictures. choices: the thresholds of the chosen policy and of others. changed: settings that differ from the defaults.
     seconds: from opening the data to the end of scoring. notes: what the user should know, a sentence each. highest:
     where nothing can be tested, the ids and scores of the highest rows.
     """
@@ -146,7 +146,11 @@ def summarise(
         kind=source.kind,
         data=source.path,
         data_is=source.why,
-        rows={part: len(getattr(fit.split, part)) for part in ("train", "valid", "test")},
+        rows={
+            "train": len(fit.split.train),
+            "valid": len(np.setdiff1d(fit.split.valid, fit.split.train)),
+            "test": len(fit.split.test),
+        },
         metrics=metrics,
         threshold=detector.threshold,
         pixels=detector.pixels,

@@ -153,7 +153,9 @@ def test_id_threshold_and_quiet(fits: Fits) -> None:
     assert (named["is_anomaly"] == (plain["score"] >= cut)).all()
     assert (named["score"] == plain["score"]).all()
     alarms = int(named["is_anomaly"].sum())
-    assert result.stderr == f"{alarms} of 569 at or above the threshold (--threshold {cut:g}), by det-table\n"
+    said = f"{alarms} of 569 at or above the threshold (--threshold {cut:g}), by det-table\n"
+    assert result.stderr.startswith("note: 285 of 569 are rows that the detector was fitted on")
+    assert result.stderr.splitlines(keepends=True)[1:] == [said]
     for quiet in (["-q", "score"], ["score", "--quiet"]):
         assert run(*quiet, "named.csv", "-m", "det-table").stderr == ""
 
@@ -258,7 +260,7 @@ def test_the_fit_of_an_unlabelled_file_says_which_of_its_rows_are_odd(fits: Fits
     frame.to_csv("unlabelled.csv", index=False)
     quick = [*UNTRACKED, "--set", "training.steps=20", "--set", "model.members=1", "--id", "part", "-o", "odd"]
     text = ok("fit", "unlabelled.csv", *quick, "--scores", "odd.csv", "--contamination", "0.025")
-    assert "scored         80 rows, each by models that never saw it: nothing can be tested" in text
+    assert "scored        80 rows, each by models that never saw it: nothing can be tested" in text
     assert "2 rows at or above the threshold; the highest: id p" in text
     own, again = pd.read_csv("odd.csv"), table(ok("score", "unlabelled.csv", "-m", "odd"))
     pd.testing.assert_frame_equal(own, again)

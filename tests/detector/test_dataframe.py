@@ -211,3 +211,22 @@ def test_a_served_threshold_that_is_not_finite_is_refused() -> None:
     for threshold in (float("nan"), float("-inf")):
         with pytest.raises(UsageError, match="not a finite number of nats"):
             detector.score_frame(example(detector), threshold=threshold)
+
+
+def test_an_explanation_has_the_cell_its_usual_value_and_its_share() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=90), "b": rng.normal(5, 1, 90), "c": rng.choice(["x", "y", "x"], 90)})
+    detector = Detector.fit(frame, training__steps=40, model__hidden=[8], split__folds=0, device="cpu")
+    odd = pd.DataFrame({"a": [40.0, np.nan], "b": [5.0, 5.0], "c": ["x", "new"]})
+    found = detector.explain(odd, 3)
+    assert list(found) == ["row", "column", "value", "usual", "nats", "share"]
+    assert found["row"].tolist() == [0, 0, 0, 1, 1, 1]
+    first = found.iloc[0]
+    assert (first["column"], first["value"]) == ("a", 40.0) and first["share"] > 0.9
+    assert abs(first["usual"]) < 0.5
+    cells = found.set_index(["row", "column"])["value"]
+    assert cells[1, "a"] is None and cells[1, "c"] is None and cells[0, "c"] == "x"
+    parts = detector.parts(odd, explain=True)
+    assert parts.elements is not None
+    np.testing.assert_allclose(found.groupby("row")["nats"].sum(), parts.elements.sum(1), rtol=1e-5)
+    assert [line.split()[0] for line in repr(detector).splitlines()] == ["Detector", "score:", "threshold:"]
