@@ -92,7 +92,7 @@ def explanation(detector: Detector, X: Any, most: int) -> pd.DataFrame:
         columns = {
             "row": first + row,
             "column": [names[index] for index in place],
-            "value": [_cell(detector.layout, index, value) for value, index in cells],
+            "value": [_cell(detector.layout, int(index), value) for value, index in cells],
             "usual": [usual.get(names[index]) for index in place],
             "nats": scores.elements.reshape(len(chunk), -1)[row, place],
             "share": shares.reshape(-1),
