@@ -134,13 +134,15 @@ class NewData:
         return [Worry(text, Gravity.UNLIKE)]
 
     def _missing(self) -> list[Worry]:
-        from scipy.stats import fisher_exact
-
         told = []
         for reference, missing in zip(self.detector.references, self.missing.tolist(), strict=False):
             test = missing_test(reference, self.rows, missing)
+            if test.index <= LARGE:
+                continue
+            from scipy.stats import fisher_exact  # slow to import, and seldom needed
+
             cells = [[missing, self.rows - missing], [reference.missing, reference.rows - reference.missing]]
-            if test.index > LARGE and fisher_exact(cells).pvalue < SURE / len(self.missing):
+            if fisher_exact(cells).pvalue < SURE / len(self.missing):
                 text = f"'{reference.name}' {test.now:.0%} (training {test.was:.0%})"
                 told.append((abs(test.now - test.was), text))
         told.sort(key=lambda pair: -pair[0])

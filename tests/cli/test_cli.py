@@ -256,7 +256,8 @@ def test_false_alarm_rate_without_labels(fits: Fits) -> None:
 def test_the_fit_of_an_unlabelled_file_says_which_of_its_rows_are_odd(fits: Fits) -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(80, 3)), columns=["a", "b", "c"]).assign(part=[f"p{i}" for i in range(80)])
-    frame.loc[[7, 30], ["a", "b", "c"]] = 30.0, 30.0, -30.0
+    frame.loc[7, ["a", "b", "c"]] = 30.0, 30.0, -30.0
+    frame.loc[30, ["a", "b", "c"]] = 31.0, 29.0, -30.0
     frame.to_csv("unlabelled.csv", index=False)
     quick = [*UNTRACKED, "--set", "training.steps=20", "--set", "model.members=1", "--id", "part", "-o", "odd"]
     text = ok("fit", "unlabelled.csv", *quick, "--scores", "odd.csv", "--contamination", "0.025")
@@ -325,11 +326,12 @@ def test_the_installed_command_works_from_another_folder(tmp_path: Path, fits: F
     script = shutil.which("anomaly-vae", path=sysconfig.get_path("scripts"))
     if script is None:
         pytest.skip("anomaly-vae is not installed here")
-    pd.read_csv("table.csv").to_csv(tmp_path / "new.csv", index=False)
+    frame = pd.read_csv("table.csv")
+    frame[frame["diagnosis"] == "benign"].to_csv(tmp_path / "new.csv", index=False)
     environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
     command = [script, "score", "new.csv", "-m", str(Path("det-table").absolute()), "-o", "scores.csv"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert (tmp_path / "scores.csv").read_text() == ok("score", "table.csv", "-m", "det-table")
+    assert (tmp_path / "scores.csv").read_text() == ok("score", str(tmp_path / "new.csv"), "-m", "det-table")
     imported = {line.split("|")[2].strip() for line in done.stderr.splitlines() if line.count("|") == 2}
     assert "torch" in imported
     unneeded = {"mlflow", "matplotlib", "sklearn", "scipy", "torchvision", "torch._dynamo", "anomaly_vae.tracking"}

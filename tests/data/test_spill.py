@@ -88,7 +88,7 @@ def test_a_fit_from_files_is_the_fit_from_memory(
     )
     for one, two in zip(held.references, mapped.references, strict=True):
         np.testing.assert_array_equal(one.values, two.values, err_msg=one.name)
-    some = held_fit.split.test[[5, 2]]
+    some = held_fit.split.reported[[5, 2]]
     one, two = held_fit.shown(some), mapped_fit.shown(some)
     np.testing.assert_array_equal(one.elements, two.elements)
     assert one.ids.tolist() == two.ids.tolist() == ([str(i) for i in some] if kind == "series" else some.tolist())

