@@ -137,6 +137,7 @@ def test_late_cells_find_the_types_that_the_whole_column_has(tmp_path: Path, mon
     frame = pd.DataFrame({name: [often] * (rows - 1) + [last] for name, (often, last) in LATE.items()})
     frame.to_csv(tmp_path / "late.csv", index=False)
     monkeypatch.setattr(csv, "BLOCK", 1 << 14)
+    monkeypatch.setattr(csv, "LONG_ROW", 1 << 14)
     monkeypatch.setattr(arrow_stream, "ROWS", 500)
     in_memory = open_reader(tmp_path / "late.csv").table(["whole"])
     reader = open_reader(tmp_path / "late.csv")

@@ -28,7 +28,8 @@ from anomaly_vae.data.readers.dialect import DECIMAL_COMMA, SEPARATORS, recognis
 
 HEAD, LONGEST = 1 << 18, 1 << 26  # first bytes from which the dialect is decided; at most, if lines are long
 LINES = 8  # complete lines that the head has to hold
-BLOCK = 1 << 22  # bytes parsed at a time while streaming; with pyarrow's read-ahead this bounds the memory
+BLOCK = 1 << 20  # bytes parsed at a time: bounds the memory, and 16 MB take 2.5 times the CPU time of 1 MB
+LONG_ROW = 1 << 24  # the longest row that is read, where one does not fit a block
 PEEK_CHARS = 1 << 25  # characters from which `peek` is read, at most
 FAILED = (pa.ArrowException, UnicodeDecodeError, *BROKEN)  # what reading raises
 
@@ -57,6 +58,7 @@ class CsvReader(Reader):
         text, is_all = self._head(config)
         self._dialect = dialect = recognise(self.path, text, is_all, config)
         self._notes = (*notes, *dialect.notes)
+        self._block = max(BLOCK, 8 * max(map(len, text.splitlines()), default=0))
         self._separator, self._lines = dialect.separator, dialect.lines
         self.decimal = "," if "," in dialect.decimal or dialect.separator == ";" else "."
         self._start = len(text[: dialect.offset].encode(self._encoding)) + self._mark  # of the first row, in bytes
@@ -117,7 +119,7 @@ class CsvReader(Reader):
     def read(self, text: Collection[str]) -> pa.Table:
         for types in self._attempts(self._table_types(text)):
             try:
-                return pa.Table.from_batches(list(self._batches(types, 1 << 24)))
+                return pa.Table.from_batches(list(self._batches(types)))
             except _UnreadableError as error:
                 failure = error
         return self._explain(failure)
@@ -203,6 +205,7 @@ class CsvReader(Reader):
         types = {name: type_ for name, type_ in self._table_types(()).items() if type_ != pa.string()}
         text = {name for name in self.columns if is_text(self.peek[name].type)}
         rows, empty = 0, []
+        self._block = max(self._block, LONG_ROW)  # a row that is longer than a block is a reason to be here
         try:
             for batch in self._parsed(dict.fromkeys(self.columns, pa.string())):
                 blank = _blank_rows(batch)
@@ -237,10 +240,10 @@ class CsvReader(Reader):
 
     # --- parsing
 
-    def _batches(self, types: Mapping[str, pa.DataType], block: int = 0) -> Iterator[pa.RecordBatch]:
+    def _batches(self, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """The columns in `types`, without the rows that are empty."""
         first = 0  # index in the file
-        for batch in self._parsed(types, block):
+        for batch in self._parsed(types):
             last = first + batch.num_rows
             if "_survey" in vars(self) or _blank_rows(batch) is not None:
                 empty = self._survey.empty
@@ -252,20 +255,20 @@ class CsvReader(Reader):
             first = last
             yield batch
 
-    def _parsed(self, types: Mapping[str, pa.DataType], block: int = 0) -> Iterator[pa.RecordBatch]:
+    def _parsed(self, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """The columns in `types`. Raises _UnreadableError for what is not of these types, and for all that is wrong."""
-        options = self._options(types, self._quoted, block)
+        options = self._options(types, self._quoted)
         try:
             with self._bytes() as stream, pc_csv.open_csv(stream, **options) as batches:
                 yield from batches
         except FAILED as error:
             raise _UnreadableError(error) from error
 
-    def _options(self, types: Mapping[str, pa.DataType], quoted: bool, block: int = 0) -> dict[str, object]:
+    def _options(self, types: Mapping[str, pa.DataType], quoted: bool) -> dict[str, object]:
         encoding = "utf8" if self._encoding == "utf-8" else self._encoding
         return {
             "read_options": pc_csv.ReadOptions(
-                column_names=self.columns, block_size=block or BLOCK, use_threads=True, encoding=encoding
+                column_names=self.columns, block_size=self._block, use_threads=True, encoding=encoding
             ),
             # only a quoted cell can hold a line break; without one pyarrow splits rows faster
             "parse_options": pc_csv.ParseOptions(delimiter=self._separator, newlines_in_values=quoted),

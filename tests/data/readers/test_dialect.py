@@ -147,6 +147,13 @@ def test_empty_rows_are_skipped_and_counted_and_the_others_keep_their_numbers(tm
     assert source.reader.place(39) == f"row {expected[39] + 1} (line {expected[39] + 2})"
 
 
+def test_a_row_may_be_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv, "BLOCK", 1 << 12)
+    rows = [[str(i), "x" * (100_000 if i == 15_000 else 9)] for i in range(20_000)]
+    reader = opened(tmp_path / "x.csv", text(["a", "b"], rows=rows)).reader
+    assert reader.table(["a"])["a"].to_pylist() == [row[0] for row in rows]
+
+
 def test_rows_of_marks_for_missing_cells_are_no_empty_rows(tmp_path: Path) -> None:
     source = opened(tmp_path / "x.csv", "a,b\n1,2\nNA,NA\n,NA\n3,5\n")
     assert source.count() == 4
