@@ -55,6 +55,7 @@ from anomaly_vae.training.objective import active_units
 USED = 0.1  # nats from which a latent dimension is counted as used
 NAMED = 12  # columns named in one note
 LISTED = 10  # rows that a note names
+WIDE = 500  # columns of a table above which it is not fitted several times
 COLLAPSED = 1.0  # nats of KL in all below which the posterior has collapsed, whatever free bits grant
 
 
@@ -131,14 +132,12 @@ def fit(
     frozen = backbone.open_weights(config.model) if config.model.kind == "features" else None
     store = ArrayStore(config.data.memory, cache_folder(config))
     source.preload(store)
-    parts = split(source, config, every_row)
+    parts, layout = _split_and_learn(source, config, every_row)
     image_files = source.image_files()
     masks_note = "" if image_files is None or parts.anomalous is None else image_files.require(parts.anomalous)
     config = resolve(config, source.kind, len(parts.train))
     device, window = pick_device(config.device), config.data.window
-    wrong = np.zeros(len(parts.valid), bool) if parts.anomalous is None else parts.anomalous[parts.valid]
-    learned_from = np.union1d(parts.train, parts.ranked)  # columns and scale: what they are tells of no single row
-    layout = source.learn(learned_from, parts.valid[~wrong])
+    wrong, learned_from = _wrong(parts), _learned_from(parts)
     data = load_data(source, layout, store)
     scaler = _scaler(data, learned_from)
 
@@ -260,6 +259,28 @@ def fit(
         training=training_scores,
     )
     return detector, seen
+
+
+def _split_and_learn(source: Source, config: Config, every_row: bool) -> tuple[Split, Layout]:
+    """The split, and the layout that its rows tell. A table of many columns is not fitted several times unasked."""
+    parts = split(source, config, every_row)
+    layout = source.learn(_learned_from(parts), parts.valid[~_wrong(parts)])
+    if parts.folds is None or every_row or len(layout.columns) <= WIDE:
+        return parts, layout
+    parts = split(source, config.model_copy(update={"split": config.split.model_copy(update={"folds": 0})}))
+    note = f"{len(layout.columns)} columns: rows are held out, for to fit each fold takes long; --scores FILE does"
+    parts = replace(parts, note="; ".join(filter(None, (parts.note, note))))
+    return parts, source.learn(_learned_from(parts), parts.valid[~_wrong(parts)])
+
+
+def _wrong(parts: Split) -> NDArray[np.bool_]:
+    """Which rows of valid are anomalies."""
+    return np.zeros(len(parts.valid), bool) if parts.anomalous is None else parts.anomalous[parts.valid]
+
+
+def _learned_from(parts: Split) -> NDArray[np.intp]:
+    """The rows that tell columns and scale, which is nothing of any single row."""
+    return np.union1d(parts.train, parts.ranked)
 
 
 def fit_memory(
