@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.detector.configuration import NO_TEST
 from pipelines import baselines
 from pipelines.baselines import OURS, Rows
 from pipelines.study import Figures, Study, arguments, chosen, paired, settings
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__, "tables")
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
-    config = settings(options, split=NO_TEST)
+    config = settings(options)
     others = baselines.TABLES | (baselines.PYOD if baselines.has_pyod() else {})
 
     def compute(name: str, seed: int) -> Figures:

@@ -43,8 +43,9 @@ class Choice:
 class Summary:
     """The result of a fit.
 
-    data_is: how the data was recognised. rows: number in each part of the split, those that train and calibrate by folds as train. metrics: of the test rows, see
-    `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
+    data_is: how the data was recognised. rows: number in each part of the split; those that train and calibrate by
+    folds count as train. metrics: of the test rows, see `metrics.metrics`, and of the latent space, see
+    `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
     choices: the thresholds of the chosen policy and of others. changed: settings that differ from the defaults.
     seconds: from opening the data to the end of scoring. worries: reasons to doubt the detector, a sentence each.
     highest: where nothing can be tested, the ids and scores of the highest rows.
