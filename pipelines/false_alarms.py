@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
         path = options.folder / f"{file}.npz"
         train, unseen, odd = digit(DIGITS[file], seed) if file in DIGITS else normals(path, seed)
         share = options.contamination
-        count = min(len(odd), round(share / (1 - share) * len(train)))
-        train = np.concatenate([train, np.random.default_rng(seed).permutation(odd)[:count]])
+        mixed = min(len(odd), round(share / (1 - share) * len(train)))
+        train = np.concatenate([train, np.random.default_rng(seed).permutation(odd)[:mixed]])
         detector = Detector.fit(train, config=config, seed=seed)
         scores = detector.score(unseen)
         return {f"{rate:.0%} asked": count(detector, scores, rate) for rate in RATES}

@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.core.settings import NO_TEST
 from pipelines import baselines
 from pipelines.baselines import OURS, Rows
 from pipelines.study import Figures, Study, arguments, chosen, listed, paired, settings
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__, "tables", halves=True)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
-    config = settings(options, split=NO_TEST)
+    config = settings(options)
     others = baselines.TABLES | (baselines.PYOD if baselines.has_pyod() else {})
 
     def compute(name: str, seed: int) -> Figures:

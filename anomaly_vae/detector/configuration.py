@@ -80,6 +80,7 @@ def _filled_in(config: Config, kind: str) -> Config:
             for key, value in settings.items():
                 if tree[section][key] is None:
                     tree[section][key] = value
+    tree["split"]["folds"] = tree["split"]["folds"] or 0
     if tree["training"]["binarise"] and tree["model"]["likelihood"] != "bernoulli":
         raise ConfigError(
             f"training.binarise=true makes pixels 0 or 1, which model.likelihood={tree['model']['likelihood']} is"

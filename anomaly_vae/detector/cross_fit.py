@@ -31,7 +31,7 @@ from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, in_order
 from anomaly_vae.scoring.surprise import cross_fitted
-from anomaly_vae.training.loop import History, train
+from anomaly_vae.training.loop import train
 
 RANKING = 0.25  # of the optimiser steps of a fit, that a model which ranks takes; it has one member
 
@@ -50,32 +50,32 @@ class CrossFit:
     def scores(
         self, rows: NDArray[np.intp], folds: NDArray[np.intp], kept: NDArray[np.bool_], on_epoch: EpochCallback,
         checkpoint: Path | None = None,
-    ) -> tuple[Scores, list[History]]:  # fmt: skip
-        """Raw parts of rows (n,), in their order, and the training of each fold. folds: (n,) of each row. kept: (n,)
-        which rows the models of other folds are fitted to."""
+    ) -> tuple[Scores, float]:  # fmt: skip
+        """Raw parts of rows (n,), in their order, and how long each fold trained: the share of the epochs after which
+        the first had the best held-out bound. Models of other lengths would score on other scales.
+
+        folds: (n,) of each row. kept: (n,) which rows the models of other folds are fitted to.
+        """
         found: list[Scores] = []
-        histories: list[History] = []
+        share: float | None = None
         for fold in range(int(folds.max()) + 1):
             mine = folds == fold
             score_model, inside = self.untrained(self.config), kept[mine]
             learned, held = self.samples(rows[~mine & kept]), self.samples(rows[mine & kept])
             learned, judged = score_model.prepare(learned, held if len(held) else learned, self.cache, self.config.seed)
             folder = None if checkpoint is None else checkpoint / f"fold{fold}"
-            histories.append(train(score_model.model, learned, judged, self.config, on_epoch, folder))
+            history = train(score_model.model, learned, judged, self.config, on_epoch, folder, share)
+            share = share or (history.best_epoch + 1) / history.planned
             own = torch.full((len(inside),), -1)
             own[torch.from_numpy(inside)] = score_model.fit(learned, held, self.config.seed)
             scorer = Scorer(score_model, self.scaler, self.data.layout, None, self.data.source.path, raw=True)
             pieces = self.data.pieces(rows[mine])
             found += [scorer.samples(chunk, True, here.start, own[here]) for here, chunk in pieces]
-        return in_order(found, self.data.store), histories
+        assert share is not None
+        return in_order(found, self.data.store), share
 
     def samples(self, rows: NDArray[np.intp]) -> RowDataset:
         return make_dataset(self.data, rows, self.scaler, self.data.layout, self.device, None, self.data.store)
-
-
-def mean_share(histories: list[History]) -> float:
-    """The share of a training, in epochs, after which folds had the best held-out bound, on average."""
-    return float(np.mean([(history.best_epoch + 1) / history.planned for history in histories]))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from anomaly_vae.data.split import Split, split
 from anomaly_vae.detector.alarms import add_alarms, fit_missing, fit_usual, set_alarms
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
 from anomaly_vae.detector.configuration import load, resolve, unlabelled
-from anomaly_vae.detector.cross_fit import CrossFit, Ranked, mean_share, rank
+from anomaly_vae.detector.cross_fit import CrossFit, Ranked, rank
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
 from anomaly_vae.detector.step_residuals import step_residuals
@@ -178,8 +178,8 @@ def fit(
     else:
         assert parts.folds is not None
         all_kept = np.ones(len(normals), bool)
-        folded, histories = cross_fit.scores(normals, parts.folds[normals], all_kept, silent, checkpoint)
-        training, held, share = samples(normals), samples(normals[:0]), mean_share(histories)
+        folded, share = cross_fit.scores(normals, parts.folds[normals], all_kept, silent, checkpoint)
+        training, held = samples(normals), samples(normals[:0])
         learned, judged = score_model.prepare(training, training, cache, config.seed)
         final = None if checkpoint is None else checkpoint / "final"
         history = train(score_model.model, learned, judged, config, on_epoch, final, share)

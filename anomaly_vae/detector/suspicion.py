@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_vae.models.inputs import RowInputs
+from anomaly_vae.scoring.parts.distances import place, principal_axes
 from anomaly_vae.scoring.parts.tails import Tails
 
 BULK = 0.75  # share of the rows that the robust views and the second pass are fitted to
@@ -15,6 +16,7 @@ NEAREST = 0.1  # share of the rows that the distance to is taken: more than most
 REFERENCES = 2048  # rows that distances are measured to
 ROUNDS = 5  # of concentration, of the robust covariance
 FEW_VALUES, BINS = 30, 20  # distinct values up to which a column is counted value by value, and bins of one with more
+AXES = 64  # principal axes, beside the length of the rest, that a covariance is taken of
 SHRINK = 0.01  # of the mean variance that every axis has at least
 
 Nats = NDArray[np.float64]
@@ -58,6 +60,9 @@ def _far(read: Tensor, seed: int) -> Nats:
 
 def _concentrated(read: Tensor) -> Nats:
     """(N,) squared Mahalanobis distances, by rounds of which the nearer three quarters make the next (C-steps)."""
+    if read.shape[1] > AXES:
+        offset = read - read.mean(0)
+        read = place(offset, principal_axes(offset, AXES))
     kept = torch.ones(len(read), dtype=torch.bool)
     for _ in range(ROUNDS + 1):
         some = read[kept]
@@ -66,7 +71,7 @@ def _concentrated(read: Tensor) -> Nats:
         ridge = SHRINK * covariance.diagonal().mean() + 1e-9
         variances, axes = torch.linalg.eigh(covariance)
         distance = (((read - some.mean(0)) @ axes).square() / (variances.clamp(min=0) + ridge)).sum(1)
-        kept = distance <= distance.quantile(BULK) if len(distance) < 1 << 24 else distance <= distance.median()
+        kept = distance <= distance.kthvalue(max(1, round(BULK * len(distance)))).values
     found: Nats = distance.numpy()
     return found
 

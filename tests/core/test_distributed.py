@@ -152,6 +152,7 @@ def test_a_process_that_fails_ends_the_job_with_its_reason(workplace: Path) -> N
     (workplace / "dying.py").write_text(DYING)
     np.savetxt("rows.csv", np.random.default_rng(0).normal(size=(60, 3)), delimiter=",", header="a,b,c", comments="")
     small = ["training.epochs=4", "model.members=1", "model.hidden=[8]", "scoring.neighbours=0", "data.memory=0"]
+    small.append("split.folds=0")
     fit = ["dying.py", "fit", "rows.csv", *(word for setting in small for word in ("--set", setting))]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *fit]
     done = subprocess.run(torchrun, env=own_environment(), capture_output=True, text=True, timeout=300)

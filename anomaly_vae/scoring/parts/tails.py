@@ -51,30 +51,34 @@ class Tails(Part):
 
     def fit_rows(self, x: Tensor) -> None:
         """To scaled training rows (N, E)."""
-        n, named = len(x), dict(zip(self.named.tolist(), self.classes, strict=True))
-        self.most = x.new_tensor(math.log(n + 1))
-        for element, cells in enumerate(x[:, : len(self.missing)].T):
-            known = cells[~torch.isnan(cells)].sort().values
-            self.missing[element] = -math.log((n - len(known) + 1) / (n + 1))
-            if element in named:
-                values = torch.arange(named[element], dtype=x.dtype, device=x.device)
-                count = torch.bincount(known.long(), minlength=len(values))
-            elif len(known):
-                values = known[_ranks(len(known)).to(x.device)].unique()
-                upto = torch.searchsorted(known, values, right=True)
-                count = torch.minimum(upto, len(known) - torch.searchsorted(known, values))
-            else:
-                values, count = x.new_zeros(1), torch.zeros(1, device=x.device)
-            rest = self.knots.shape[1] - len(values)
-            for buffer, found in ((self.knots, values), (self.surprises, -((count + 1) / (n + 1)).log())):
-                buffer[element] = torch.cat([found, found[-1:].expand(rest)])
+        n, cells = len(x), x[:, : len(self.missing)].T.contiguous()  # (E, N)
+        absent = torch.isnan(cells)
+        known = n - absent.sum(1, keepdim=True)  # (E, 1)
+        nats = math.log(n + 1) - torch.arange(1, n + 2, device=x.device).log()  # by how many others are as far out
+        self.most, self.missing = nats[0], nats[n - known[:, 0]]
+        ordered = cells.masked_fill(absent, math.inf).sort(1).values
+        share = _ranks(n).to(x.device) / max(1, n - 1)
+        values = ordered.gather(1, (share * (known - 1).clamp(min=0)).round().long())  # (E, K)
+        values[known[:, 0] == 0] = 0.0
+        upto, below = torch.searchsorted(ordered, values, right=True), torch.searchsorted(ordered, values)
+        self._keep(slice(None), values, nats[torch.minimum(upto, known - below).clamp(0, n)])
+        for element, classes in zip(self.named.tolist(), self.classes, strict=True):
+            codes = torch.arange(classes, dtype=x.dtype, device=x.device)
+            here = cells[element][~absent[element]].long()
+            self._keep(slice(element, element + 1), codes[None], nats[torch.bincount(here, minlength=classes)][None])
+
+    def _keep(self, elements: slice, values: Tensor, nats: Tensor) -> None:
+        """Knots of some elements (E, up to K), the last of which is repeated."""
+        rest = self.knots.shape[1] - values.shape[1]
+        for buffer, found in ((self.knots, values), (self.surprises, nats)):
+            buffer[elements] = torch.nn.functional.pad(found[None], (0, rest), "replicate")[0]
 
     def nats(self, batch: Batch) -> Tensor:
         return self.of_rows(batch.x)
 
     def of_rows(self, x: Tensor) -> Tensor:
         """(B,) nats of scaled rows x (B, E)."""
-        cells = x[:, : len(self.missing)]
+        cells = x[:, : len(self.missing)].contiguous()
         read = cells.nan_to_num().T.contiguous()  # (E, B)
         last = self.knots.shape[1] - 1
         if torch.compiler.is_exporting():  # ONNX has no search
@@ -87,8 +91,8 @@ class Tails(Part):
         least, most = self.surprises.gather(1, left), self.surprises.gather(1, left + 1)
         beyond = (read < self.knots[:, :1]) | (read > self.knots[:, -1:])
         nats = torch.where(beyond, self.most, least + share * (most - least))
-        nats = torch.where(torch.isnan(cells), self.missing, nats.T.contiguous())  # summed along rows, as Marginals
-        return nats.sum(1)
+        # a sum has other bits where its numbers do not lie in a row
+        return torch.where(torch.isnan(cells), self.missing, nats.T).contiguous().sum(1)
 
 
 def _ranks(n: int) -> Tensor:
