@@ -118,7 +118,8 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """(N, 2) the conformal p-value of each row, and 1 minus it: the share of normals that score less."""
-        p = self.detector_.p_values(-self.score_samples(X))
+        scores = -self.score_samples(X)
+        p = self.detector_.p_values(scores)
         both: NDArray[np.float64] = np.c_[p, 1 - p]
         return both
 

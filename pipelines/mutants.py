@@ -56,17 +56,17 @@ class Mutant(NamedTuple):
 MUTANTS = (
     # --- what a fit may look at
     Mutant("scaler: fitted to all rows", FIT,
-           "_scaler(data, parts.train)", "_scaler(data, np.arange(len(data)))", (f"{NO_LEAK}[table]",)),
+           "_scaler(data, learned_from)", "_scaler(data, np.arange(len(data)))", (f"{NO_LEAK}[table]",)),
     Mutant("layout: learned from all rows", FIT,
-           "source.learn(parts.train, normals)", "source.learn(np.arange(source.count()))", (f"{NO_LEAK}[table]",)),
+           "    layout = source.learn(_learned_from(parts), parts.valid[~_wrong(parts)])", "    layout = source.learn(np.arange(source.count()))", (f"{NO_LEAK}[table]",)),
     Mutant("split: anomalies train where the data names roles", SPLIT,
            '(roles == "train") & normal', 'roles == "train"', (f"{NO_LEAK}[images, a list with roles]",)),
     Mutant("early stopping: by anomalies too", FIT,
-           "held = make_dataset(data, normals,", "held = make_dataset(data, parts.valid,", (f"{NO_ANOMALY}[pixels]",)),
+           "training, held = samples(train_rows), samples(normals)", "training, held = samples(train_rows), samples(parts.valid)", (f"{NO_ANOMALY}[pixels]",)),
     Mutant("level: fitted to test steps", FIT,
            """_before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:
-        residuals.fit(score_model.level, np.r_[parts.train, normals])""",
+        residuals.fit(score_model.level, np.r_[train_rows, normals])""",
            """np.arange(len(data)))
     if score_model.level is not None and residuals is not None:
         residuals.fit(score_model.level, np.arange(len(data)))""", (f"{NO_LEAK}[series]",)),
@@ -79,7 +79,7 @@ MUTANTS = (
     Mutant("usual nats: of anomalies too", FIT,
            "seen.normal_mean(normals)", "seen.normal_mean(parts.valid)", (f"{NO_ANOMALY}[pixels]",)),
     Mutant("monitor's reference: scores of anomalies too", FIT,
-           "parts.train, valid.take(np.flatnonzero(~wrong)), scaler)", "parts.train, valid, scaler)",
+           "train_rows, valid.take(np.flatnonzero(held_out)), scaler)", "train_rows, valid, scaler)",
            (f"{NO_ANOMALY}[table]",)),
     Mutant("pixel peaks: of anomalies too", "anomaly_vae/detector/anomaly_maps.py",
            "np.array(highest, np.float64)[~anomalous]", "np.array(highest, np.float64)",
@@ -89,11 +89,11 @@ MUTANTS = (
            (f"{PROMISES}::test_a_pixel_threshold_is_of_excesses_over_the_other_normal_pictures",)),
     # --- machines
     Mutant("windows: training ones across two machines", DATASETS,
-           "is_first[1:] = groups[order][1:] != groups[order][:-1]", "is_first[1:] = False",
+           "None if groups is None else groups[order], None if after_gap", "None, None if after_gap",
            (f"{FORMULAS}::test_training_windows_lie_within_the_rows_and_within_a_machine",)),
     Mutant("windows: scored ones across two machines", "anomaly_vae/scoring/scorer.py",
-           "np.concatenate([chunk.values, condition], axis=1), chunk.groups)",
-           "np.concatenate([chunk.values, condition], axis=1), None)", (MACHINES,)),
+           "np.concatenate([chunk.values, condition], axis=1), chunk.groups, chunk",
+           "np.concatenate([chunk.values, condition], axis=1), None, chunk", (MACHINES,)),
     Mutant("differences: from one machine to the next", DATASETS,
            "ends |= names[1:] != names[:-1]", "pass",
            (f"{FORMULAS}::test_no_difference_is_taken_from_one_machine_to_the_next",)),
@@ -167,7 +167,7 @@ MUTANTS = (
     Mutant("> for >=: predict", "anomaly_vae/detector/detector.py",
            "self.score(X) >= self", "self.score(X) > self", (f"{ALARMS}_memory_and_where_it_is_served",)),
     Mutant("> for >=: serving", "anomaly_vae/detector/dataframe.py",
-           "alarm = scores.total >= (", "alarm = scores.total > (", (f"{ALARMS}_memory_and_where_it_is_served",)),
+           "scores.total >= at_least", "scores.total > at_least", (f"{ALARMS}_memory_and_where_it_is_served",)),
     Mutant("> for >=: score", "anomaly_vae/workflows/score.py",
            "is_anomaly = scores.total >= threshold", "is_anomaly = scores.total > threshold",
            (f"{ALARMS}_files_and_in_monitor",)),
@@ -178,10 +178,10 @@ MUTANTS = (
            "alarms = scores >= threshold", "alarms = scores > threshold", (f"{ALARMS}_metrics",)),
     Mutant("> for >=: maps", "anomaly_vae/detector/metrics.py",
            "alarm = heat >= self.threshold", "alarm = heat > self.threshold", (f"{ALARMS}_metrics",)),
-    Mutant("> for >=: what monitor promises", "anomaly_vae/workflows/monitor.py",
-           "(detector.normal >= detector", "(detector.normal > detector",
+    Mutant("> for >=: what monitor promises", "anomaly_vae/detector/detector.py",
+           "(self.normal >= self", "(self.normal > self",
            (f"{PROMISES}::test_monitor_promises_what_the_held_out_normals_above_the_threshold_say",)),
-    Mutant("monitor: k off by one", "anomaly_vae/workflows/monitor.py",
+    Mutant("monitor: k off by one", "anomaly_vae/detector/detector.py",
            "1 + n_above // window", "max(1, n_above // window)",
            (f"{PROMISES}::test_monitor_promises_what_the_held_out_normals_above_the_threshold_say",)),
 )  # fmt: skip

@@ -61,7 +61,7 @@ def test_the_lines_of_score_are_those_of_the_file(
     result = run("score", "new.csv", "-m", "det", "-o", "scores.csv")
     assert result.exit_code == 0
     assert "note: the newest steps come first" in result.stderr
-    assert "note: 1 gap in time (1.02 h) cut the series" in result.stderr
+    assert "worry: 1 gap in time (1.02 h) cut the series" in result.stderr
     scores = pd.read_csv("scores.csv")
     assert scores["id"].tolist() == data["time"].tolist()[::-1]
     np.testing.assert_array_equal(scores["score"][::-1], detector.score(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +48,7 @@ def test_promotion(workplace: Path) -> None:
     mine = ok("evaluate", "new.csv", "-m", better).splitlines()
     auroc = [next(line.split()[1] for line in lines if line.startswith("AUROC")) for lines in (mine, theirs)]
     assert next(line.split()[1:] for line in shown if line.startswith("AUROC")) == auroc
-    assert f"score DATA -m {CHAMPION}" in shown[-1]
+    assert f"score DATA -m {shlex.quote(CHAMPION)}" in shown[-1]
     refused = run("promote", worse)  # on what it was evaluated on
     assert refused.exit_code == 1
     assert f"not promoted: AUROC {auroc[1]} is below {auroc[0]} of models:/anomaly-vae-plant-7-é/2" in refused.stderr

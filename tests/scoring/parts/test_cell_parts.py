@@ -101,16 +101,16 @@ def test_nats_that_are_surprises_already_stay_as_they_are_beyond_the_held_out_no
 def table() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(200, 3)), columns=list("abc"))
-    return frame.assign(fault=0, unit="mm", aux=np.nan)
+    return frame.assign(code=0, unit="mm", aux=np.nan)
 
 
 def test_departures_and_empty_rows_of_a_table_are_alarms(table: pd.DataFrame, tmp_path: Path) -> None:
     detector, seen = fit_memory(table, **TINY)
-    assert [column.name for column in detector.layout.watched] == ["fault", "unit", "aux"]
-    note = "'fault', constant (0) in training, 'unit', constant ('mm') in training, 'aux', no value in training; --set"
+    assert [column.name for column in detector.layout.watched] == ["code", "unit", "aux"]
+    note = "'code', constant (0) in training, 'unit', constant ('mm') in training, 'aux', no value in training; --set"
     assert any(note in n for n in seen.notes)
-    new = table[:40].astype({"fault": float})
-    new.loc[3, "fault"], new.loc[5, "unit"], new.loc[7, "aux"] = 57, "inch", 9.9
+    new = table[:40].astype({"code": float})
+    new.loc[3, "code"], new.loc[5, "unit"], new.loc[7, "aux"] = 57, "inch", 9.9
     new.loc[9, ["a", "b", "c"]] = np.nan
     new.loc[11, "a"] = np.nan
     before, scores = detector.parts(table[:40], explain=True), detector.parts(new, explain=True)
@@ -130,7 +130,7 @@ def test_departures_and_empty_rows_of_a_table_are_alarms(table: pd.DataFrame, tm
     np.testing.assert_array_equal(scores.total[others], before.total[others])
     names = [column.name for column in detector.layout.columns]
     top = detector.contributions(scores, 1)[0][:, 0]
-    assert [names[top[row]] for row in (3, 5, 7)] == ["fault", "unit", "aux"]
+    assert [names[top[row]] for row in (3, 5, 7)] == ["code", "unit", "aux"]
     detector.save(tmp_path / "detector")
     again = Detector.load(tmp_path / "detector", "cpu")
     assert again.layout == detector.layout
@@ -150,14 +150,14 @@ def test_without_constant_and_missing_cells_the_score_is_that_of_the_other_parts
 
 def test_a_column_that_moves_among_held_out_normals_is_not_watched(table: pd.DataFrame) -> None:
     _, seen = fit_memory(table, **TINY)
-    moving = table.astype({"fault": float})
-    moving.loc[seen.split.valid[0], "fault"] = 1.0
+    moving = table.astype({"code": float})
+    moving.loc[seen.split.valid[0], "code"] = 1.0
     moving.loc[seen.split.valid[1], "unit"] = "inch"
     moving.loc[seen.split.valid[2], "aux"] = 3.0
     layout = fit_memory(moving, **TINY)[1].data.layout
     assert not layout.watched
-    assert layout.left_out["fault"] == "constant (0) in the training rows, and another value among held-out normals"
-    assert set(layout.left_out) == {"fault", "unit", "aux"}
+    assert layout.left_out["code"] == "constant (0) in the training rows, and another value among held-out normals"
+    assert set(layout.left_out) == {"code", "unit", "aux"}
 
 
 def test_a_few_values_are_not_a_constant() -> None:
@@ -195,10 +195,10 @@ def test_pictures_have_no_columns() -> None:
 
 
 def test_known_anomalies_get_the_alarms_of_a_fit_too(table: pd.DataFrame) -> None:
-    labelled = table.astype({"fault": float})
+    labelled = table.astype({"code": float})
     labels = np.zeros(200)
     labels[::10] = 1
-    labelled.loc[::10, "fault"] = 3
+    labelled.loc[::10, "code"] = 3
     detector, seen = fit_memory(labelled, labels, **TINY)
     anomalous = seen.split.anomalous
     assert anomalous is not None
