@@ -58,11 +58,13 @@ MUTANTS = (
     Mutant("scaler: fitted to all rows", FIT,
            "_scaler(data, learned_from)", "_scaler(data, np.arange(len(data)))", (f"{NO_LEAK}[table]",)),
     Mutant("layout: learned from all rows", FIT,
-           "    layout = source.learn(_learned_from(parts), parts.valid[~_wrong(parts)])", "    layout = source.learn(np.arange(source.count()))", (f"{NO_LEAK}[table]",)),
+           "    layout = source.learn(_learned_from(parts), parts.valid[~_wrong(parts)])",
+           "    layout = source.learn(np.arange(source.count()))", (f"{NO_LEAK}[table]",)),
     Mutant("split: anomalies train where the data names roles", SPLIT,
            '(roles == "train") & normal', 'roles == "train"', (f"{NO_LEAK}[images, a list with roles]",)),
     Mutant("early stopping: by anomalies too", FIT,
-           "training, held = samples(train_rows), samples(normals)", "training, held = samples(train_rows), samples(parts.valid)", (f"{NO_ANOMALY}[pixels]",)),
+           "training, held = samples(train_rows), samples(normals)",
+           "training, held = samples(train_rows), samples(parts.valid)", (f"{NO_ANOMALY}[pixels]",)),
     Mutant("level: fitted to test steps", FIT,
            """_before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:

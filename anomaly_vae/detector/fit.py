@@ -194,7 +194,8 @@ def fit(
     raw = _scores(scorer, data, parts, normals, own, folded)
     scores = _surprised(score_model, raw, normals)
     kl, active = _latent_use(score_model.model, judged)
-    seen = Fit(data, parts, history, scores, kl, active, score_model.model.members, ())
+    trained = replace(parts, train=train_rows, valid=np.setdiff1d(parts.valid, suspects))
+    seen = Fit(data, trained, history, scores, kl, active, score_model.model.members, ())
     notes = (*source.notes, *filter(None, (parts.note, masks_note)), *_notes(config, seen, layout))
     if ranked is not None and len(suspects):
         notes += (_suspects_note(ranked, data),)

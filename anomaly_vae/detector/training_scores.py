@@ -97,9 +97,12 @@ def matched(parts: dict[str, Nats], evidence: Nats, totals: Nats, among: NDArray
     places, known = (np.arange(len(ranked)) + 0.5) / len(ranked), (np.arange(m) + 0.5) / m
     edge = max(float(np.interp(known[-1], places, ranked)), 1e-12)
     wanted = np.interp(np.interp(evidence, ranked, places), known, np.sort(totals))
-    wanted = np.where(evidence > edge, totals.max() * evidence / edge, wanted)
+    wanted = np.where(evidence > edge, totals.max() * evidence / edge, wanted).round(DECIMALS)
     scale = wanted / np.maximum(np.sum(list(parts.values()), axis=0), 1e-12)
-    return {name: (part * scale).round(DECIMALS) for name, part in parts.items()}
+    scaled = {name: (part * scale).round(DECIMALS) for name, part in parts.items()}
+    first = next(iter(scaled))  # takes what rounding leaves, lest a row passes a threshold that is just above it
+    scaled[first] = (scaled[first] + wanted - np.sum(list(scaled.values()), axis=0)).round(DECIMALS)
+    return scaled
 
 
 def _hashes(chunk: Chunk) -> Hashes:

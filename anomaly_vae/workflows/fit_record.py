@@ -52,6 +52,8 @@ def _log_data(run: Run, source: Source, layout: Layout, fit: Fit) -> None:
     content = source.digest()
     for part, context in (("train", "training"), ("valid", "validation"), ("test", "testing")):
         rows: NDArray[np.intp] = getattr(fit.split, part)
+        if part == "valid":  # rows that train, and calibrate by folds, are those of training
+            rows = np.setdiff1d(rows, fit.split.train)
         run.dataset(
             name=source.name,
             source=source.path,

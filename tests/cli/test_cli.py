@@ -256,8 +256,7 @@ def test_false_alarm_rate_without_labels(fits: Fits) -> None:
 def test_the_fit_of_an_unlabelled_file_says_which_of_its_rows_are_odd(fits: Fits) -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(80, 3)), columns=["a", "b", "c"]).assign(part=[f"p{i}" for i in range(80)])
-    frame.loc[7, ["a", "b", "c"]] = 30.0, 30.0, -30.0
-    frame.loc[30, ["a", "b", "c"]] = 31.0, 29.0, -30.0
+    frame.loc[[7, 30], ["a", "b", "c"]] += 30.0
     frame.to_csv("unlabelled.csv", index=False)
     quick = [*UNTRACKED, "--set", "training.steps=20", "--set", "model.members=1", "--id", "part", "-o", "odd"]
     text = ok("fit", "unlabelled.csv", *quick, "--scores", "odd.csv", "--contamination", "0.025")
