@@ -136,10 +136,12 @@ class NewData:
     def _missing(self) -> list[Worry]:
         told = []
         for reference, missing in zip(self.detector.references, self.missing.tolist(), strict=False):
-            test = missing_test(reference, self.rows, missing)
+            if not missing and not reference.missing:
+                continue
+            test = missing_test(reference, self.rows, missing)  # which imports scipy
             if test.index <= LARGE:
                 continue
-            from scipy.stats import fisher_exact  # slow to import, and seldom needed
+            from scipy.stats import fisher_exact
 
             cells = [[missing, self.rows - missing], [reference.missing, reference.rows - reference.missing]]
             if fisher_exact(cells).pvalue < SURE / len(self.missing):
