@@ -13,7 +13,6 @@ from typing import Any
 from anomaly_vae.core.config import Config, DataConfig, read, validate
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.core.settings import NETWORKS
-from anomaly_vae.core.settings import NO_TEST as NO_TEST
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.models.registry import MODELS
 from anomaly_vae.scoring.parts import names_of

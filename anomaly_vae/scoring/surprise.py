@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from anomaly_vae.scoring.knots import interpolated
 from anomaly_vae.scoring.scores import DECIMALS
 
 KNOTS = 256  # order statistics of held-out normals at most, evenly spaced in surprise
@@ -77,20 +78,12 @@ class Surprise(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         """(P, N) surprises of raw nats (P, N), float64."""
-        if torch.compiler.is_exporting():  # ONNX has no search
-            place = (raw[:, :, None] >= self.knots[:, None]).sum(2)
-        else:
-            place = torch.searchsorted(self.knots, raw, right=True)
-        left = (place - 1).clamp(0, KNOTS - 2)
-        low, high = self.knots.gather(1, left), self.knots.gather(1, left + 1)
-        least, most = self.surprises.gather(1, left), self.surprises.gather(1, left + 1)
-        share = ((raw - low) / (high - low).clamp(min=1e-300)).clamp(0, 1)
         scale, shape = self.tail[:, :1], self.tail[:, 1:]
         excess = (raw - self.knots[:, -1:]).clamp(min=0)
         tail = torch.log1p(shape * excess / scale) / shape
         if self.n_known:
             tail = torch.where(shape == AS_IT_IS, excess, tail)
-        return least + share * (most - least) + tail
+        return interpolated(raw, self.knots, self.surprises) + tail
 
     def of(self, raw: Nats) -> Nats:
         """The same of arrays."""

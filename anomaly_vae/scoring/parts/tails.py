@@ -12,6 +12,7 @@ from anomaly_vae.core.config import ScoringConfig
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.inputs import RowInputs
+from anomaly_vae.scoring.knots import interpolated
 from anomaly_vae.scoring.parts.base import Batch, Normals, Part
 
 SIDE = 96  # ranks that are kept of each side of an element's distribution, denser towards its ends
@@ -80,17 +81,8 @@ class Tails(Part):
         """(B,) nats of scaled rows x (B, E)."""
         cells = x[:, : len(self.missing)].contiguous()
         read = cells.nan_to_num().T.contiguous()  # (E, B)
-        last = self.knots.shape[1] - 1
-        if torch.compiler.is_exporting():  # ONNX has no search
-            place = (read[:, :, None] >= self.knots[:, None]).sum(2)
-        else:
-            place = torch.searchsorted(self.knots, read, right=True)
-        left = (place - 1).clamp(0, last - 1)
-        low, high = self.knots.gather(1, left), self.knots.gather(1, left + 1)
-        share = ((read - low) / (high - low).clamp(min=1e-30)).clamp(0, 1)
-        least, most = self.surprises.gather(1, left), self.surprises.gather(1, left + 1)
         beyond = (read < self.knots[:, :1]) | (read > self.knots[:, -1:])
-        nats = torch.where(beyond, self.most, least + share * (most - least))
+        nats = torch.where(beyond, self.most, interpolated(read, self.knots, self.surprises))
         # a sum has other bits where its numbers do not lie in a row
         return torch.where(torch.isnan(cells), self.missing, nats.T).contiguous().sum(1)
 
