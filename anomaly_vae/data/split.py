@@ -44,6 +44,11 @@ class Split:
         return self.folds is not None and len(self.valid) >= len(self.train)
 
     @property
+    def parts(self) -> dict[str, NDArray[np.intp]]:
+        """The rows of each part, each in one: those that train, and calibrate by folds, are of train."""
+        return {"train": self.train, "valid": np.setdiff1d(self.valid, self.train), "test": self.test}
+
+    @property
     def ranked(self) -> NDArray[np.intp]:
         """The unlabelled rows that are scored out of fold, for nobody knows which of them are anomalies."""
         unlabelled = self.folds is not None and self.anomalous is None

@@ -147,11 +147,7 @@ def summarise(
         kind=source.kind,
         data=source.path,
         data_is=source.why,
-        rows={
-            "train": len(fit.split.train),
-            "valid": len(np.setdiff1d(fit.split.valid, fit.split.train)),
-            "test": len(fit.split.test),
-        },
+        rows={part: len(rows) for part, rows in fit.split.parts.items()},
         metrics=metrics,
         threshold=detector.threshold,
         pixels=detector.pixels,

@@ -6,9 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit
@@ -50,17 +47,15 @@ def log_fit(run: Run, source: Source, detector: Detector, fit: Fit, summary: Sum
 def _log_data(run: Run, source: Source, layout: Layout, fit: Fit) -> None:
     """Logs each part of the split as an MLflow dataset, with a digest of the data's content and the part's rows."""
     content = source.digest()
-    for part, context in (("train", "training"), ("valid", "validation"), ("test", "testing")):
-        rows: NDArray[np.intp] = getattr(fit.split, part)
-        if part == "valid":  # rows that train, and calibrate by folds, are those of training
-            rows = np.setdiff1d(rows, fit.split.train)
+    contexts = {"train": "training", "valid": "validation", "test": "testing"}
+    for part, rows in fit.split.parts.items():
         run.dataset(
             name=source.name,
             source=source.path,
             digest=hashlib.sha256(content.encode() + rows.astype("<i8").tobytes()).hexdigest()[:16],
             rows=len(rows),
             columns=_schema(layout),
-            context=context,
+            context=contexts[part],
         )
 
 
