@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data import conditions, timestamps
+from anomaly_vae.data import conditions, time_column
 from anomaly_vae.data.columns import (
     LABELS,
     UNIQUE,
@@ -238,7 +238,7 @@ class TabularSource(ABC):
             return self.config.id
         names = [name for name, reason in left_out.items() if reason == UNIQUE and self._is_short(name)]
         if len(names) > 1:
-            names = [name for name in names if timestamps.candidate(self.reader, name, wanted=False) is None]
+            names = [name for name in names if time_column.candidate(self.reader, name, wanted=False) is None]
         if len(names) != 1:
             return None
         left_out[names[0]] = f"{UNIQUE}, so it is the id of the output; data.id can name another column"

@@ -17,7 +17,7 @@ from anomaly_vae.core.advice import option
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.worries import Gravity, Worry
-from anomaly_vae.data import timestamps
+from anomaly_vae.data import time_column, timestamps
 from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_run, scaled_rows, window_starts
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
@@ -57,8 +57,8 @@ class SeriesSource(TabularSource):
     def __init__(self, reader: Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> None:
         if config.time is not None:
             reader.require([config.time], "time column")
-        found = timestamps.evidence(reader, config) if config.group is None else None
-        best = found.time if found else timestamps.find(reader, config)
+        found = time_column.evidence(reader, config) if config.group is None else None
+        best = found.time if found else time_column.find(reader, config)
         if config.time is not None and best is None:
             cell = reader.peek[config.time][0].as_py()
             raise DataError(
@@ -209,7 +209,7 @@ class SeriesSource(TabularSource):
             types = dict.fromkeys((*names, *self.clock.columns), pa.string())
             table = pa.concat_tables(self.reader.batches(types, ROWS))
             times = timestamps.read(self.clock.cells(table), format_)
-            apart = timestamps.tells_apart(table, times, names)
+            apart = time_column.tells_apart(table, times, names)
             if apart is not None:
                 self.reader, self._labels, self._order, self.notes = reader, labels, None, ()
                 self._tell_apart(apart)
@@ -366,7 +366,7 @@ class _Scan:
 def _recognises(data: Path | Reader, config: DataConfig) -> float:
     if not isinstance(data, Reader):
         return 0.0
-    return 0.7 if config.time is not None or config.group is not None else timestamps.evidence(data, config).fit
+    return 0.7 if config.time is not None or config.group is not None else time_column.evidence(data, config).fit
 
 
 def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None) -> SeriesSource:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly_vae.core.settings import DataConfig
-from anomaly_vae.data import timestamps
+from anomaly_vae.data import time_column
 from anomaly_vae.data.datasets import RowDataset, scaled_rows
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
@@ -33,7 +33,7 @@ class TableSource(TabularSource):
     @cached_property
     def why(self) -> str:
         columns = plural(len(self.reader.columns), "column")
-        why = timestamps.evidence(self.reader, self.config).why
+        why = time_column.evidence(self.reader, self.config).why
         return f"a table: {plural(self.count(), 'row')} of {columns}, {why}"
 
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
