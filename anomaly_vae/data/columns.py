@@ -1,9 +1,7 @@
-"""Columns of a table: which are inputs, of what type, and how their cells become numbers."""
+"""Columns of a table: which are inputs, of what type, and how their cells are written; decided from training rows."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from anomaly_vae.core.advice import option, setting
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.data.matrix import infinity, without
 from anomaly_vae.data.readers.base import SHOWN, Reader, plural
 from anomaly_vae.data.readers.cells import (
-    NORMAL_WORDS,
     NULLS,
     PLAIN,
     NumberFormat,
@@ -25,31 +23,12 @@ from anomaly_vae.data.readers.cells import (
     distinct,
     is_number,
     is_text,
-    is_truth_pair,
-    parse_number,
     parse_numbers,
-    truth_of,
 )
+from anomaly_vae.data.roles import FEWEST, identifier_reason, label_reason
 from anomaly_vae.data.source import Column
-from anomaly_vae.data.timestamps import EPOCHS
 from anomaly_vae.data.units import RESOLUTION, differs, unit_of
 
-LABELS = frozenset({"label", "labels", "anomaly", "is_anomaly", "outlier", "is_outlier"})
-# Names of labels that are left out where the values look like labels too.
-LIKE_LABELS = re.compile(
-    r"class|classes|target|y|fraud|fraudulent|malware|malicious|intrusion|defect|defects|defective|fault|faulty|attack.*"
-    r"|ground_?truth|anomalous|anomalies|outliers|abnormal|is_(fraud|fraudulent|attack|malware|fault|faulty|defect"
-    r"|abnormal|anomalous|malicious)|(class|target|fraud|attack|fault|anomaly|outlier|true|y)_?(label|class|flag|true)"
-)
-RARE = 0.1  # share of 1s among 0s below which a column may be a label
-CLASSES = 20  # largest number of whole numbers from 0 or 1 on that are classes
-IDENTIFIERS = re.compile(
-    r"(.*[\W_])?(id|ids|uuid|guid|index|idx|key|nr|no|num|number|row|rowid|seq|serial|serialno)|id[\W_].*|#"
-    r"|.*[a-zäöü](ID|Id|No|Nr|Key|Number|Index)"
-)
-INDEXES = re.compile(r"unnamed: ?\d+|index|level_\d+|__index_level_\d+__")  # that pandas saves
-BOOLEAN = ("false", "true")
-FEWEST, MANY = 5, 20  # number of rows from which a column that counts rows, or that grows, is no coincidence
 SEEN = 20  # values from which a constant column is watched, and another value is not just one that had not come yet
 MOSTLY = 0.9  # share of present cells that are numbers, from which a column of text is one of numbers
 UNIQUE = "text that is different in every row"
@@ -194,56 +173,10 @@ def _number(
     if np.ptp(present / unit_of(present)) <= RESOLUTION:
         return _watched(Column(name, None, float(present[0])), len(present), len(rows))
     if name not in reading.keep:
-        reason = _identifier(name, present, rows[~np.isnan(values)], len(present) == len(values), reading.steps)
+        reason = identifier_reason(name, present, rows[~np.isnan(values)], len(present) == len(values), reading.steps)
         if reason:
             return None, f"{reason}; {setting('data.keep', [name])} keeps it as an input"
     return Column(name), ""
-
-
-def _identifier(name: str, values: NDArray[np.float64], rows: NDArray[np.intp], complete: bool, steps: bool) -> str:
-    """Why the present values (n,) of the rows (n,) are an identifier of rows, a counter or a time; "" if they are not.
-
-    steps: whether rows are time steps.
-    """
-    if (values != np.floor(values)).any():
-        return ""
-    n, is_named = len(values), is_identifier(name)
-    # The training rows are a subset of all rows, so values that count rows are recognised by a constant difference
-    # from the row index.
-    if complete and n >= FEWEST and (values - rows == values[0] - rows[0]).all():
-        return "an identifier: it counts the rows"
-    growing = np.diff(values)
-    n_back = int(min((growing < 0).sum(), (growing > 0).sum()))  # newest first counts down
-    is_epoch = any(low <= values.min() and values.max() <= high for low, high in EPOCHS.values())
-    if not (is_named or is_epoch or _are_dates(values) or n_back == 0):
-        return ""
-    n_distinct = len(np.unique(values))
-    if is_named and n_distinct == n and complete:
-        return "an identifier: named like one, and different in every row"
-    if n < MANY or n_distinct < MANY:
-        return ""
-    if is_named and n_distinct >= 0.95 * n:
-        return "an identifier: named like one, and different in nearly every row"
-    if is_named and n_back <= max(1, 0.02 * n):
-        return "an identifier: named like one, and growing from row to row"
-    if INDEXES.fullmatch(name.strip().lower()) and n_distinct >= 0.3 * n:
-        return "an index that pandas saved"
-    if _are_dates(values):
-        return "dates written as whole numbers"
-    if is_epoch and (n_back <= 0.01 * n or re.search(r"time|date|(?:^|_)(?:ts|at)$", name.lower())):
-        return "a time: seconds, or fractions of them, since 1970"
-    # A counter that skips numbers grows evenly; a table that is sorted by a measurement seldom does.
-    if not steps and n_back == 0 and n_distinct == n and abs(np.corrcoef(values, rows)[0, 1]) > 0.99:
-        return "an identifier: a whole number that grows from row to row"
-    return ""
-
-
-def _are_dates(values: NDArray[np.float64]) -> bool:
-    """Whether whole numbers are all dates such as 20240105."""
-    if values.min() < 19_000_101 or values.max() > 21_001_231:
-        return False
-    month, day = values // 100 % 100, values % 100
-    return bool(((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())
 
 
 def _category(reader: Reader, name: str, column: pa.ChunkedArray, most: int, notes: Notes) -> tuple[Column | None, str]:
@@ -281,59 +214,6 @@ def _category(reader: Reader, name: str, column: pa.ChunkedArray, most: int, not
     return Column(name, (*sorted(counts), *([""] if n_missing else []))), ""
 
 
-def label_reason(reader: Reader, name: str, column: pa.ChunkedArray, most: int) -> str:
-    """Why a column (N,) is taken for a label that nobody named; "" if it is not: by its name and its values."""
-    lower = re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())).lower().strip("_")
-    is_name = bool(LIKE_LABELS.fullmatch(lower)) and not (lower == "y" and {"x", "X"} & set(reader.columns))
-    values = _few(column, max(most, CLASSES)) if is_name or lower.startswith("is_") else None
-    if values is None:
-        return ""
-    numbers = [number for value in values if (number := parse_number(value)) is not None]
-    if len(numbers) == len(values):  # classes are whole numbers from 0 or 1 on
-        low, high = min(numbers), max(numbers)
-        if low not in (-1, 0, 1) or high > CLASSES or any(number != int(number) for number in numbers):
-            return ""
-    elif len(values) > most:
-        return ""
-    is_rare = len(values) == 2 and min(values.values()) < RARE * sum(values.values())
-    has_normal = any(value.lower() in NORMAL_WORDS and value.isalpha() and truth_of(value) is None for value in values)
-    if not (is_name or is_rare or has_normal):
-        return ""
-    shown = ", ".join(f"'{value}'" for value in list(values)[:SHOWN]) + (", ..." if len(values) > SHOWN else "")
-    return f"named like a label, and its values are {shown}; {advice(name)}"
-
-
-def advice(name: str) -> str:
-    """What to do about a column that was left out because it looks like a label."""
-    return f"{option('--label', name)} takes it as one, {setting('data.keep', [name])} keeps it as an input"
-
-
-def is_rare_flag(column: pa.ChunkedArray) -> bool:
-    """Whether a column holds few 1s among 0s."""
-    values = _few(column, 2) if not is_text(column.type) else None
-    return (
-        values is not None
-        and set(values) in ({"0", "1"}, set(BOOLEAN))
-        and (0 < values.get("1", values.get("true", 0)) < RARE * sum(values.values()))
-    )
-
-
-def _few(column: pa.ChunkedArray, most: int) -> dict[str, int] | None:
-    """The number of cells of each value, in canonical spelling, if there are 2 to `most`; else None."""
-    if pa.types.is_dictionary(column.type):
-        column = pc.cast(column, column.type.value_type)
-    if not (is_text(column.type) or is_number(column.type) or pa.types.is_boolean(column.type)):
-        return None
-    if pc.count_distinct(column.slice(0, 1 << 16)).as_py() > 2 * most:  # quickly
-        return None
-    counts: dict[str, int] = {}
-    for entry in pc.value_counts(column).to_pylist():
-        value = "" if entry["values"] is None else canonical(str(entry["values"]))
-        if value not in NULLS:
-            counts[value] = counts.get(value, 0) + entry["counts"]
-    return counts if 2 <= len(counts) <= most else None
-
-
 def _empty(name: str) -> tuple[Column | None, str]:
     """An empty column is watched, unless it is made by a separator at the end of each line."""
     return (None, "without a name and a value") if name.startswith("Unnamed: ") else (Column(name, (), -1.0), "")
@@ -368,20 +248,6 @@ def constancy(column: Column) -> str:
     return f"constant ({column.categories[0]!r})"
 
 
-def is_identifier(name: str) -> bool:
-    """Whether a column is named like an identifier of rows."""
-    name = name.strip()
-    return any(pattern.fullmatch(text) for pattern in (IDENTIFIERS, INDEXES) for text in (name, name.lower()))
-
-
-def infinity(reader: Reader, row: int, name: str) -> DataError:
-    """The error for an infinite number in column `name`; it is returned, not raised."""
-    return DataError(
-        f"{reader.path}: {reader.place(row)}, column '{name}': an infinite value; write a finite number, or leave the"
-        " cell empty if it is missing"
-    )
-
-
 def file_decimal(reader: Reader) -> Literal[".", ","] | None:
     """The decimal mark that the columns of text prove in the first rows; None: none of them does."""
     n_point = n_comma = 0
@@ -392,68 +258,3 @@ def file_decimal(reader: Reader) -> Literal[".", ","] | None:
             if max(sum(text.units(mark).values()) for mark in (".", ",")) >= MOSTLY * text.is_present().sum():
                 n_point, n_comma = n_point + proofs[0], n_comma + proofs[1]
     return "," if n_comma > n_point else "." if n_point else None
-
-
-def without(values: NDArray[np.float64], missing: Sequence[str]) -> NDArray[np.float64]:
-    """Numbers (N,) with NaN for those that are marks of a missing cell."""
-    marks = [number for number in map(parse_number, missing) if number is not None and number == number]
-    return np.where(np.isin(values, marks), np.nan, values) if marks else values
-
-
-def types_of(reader: Reader, columns: Sequence[Column]) -> dict[str, pa.DataType]:
-    """The type that each column is read as: text for categories, truth values and numbers in a format of their own,
-    float64 for numbers."""
-
-    def is_read_as_text(column: Column) -> bool:
-        type_ = reader.peek[column.name].type
-        if column.categories is not None or pa.types.is_boolean(type_):
-            return True
-        return column.format is not None and not (reader.decimal is None and is_number(type_))
-
-    return {c.name: pa.string() if is_read_as_text(c) else pa.float64() for c in columns}
-
-
-def matrix(reader: Reader, table: pa.Table, columns: Sequence[Column], first: int) -> NDArray[np.float64]:
-    """The values of a table as `Chunk.values` defines them, (N, F).
-
-    first: the index of the table's first row in the file. Raises DataError with the row and the column of an infinite
-    value.
-    """
-    values = np.empty((table.num_rows, len(columns)))
-    for i, column in enumerate(columns):
-        cells = table[column.name]
-        if column.categories is not None:
-            values[:, i] = _codes(cells, column.categories, reader.missing)
-        elif is_text(cells.type):
-            format_ = column.format or NumberFormat(truths=True)
-            values[:, i] = without(reader.numbers(cells, column.name, first, format_).to_numpy(), reader.missing)
-        else:
-            values[:, i] = without(cells.to_numpy(), reader.missing)  # a missing cell becomes NaN
-    is_infinite = np.isinf(values)
-    if is_infinite.any():
-        row, i = np.argwhere(is_infinite)[0]
-        raise infinity(reader, first + int(row), columns[i].name)
-    return values
-
-
-def _codes(cells: pa.ChunkedArray, categories: tuple[str, ...], missing: Sequence[str]) -> NDArray[np.float64]:
-    codes: dict[str, float] = {category: code for code, category in enumerate(categories)}
-    no_value = codes.pop("", np.nan)  # of a missing cell
-    states: dict[float | None, float] = {}
-    if is_truth_pair(codes):  # also written as another pair, and as 0 and 1
-        states = {truth_of(category): code for category, code in codes.items()}
-        codes |= {"0": states[0.0], "1": states[1.0]}
-    unseen = float(len(categories))
-
-    def code(value: str) -> float:
-        if value in NULLS or value in missing:
-            return no_value
-        return codes.get(value, states.get(truth_of(value), unseen))
-
-    return _mapped(cells, code, no_value)
-
-
-def _mapped(cells: pa.ChunkedArray, code: Callable[[str], float], missing: float) -> NDArray[np.float64]:
-    """code(value) of every cell, (N,), `missing` for a missing cell; `code` is called once for each distinct value."""
-    values, indices = distinct(cells)
-    return np.array([code(canonical(value)) for value in values] + [missing])[indices]

@@ -18,21 +18,11 @@ from numpy.typing import NDArray
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data import conditions, time_column
-from anomaly_vae.data.columns import (
-    LABELS,
-    UNIQUE,
-    Reading,
-    advice,
-    constancy,
-    file_decimal,
-    is_rare_flag,
-    matrix,
-    moves,
-    profile,
-    types_of,
-)
+from anomaly_vae.data.columns import UNIQUE, Reading, constancy, file_decimal, moves, profile
+from anomaly_vae.data.matrix import matrix, types_of
 from anomaly_vae.data.readers.base import Reader, plural
 from anomaly_vae.data.readers.cells import NULLS, as_labels, as_names, canonical, distinct, is_number, is_text
+from anomaly_vae.data.roles import LABELS, advice, is_rare_flag
 from anomaly_vae.data.source import ROWS, Chunk, CodedText, Column, Layout
 from anomaly_vae.data.spill import ArrayStore
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from anomaly_vae.core.advice import setting
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.columns import LABELS, is_identifier
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.pictures import DEFAULTS, light, light_names, no_elements, picture_dataset, shape_text, to_bytes
 from anomaly_vae.data.readers.base import Reader, plural
 from anomaly_vae.data.readers.cells import is_number
+from anomaly_vae.data.roles import LABELS, is_identifier
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.data.spill import ArrayStore
 from anomaly_vae.data.tabular import TabularSource, reader_of
