@@ -117,6 +117,9 @@ def fit_command(
 )
 @click.option("--engine", type=click.Choice(ENGINES), help="Score many files here or over a Ray cluster (RAY_ADDRESS).")
 @click.option("--threshold", type=float, metavar="NATS", help="Threshold instead of the detector's.")
+@click.option(
+    "--events", metavar="FILE", help="Also write the events of a series, stretches of alarms, into this file."
+)
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
 @click.option(
     "--elbo",
@@ -141,6 +144,7 @@ def score_command(
     data: str,
     model: str | None,
     threshold: float | None,
+    events: str | None,
     explain: int | None,
     elbo: int | None,
     raw: bool,
@@ -166,6 +170,10 @@ def score_command(
         raise UsageError("many files are scored into a folder; name it with -o DIR")
     if many and maps:
         raise UsageError("--maps draws over the pictures of one folder; score it alone")
+    if many and events:
+        raise UsageError("--events is of one series; score it alone")
+    if events:
+        require_ending(events, SCORES)
     if ending and not many:
         raise UsageError("--format is for many files; the format of one follows the ending of -o FILE")
     if output and not many:
@@ -188,6 +196,8 @@ def score_command(
         written=config.data.written,
         csv_safe=csv_safe,
         max_pixels=config.data.max_pixels,
+        events=events,
+        event_rules=config.events if config.events.model_fields_set else None,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.core.settings import (
     DataConfig,
+    EventsConfig,
     ModelConfig,
     ObjectiveConfig,
     ScoringConfig,
@@ -31,8 +32,8 @@ from anomaly_vae.core.settings import (
 )
 
 __all__ = [
-    "Config", "DataConfig", "ModelConfig", "ObjectiveConfig", "ScoringConfig", "SplitConfig", "ThresholdConfig",
-    "TrackingConfig", "TrainingConfig", "read", "validate",
+    "Config", "DataConfig", "EventsConfig", "ModelConfig", "ObjectiveConfig", "ScoringConfig", "SplitConfig",
+    "ThresholdConfig", "TrackingConfig", "TrainingConfig", "read", "validate",
 ]  # fmt: skip
 
 LONGEST = 1 << 20  # bytes of a file of settings
@@ -52,6 +53,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
     threshold: ThresholdConfig = ThresholdConfig()
+    events: EventsConfig = EventsConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def labelled(

@@ -364,6 +364,13 @@ class ThresholdConfig(Section):
         return policy
 
 
+class EventsConfig(Section):
+    """How the alarms of a series are joined into events."""
+
+    gap: int = Field(8, ge=0, description="steps below the threshold over which an event goes on")
+    shortest: int = Field(1, ge=1, description="alarms of an event, at least; fewer are none")
+
+
 class TrackingConfig(Section):
     """Where runs are recorded. The environment's MLFLOW_TRACKING_URI wins where it is set."""
 

@@ -182,6 +182,24 @@ class Detector:
 
         return explanation(self, X, most)
 
+    def events(self, X: Any, *, threshold: float | None = None, **rules: Any) -> pd.DataFrame:
+        """The events of a series: stretches of alarms that follow each other, one line each, in the order of X.
+
+        Columns: group (where there are several), start, end, peak, score and p_value of the peak, steps, alarms, and
+        the sensors most responsible with their shares. threshold: nats, instead of the detector's. rules: settings of
+        `events` instead of the detector's, e.g. `gap=0`. Raises UsageError for data that is no series.
+        """
+        import pandas as pd
+
+        from anomaly_vae.core.config import EventsConfig
+        from anomaly_vae.detector.events import EventMeter, event_columns
+
+        chosen = EventsConfig(**{**self.config.events.model_dump(), **rules})
+        meter = EventMeter(self, self.alarm_threshold(threshold), chosen)
+        for _ in meter.watch(self.score_source(self._opened(X), explain=True)):
+            pass
+        return pd.DataFrame(event_columns(meter.events(), self))
+
     def predict(self, X: Any) -> NDArray[np.bool_]:
         """(N,) whether each sample is an anomaly: its score is at or above the threshold."""
         return self.score(X) >= self.threshold.value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.detector.anomaly_maps import resized
 from anomaly_vae.detector.dataframe import score_columns
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.events import Event, event_columns
 from anomaly_vae.detector.fit import Fit
 from anomaly_vae.reporting.report import Figure, Table
 from anomaly_vae.reporting.summary import Summary
@@ -200,8 +201,9 @@ def _rebuilt(shown: TestRows, rows: NDArray[np.intp]) -> Any:
     )
 
 
-def tables(detector: Detector, fit: Fit) -> list[Table]:
-    """The most anomalous test rows and, where there are labels, the mistakes, each with what explains its score."""
+def tables(detector: Detector, fit: Fit, events: Sequence[Event] | None = None) -> list[Table]:
+    """The most anomalous test rows and, where there are labels, the mistakes, each with what explains its score; and
+    the events of a series."""
     shown = TestRows(detector, fit)
     top = shown.worst_first()[:ROWS]
     explanation = (
@@ -224,6 +226,14 @@ def tables(detector: Detector, fit: Fit) -> list[Table]:
         text = "False alarms, the highest first, then missed anomalies, the lowest first."
         heads, cells = _cells(shown, np.r_[false, missed])
         tables.append(Table(name="mistakes", title="Mistakes", text=text, heads=heads, cells=cells))
+    if events is not None:
+        rules = detector.config.events
+        text = (
+            f"Stretches of alarms in the test, in order of time; one goes on over up to {rules.gap} steps below the"
+            " threshold. top1 is the sensor with most of the nats above the usual."
+        )
+        heads, cells = _lines(event_columns(events, detector))
+        tables.append(Table(name="events", title="Events", text=text, heads=heads, cells=cells))
     return tables
 
 
@@ -234,6 +244,11 @@ def _cells(shown: TestRows, rows: NDArray[np.intp]) -> tuple[list[str], list[lis
     if shown.labelled:
         columns["labelled"] = np.where(shown.is_anomaly[rows], "anomalous", "normal")
     columns |= _places(shown, scores) if shown.pictures else _causes(shown, scores)
+    return _lines(columns)
+
+
+def _lines(columns: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Heads and lines of a table that is given by column."""
     lists = {name: np.asarray(values).tolist() for name, values in columns.items()}
     return list(lists), [list(cells) for cells in zip(*lists.values(), strict=True)]
 

@@ -190,9 +190,23 @@ def metric_facts(metrics: Mapping[str, float]) -> Facts:
         ("pixel false alarms", "pixel_false_alarm_rate"),
     ]
     facts = [(name, f"{metrics[key]:.4f}") for name, key in shown if key in metrics]
+    if "events" in metrics:
+        facts.append(("events", _events(metrics)))
     if "false_alarm_rate" not in metrics:
         facts.append(("alarm rate", f"{metrics['alarm_rate']:.4f} (nothing is labelled)"))
     return facts
+
+
+def _events(metrics: Mapping[str, float]) -> str:
+    """The events of a series, in words."""
+    text, a_day = f"{metrics['events']:.0f}", "false_events_a_day"
+    if "event_recall" in metrics:
+        text += f", which meet {metrics['event_recall']:.0%} of the labelled stretches"
+    if "false_events" in metrics:
+        text += f"; {metrics['false_events']:.0f} false"
+    if "events_a_day" in metrics:
+        a_day = "events_a_day"
+    return text + (f", {metrics[a_day]:.2g} a day" if a_day in metrics else "")
 
 
 def pixel_facts(threshold: Threshold | None) -> Facts:

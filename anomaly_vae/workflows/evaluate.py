@@ -21,6 +21,7 @@ from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.data.split import is_anomalous, is_labelled, left_out_note
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.events import EventMeter
 from anomaly_vae.detector.likelihood import measure_of
 from anomaly_vae.detector.metrics import metrics
 from anomaly_vae.detector.trained_rows import RowHasher
@@ -145,11 +146,16 @@ def evaluate(
         )
     hasher, new_data = RowHasher(detector.layout), NewData(detector)
     stream = new_data.watch(detector.score_source(source, explain=meter.wanted))
+    events = EventMeter(detector, detector.threshold.value) if KINDS[source.kind].ordered else None
+    if events is not None:
+        stream = events.watch(stream, tested, anomalous)
     for scores, rows in numbered(hasher.watch(stream) if detector.trained_rows else stream):
         totals.append(scores.total[tested[rows]])
         meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
     total = np.concatenate(totals)
     found = metrics(anomalous[tested], total, detector.threshold.value) | meter.metrics()
+    if events is not None:
+        found |= events.metrics()
     if run_id:
         from anomaly_vae import tracking
 

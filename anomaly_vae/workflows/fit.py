@@ -19,11 +19,13 @@ from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import AnomalyVAEError, RunError
 from anomaly_vae.core.files import SCORES, replacing, require_ending, require_free
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.writers import batch, open_writer
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.configuration import load
 from anomaly_vae.detector.dataframe import score_columns
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.events import EventMeter
 from anomaly_vae.detector.fit import Fit
 from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.detector.metrics import metrics
@@ -111,13 +113,16 @@ def fit(
         for piece in fit_result.pieces(fit_result.split.reported) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))
         test_metrics |= meter.metrics()
+        events = _events(detector, fit_result)
+        test_metrics |= {} if events is None else events.metrics()
         seconds = time.perf_counter() - start
         summary = summarise(source, detector, fit_result, config, test_metrics, round(seconds, 2))
         if run.run_id:
             from anomaly_vae.tracking.model import log_model
 
             log_model(run, detector)  # before the metrics, so that MLflow links them to the model
-            log_fit(run, source, detector, fit_result, summary, run_name)
+            found = None if events is None else events.events()
+            log_fit(run, source, detector, fit_result, summary, run_name, found)
         if scores and lead:
             _write_scores(scores, detector, fit_result)
     if output and lead:
@@ -144,6 +149,19 @@ def fit(
         pixels=detector.pixels,
         summary=summary,
     )
+
+
+def _events(detector: Detector, fit_result: Fit) -> EventMeter | None:
+    """The events among the test steps of a series; None for other data."""
+    if not KINDS[detector.layout.kind].ordered:
+        return None
+    meter, split = EventMeter(detector, detector.threshold.value), fit_result.split
+    is_tested = np.zeros(len(fit_result.data), bool)
+    is_tested[split.reported] = True
+    for here, chunk in fit_result.data.pieces(np.arange(len(is_tested))):
+        anomalous = None if split.anomalous is None else split.anomalous[here]
+        meter.add(chunk, fit_result.shown(chunk.ids), is_tested[here], anomalous)
+    return meter
 
 
 def _save(detector: Detector, output: str, run_id: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.events import Event
 from anomaly_vae.detector.fit import Fit
 from anomaly_vae.reporting import figures, report
 from anomaly_vae.reporting.summary import Summary
@@ -17,10 +18,13 @@ REPORT = "report.html"
 REPORTED = 20  # number of rows of each table in the report; the tables of the run are complete
 
 
-def log_fit(run: Run, source: Source, detector: Detector, fit: Fit, summary: Summary, title: str) -> None:
+def log_fit(
+    run: Run, source: Source, detector: Detector, fit: Fit, summary: Summary, title: str,
+    events: Sequence[Event] | None = None,
+) -> None:  # fmt: skip
     """Logs a finished fit: every setting, the test metrics, the data, figures, tables, the note and the report.
 
-    title: the title of the report, which is the name of the run.
+    title: the title of the report, which is the name of the run. events: among the test steps of a series.
     """
     import pandas as pd
 
@@ -34,7 +38,10 @@ def log_fit(run: Run, source: Source, detector: Detector, fit: Fit, summary: Sum
     _log_data(run, source, detector.layout, fit)
     run.tags({"data": source.path, "data_is": source.why, **({"notes": "\n".join(fit.notes)} if fit.notes else {})})
     run.note(report.to_markdown(summary))
-    pictures, tables = figures.pictures(detector, fit, summary, source.image_files()), figures.tables(detector, fit)
+    pictures, tables = (
+        figures.pictures(detector, fit, summary, source.image_files()),
+        figures.tables(detector, fit, events),
+    )
     for picture in pictures:
         run.content(picture.png, f"figures/{picture.name}.png")
     for table in tables:

@@ -11,15 +11,18 @@ import numpy as np
 import pyarrow as pa
 
 from anomaly_vae.core.callbacks import Progress, Say
+from anomaly_vae.core.config import EventsConfig
 from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.core.files import SCORES, require_ending
 from anomaly_vae.core.threads import prefetched
 from anomaly_vae.core.worries import lines
 from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Source
 from anomaly_vae.data.writers import batch, open_writer
 from anomaly_vae.detector.dataframe import explained_names, score_columns
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.events import EventMeter, event_columns
 from anomaly_vae.detector.likelihood import elbo_measure, elbo_of
 from anomaly_vae.reporting.heatmaps import HeatMaps, heat_maps
 from anomaly_vae.reporting.worries import NewData
@@ -34,7 +37,8 @@ class Options:
     shares. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
     that cannot be decoded. written: settings of how the file is written, see
     `DataConfig.written`. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
-    csv_safe: see `open_writer`. max_pixels: see `reopen`.
+    csv_safe: see `open_writer`. max_pixels: see `reopen`. events: file for the events of a series (.csv, .parquet,
+    .json). event_rules: instead of the detector's.
     """
 
     threshold: float | None = None
@@ -46,6 +50,8 @@ class Options:
     written: dict[str, Any] = field(default_factory=dict)
     csv_safe: bool = False
     max_pixels: int = 0
+    events: str | None = None
+    event_rules: EventsConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,10 @@ def score(
     if options.elbo:
         elbo_measure(detector)  # refused before anything is read
     threshold = detector.alarm_threshold(options.threshold)
+    events = None
+    if options.events:
+        require_ending(options.events, SCORES)
+        events = EventMeter(detector, threshold, options.event_rules)
     source = reopen(path, detector, options.id_column, options.skip_broken, options.written, options.max_pixels)
     names = explained_names(detector, options.explain)
     rows = alarms = recalled = 0
@@ -90,7 +100,9 @@ def score(
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms, recalled
             waiting, places = [], []  # where scores do not come in the order of the file
-            stream = new_data.watch(detector.score_source(source, explain=bool(options.explain or maps)))
+            with_elements = bool(options.explain or maps or events)
+            stream = new_data.watch(detector.score_source(source, explain=with_elements))
+            stream = stream if events is None else events.watch(stream)
             for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
                 is_anomaly = scores.total >= threshold
                 if heat_maps is not None:
@@ -119,6 +131,11 @@ def score(
             write(first)
             for later in batches:
                 write(later)
+            if events is not None and options.events:
+                table = batch(event_columns(events.events(), detector))
+                with open_writer(options.events, table.schema, options.csv_safe) as write_events:
+                    write_events(table)
+                say(f"{plural(table.num_rows, 'event')} in {options.events}")
     if recalled:
         say(
             f"note: {recalled} of {rows} are rows that the detector was fitted on: each has the score of the fit, by"
