@@ -69,7 +69,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-LABELS = {"digits": ["label", "--normal", "3"], "table": ["diagnosis"], "series": ["anomaly"]}
+LABELS = {"digits": ["label", "--normal", "3"], "table": ["diagnosis", "--set", "split.folds=2"], "series": ["anomaly"]}
 
 
 @pytest.fixture(scope="session")

@@ -214,7 +214,7 @@ def test_evaluate_adds_to_the_run(fits: Fits) -> None:
 @pytest.mark.usefixtures("beside")
 def test_threshold_of_a_folder_and_of_a_run(fits: Fits) -> None:
     store = ["--set", "tracking.folder=own"]
-    fit = ["table.csv", "--label", "diagnosis", "--set", "training.epochs=1", *store]
+    fit = ["table.csv", "--label", "diagnosis", "--set", "training.epochs=1", "--set", "split.folds=0", *store]
     address = f"runs:/{json.loads(ok('fit', *fit, '-o', 'copy', '--json'))['run_id']}/detector"
     before = table(ok("score", "table.csv", "-m", "./copy"))
     shown = [ok("threshold", "-m", place, "--policy", "fpr=0.2", *store) for place in ("./copy", address)]
@@ -286,7 +286,18 @@ def test_a_series_without_labels_says_what_its_threshold_promises(fits: Fits) ->
 @pytest.mark.usefixtures("beside")
 def test_the_latest_run_scores_where_none_is_named(fits: Fits) -> None:
     store = ["--set", "tracking.folder=two"]
-    fit = ["table.csv", "--label", "diagnosis", "--set", "training.epochs=1", "--set", "model.members=1", *store]
+    fit = [
+        "table.csv",
+        "--label",
+        "diagnosis",
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "model.members=1",
+        "--set",
+        "split.folds=0",
+        *store,
+    ]
     first, latest = (json.loads(ok("fit", *fit, "--seed", seed, "--json"))["run_id"] for seed in ("0", "1"))
     unnamed, named, other = (ok("score", "table.csv", *store, *model) for model in ([], ["-m", latest], ["-m", first]))
     assert unnamed == named != other

@@ -65,7 +65,7 @@ def steps() -> Detector:
 
 @pytest.fixture(scope="module")
 def frame() -> Detector:
-    return Detector.fit(mixed(), **QUICK | {"training__steps": 300})
+    return Detector.fit(mixed(), **QUICK | {"training__steps": 300, "split__folds": 0})
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_a_collapsed_posterior_is_told_by_its_kl() -> None:
     """Every unit is active at beta = 10, and the KL in all is what free bits grant: 2 nats."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 4)) @ rng.normal(size=(4, 4))
-    settings = {"tracking__enabled": False, "device": "cpu", "training__steps": 300}
+    settings = {"tracking__enabled": False, "device": "cpu", "training__steps": 300, "split__folds": 0}
     _, collapsed = fit_memory(X, None, None, **settings, objective__beta=10.0, objective__free_bits_total=0.0)
     _, healthy = fit_memory(X, None, None, **settings, objective__beta=0.1)
     for seen, told in ((collapsed, True), (healthy, False)):

@@ -52,7 +52,7 @@ def table(folder: Path, changed: Rows, **settings: Any) -> tuple[Detector, Fit]:
     frame.loc[changed, "size"] = 1e7 * (1 + np.arange(len(changed)))
     frame.loc[changed[::2], "weight"] = np.nan
     frame.loc[changed, "colour"] = "violet"
-    return fit_memory(frame, y, **QUICK, **settings)
+    return fit_memory(frame, y, **{"split__folds": 2} | QUICK | settings)
 
 
 def series(folder: Path, changed: Rows) -> tuple[Detector, Fit]:
