@@ -14,7 +14,8 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -89,11 +90,8 @@ class DataFile:
 
     def head(self, size: int | None) -> bytes:
         """The first bytes of the content; None: all. Raises DataError if the file is damaged."""
-        try:
-            with self.open() as stream:
-                return bytes(stream.read(size))
-        except BROKEN as error:
-            raise self.broken() from error
+        with self.intact(), self.open() as stream:
+            return bytes(stream.read(size))
 
     def size(self) -> int:
         """The approximate size of the content, in bytes."""
@@ -103,12 +101,17 @@ class DataFile:
         """The file itself, or a decompressed copy of it in a temporary file."""
         if self.compression is None:
             return self
+        with self.intact(), self.open() as stream:
+            place, held = spill(lambda file: shutil.copyfileobj(stream, file, BUFFER))
+        return replace(self, place=place, compression=None, held=held)
+
+    @contextmanager
+    def intact(self) -> Iterator[None]:
+        """Raises what reading a damaged file raises as a DataError that says so."""
         try:
-            with self.open() as stream:
-                place, held = spill(lambda file: shutil.copyfileobj(stream, file, BUFFER))
+            yield
         except BROKEN as error:
             raise self.broken() from error
-        return replace(self, place=place, compression=None, held=held)
 
     def broken(self) -> DataError:
         """The error for a damaged file; it is returned, not raised."""
