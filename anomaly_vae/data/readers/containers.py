@@ -140,7 +140,12 @@ def open_file(path: str | Path) -> DataFile:
                 if stream.isatty():
                     raise DataError(f"{shown}: a terminal; pipe data into this command, or name a file")
                 first = _first_byte(stream.fileno(), shown) if fifo else b""
-                place, held = spill(lambda file: (file.write(first), shutil.copyfileobj(stream, file, BUFFER)))
+
+                def copy(file: IO[bytes]) -> None:
+                    file.write(first)
+                    shutil.copyfileobj(stream, file, BUFFER)
+
+                place, held = spill(copy)
         file = DataFile(shown, "stdin" if piped or shown == "stdin" else stem(path), place, held=held)
         return _recognised(file)
     except FileNotFoundError as error:
@@ -171,7 +176,7 @@ def _first_byte(pipe: int, shown: str) -> bytes:
     return first
 
 
-def spill(write: Callable[[IO[bytes]], Any]) -> tuple[str, Any]:
+def spill(write: Callable[[IO[bytes]], None]) -> tuple[str, Any]:
     """Writes a temporary file; (path, what keeps it alive). Raises AnomalyVAEError, in one line, if the disk is full.
 
     Where the system can open a file again by its descriptor, the file has no name and ends with the process.
