@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from anomaly_vae.core.errors import AnomalyVAEError as AnomalyVAEError
 from anomaly_vae.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from anomaly_vae.core.config import Config as Config
     from anomaly_vae.detector.detector import Detector as Detector
 
-__all__ = ["Config", "Detector", "__version__"]
+__all__ = ["AnomalyVAEError", "Config", "Detector", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,5 @@
-"""Mutated inputs through the command line: CSV, Parquet, pictures, YAML, `--set`, words and detector folders.
+"""Mutated inputs through the command line: tables of every format and container, pictures, YAML, `--set`, words and
+detector folders.
 
     python -m pipelines.fuzz --inputs 20000                  one process, seeded: the same inputs each time
     python -m pipelines.fuzz --only csv,yaml --keep found    keeps each input that failed as a folder with its command
@@ -12,9 +13,12 @@ opens, learns and reads data as a fit does, without training.
 from __future__ import annotations
 
 import argparse
+import bz2
 import gzip
+import importlib.util
 import io
 import json
+import lzma
 import os
 import random
 import resource
@@ -22,6 +26,7 @@ import shutil
 import signal
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +37,7 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from click.testing import CliRunner
 from PIL import Image
 
@@ -110,6 +116,52 @@ def mutated_tree(tree: Any, rng: random.Random) -> Any:
     return rng.choice(ODD)
 
 
+def _containers(frame: pd.DataFrame, text: bytes) -> dict[str, bytes]:
+    """The same table in the other formats and compressions, by the name of its file; xlsx only with openpyxl."""
+    numbers, labels = frame[["a", "b", "c"]].to_numpy(), np.repeat([0, 1], [50, 10])
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("data.csv", text)
+    writers: dict[str, Callable[[Any], Any]] = {
+        "data.feather": frame.to_feather,
+        "data.npy": lambda file: np.save(file, numbers),
+        "records.npy": lambda file: np.save(file, frame[["a", "b"]].to_records(index=False)),
+        "data.npz": lambda file: np.savez_compressed(file, X=numbers, y=labels),
+    }
+    if importlib.util.find_spec("openpyxl"):
+        writers["data.xlsx"] = lambda file: frame.to_excel(file, index=False)
+    found = {
+        "data.json": frame.to_json(orient="records").encode(),
+        "data.jsonl": frame.to_json(orient="records", lines=True).encode(),
+        "data.csv.zip": archive.getvalue(),
+        "data.csv.gz": gzip.compress(text, mtime=0),
+        "data.csv.bz2": bz2.compress(text),
+        "data.csv.xz": lzma.compress(text),
+        "data.csv.zst": pa.compress(text, "zstd", asbytes=True),
+    }
+    for name, write in writers.items():
+        file = io.BytesIO()
+        write(file)
+        found[name] = file.getvalue()
+    return found
+
+
+def _rezipped(content: bytes, rng: random.Random) -> bytes:
+    """A zip archive of which the content of one member, or its name, is mutated, with checksums that hold."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new:
+        names = old.namelist()
+        chosen, what = rng.choice(names), rng.random()
+        for name in names:
+            member = old.read(name)
+            if name == chosen and what < 0.1:
+                continue
+            if name == chosen and what > 0.2:
+                member = mutated(member, rng)
+            new.writestr(name + "x" if name == chosen and what <= 0.2 else name, member)
+    return made.getvalue()
+
+
 class Fuzz:
     """The seeds of each kind of input, and detectors that score them.
 
@@ -137,6 +189,7 @@ class Fuzz:
             file = io.BytesIO()
             table.to_parquet(file, compression=compression)
             self.parquet.append(file.getvalue())
+        self.containers = _containers(frame, texts[0].encode())
         squares = rows.integers(0, 255, (24, 12, 12, 3)).astype(np.uint8)
         self.pictures = []
         for ending in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
@@ -167,6 +220,20 @@ class Fuzz:
 
     def of_parquet(self, rng: random.Random) -> Input:
         return self._over("data.parquet", mutated(rng.choice(self.parquet), rng), rng)
+
+    def of_containers(self, rng: random.Random) -> Input:
+        name = rng.choice(list(self.containers))
+        content = self.containers[name]
+        how = rng.random()
+        if name.endswith((".zip", ".npz", ".xlsx")) and how < 0.8:
+            content = _rezipped(content, rng)  # else hardly anything but checksums would be seen to be wrong
+        elif name.endswith(".gz") and how < 0.5:
+            content = gzip.compress(mutated(gzip.decompress(content), rng), mtime=0)
+        else:
+            content = mutated(content, rng)
+        if rng.random() < 0.2:
+            return Input(["read", "parts"], {f"parts/1-{name}": content, f"parts/2-{name}": self.containers[name]})
+        return self._over(name, content, rng)
 
     def of_pictures(self, rng: random.Random) -> Input:
         files = {f"pics/{i}.{ending}": content for i, (ending, content) in enumerate(self.pictures)}
@@ -235,8 +302,8 @@ class Fuzz:
 
 
 KINDS: dict[str, Callable[[Fuzz, random.Random], Input]] = {
-    "csv": Fuzz.of_csv, "parquet": Fuzz.of_parquet, "pictures": Fuzz.of_pictures, "yaml": Fuzz.of_yaml,
-    "set": Fuzz.of_set, "words": Fuzz.of_words, "detector": Fuzz.of_detector,
+    "csv": Fuzz.of_csv, "parquet": Fuzz.of_parquet, "containers": Fuzz.of_containers, "pictures": Fuzz.of_pictures,
+    "yaml": Fuzz.of_yaml, "set": Fuzz.of_set, "words": Fuzz.of_words, "detector": Fuzz.of_detector,
 }  # fmt: skip
 
 

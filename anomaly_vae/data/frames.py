@@ -31,14 +31,15 @@ class Field:
 
 
 def column_fields(layout: Layout) -> tuple[Field, ...]:
-    """The columns of a table, a series or a pixel table."""
+    """The columns of a table, a series or a pixel table, and `id`, which comes back, where no other has that name."""
     required = {layout.id: False, layout.time: False, layout.time_of_day: False, layout.group: True}
     required |= dict.fromkeys((column.name for column in layout.conditions), True)
     others = tuple(Field(name, "any", is_required) for name, is_required in required.items() if name)
     # any: MLflow would refuse integers in a column declared double, and a missing cell in one declared boolean
     # a column without a value in training may as well be absent
     columns = [Field(column.name, "any", column.categories != ()) for column in layout.columns]
-    return (*(columns or (Field(name, "any") for name in layout.pixels)), *others)
+    fields = (*(columns or (Field(name, "any") for name in layout.pixels)), *others)
+    return fields if any(field.name == ID for field in fields) else (*fields, Field(ID, "any", False))
 
 
 def column_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows: int) -> Iterator[Chunk]:
@@ -46,6 +47,14 @@ def column_chunks(frame: pd.DataFrame, layout: Layout, config: DataConfig, rows:
     present = {name: name if name in frame.columns else None for name in (layout.id, layout.time) if name}
     changes = {"id": present.get(layout.id or ""), "time": present.get(layout.time or ""), "label": None}
     return open_memory(frame, config.model_copy(update=changes | {"kind": layout.kind})).chunks(layout, rows)
+
+
+def sent_ids(frame: pd.DataFrame, layout: Layout) -> pd.Series | None:
+    """The column `id` of a DataFrame of rows that have no other name: neither the layout's id nor a time."""
+    inputs = {column.name for column in (*layout.columns, *layout.conditions)} | {*layout.pixels, layout.group}
+    if ID in inputs or ID not in frame.columns or {layout.id, layout.time} & set(frame.columns):
+        return None
+    return frame[ID]
 
 
 def column_example(layout: Layout) -> dict[str, Any]:

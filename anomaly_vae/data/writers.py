@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from anomaly_vae.core.errors import AnomalyVAEError
+from anomaly_vae.core.errors import AnomalyVAEError, escaped
 from anomaly_vae.core.files import SCORES, replacing, require_ending
 
 Write = Callable[[pa.RecordBatch], None]
@@ -30,8 +30,8 @@ def open_writer(path: str | Path | None, schema: pa.Schema, csv_safe: bool = Fal
     """Opens a writer: a function that takes record batches of `schema`.
 
     path: its suffix chooses the format; None: CSV to stdout. Stdout too is written only after the last batch, so that a
-    bad row late in the input leaves no incomplete result. csv_safe: texts of a CSV that a spreadsheet would compute
-    begin with an apostrophe.
+    bad row late in the input leaves no incomplete result; a terminal is shown control characters escaped. csv_safe:
+    texts of a CSV that a spreadsheet would compute begin with an apostrophe.
     Raises UsageError for an unknown suffix, AnomalyVAEError if the file cannot be written.
     """
     csv = partial(_csv, safe=csv_safe)
@@ -41,7 +41,10 @@ def open_writer(path: str | Path | None, schema: pa.Schema, csv_safe: bool = Fal
                 yield write
             spool.seek(0)
             with _stdout_explained():
-                shutil.copyfileobj(spool, sys.stdout.buffer, 1 << 20)
+                if sys.stdout.isatty():  # a person reads it, whose terminal would obey what an id holds
+                    sys.stdout.writelines(escaped(line.decode()) for line in spool)
+                else:
+                    shutil.copyfileobj(spool, sys.stdout.buffer, 1 << 20)
                 sys.stdout.flush()
         return
     openers: dict[str, Open] = {".csv": csv, ".parquet": _parquet, ".json": _json}
@@ -87,12 +90,12 @@ def _csv(file: IO[bytes], schema: pa.Schema, safe: bool) -> Iterator[Write]:
 def _without_formulas(batch: pa.RecordBatch) -> pa.RecordBatch:
     """With an apostrophe before texts that begin as a formula does (OWASP, CSV injection)."""
 
-    def escaped(column: pa.Array) -> pa.Array:
+    def marked(column: pa.Array) -> pa.Array:
         return (
             pc.replace_substring_regex(column, "^([=+@\t\r-])", "'\\1") if pa.types.is_string(column.type) else column
         )
 
-    return pa.RecordBatch.from_arrays([escaped(column) for column in batch.columns], names=batch.schema.names)
+    return pa.RecordBatch.from_arrays([marked(column) for column in batch.columns], names=batch.schema.names)
 
 
 def _need_quotes(texts: Iterable[pa.Array]) -> bool:

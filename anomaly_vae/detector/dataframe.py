@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_vae.core.errors import UsageError
-from anomaly_vae.data.frames import Field
+from anomaly_vae.core.errors import DataError, UsageError
+from anomaly_vae.data.frames import Field, sent_ids
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.source import Layout
@@ -40,16 +40,24 @@ def score_frame(
 
     frame: the columns of the training data by name, whatever their order; others are ignored. A series is all steps
     of a stretch of time, at least one window. Pictures from files: `image`, the bytes of an image file each, and `id`.
+    A column `id` comes back as it is, where training knew no other id and no time.
     threshold: instead of the detector's (nats). explain: so many columns or sensors that contribute most.
-    Raises DataError for columns or cells that cannot be scored, UsageError for `explain` of pictures without columns
-    and for a threshold that is not finite.
+    Raises DataError for columns or cells that cannot be scored and where there is no row, UsageError for an `explain`
+    below 0 or of pictures without columns, and for a threshold that is not finite.
     """
     import pandas as pd
 
+    if explain < 0:
+        raise UsageError(f"explain {explain}: expected a number of columns, or 0")
+    if not len(frame):
+        raise DataError("memory: no row; send at least one")
     names, at_least = explained_names(detector, explain), detector.alarm_threshold(threshold)
     chunks = KINDS[detector.layout.kind].frame_chunks(frame, detector.layout, detector.config.data, detector.chunk_rows)
     scores = join(detector.stream(chunks, bool(explain)))
-    return pd.DataFrame(score_columns(scores, detector, scores.total >= at_least, names, explain))
+    columns = score_columns(scores, detector, scores.total >= at_least, names, explain)
+    if (ids := sent_ids(frame, detector.layout)) is not None:
+        columns["id"] = ids.to_numpy()
+    return pd.DataFrame(columns)
 
 
 def score_columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,3 +23,15 @@ def test_texts_that_begin_as_a_formula_get_an_apostrophe_when_asked(safe: bool, 
         ("'" if number < marked else "") + text for number, text in enumerate(TEXTS)
     ]
     assert {line.rpartition(",")[2] for line in lines} == {"-1.5"}  # a number is no formula
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_terminal_is_shown_control_characters_and_a_pipe_gets_them(
+    terminal: bool, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pa.RecordBatch.from_pydict({"id": ["\x1b[2Jx", "é\x07"], "score": [1, 2]})
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    with open_writer(None, rows.schema) as write:
+        write(rows)
+    shown = ["\\x1b[2Jx,1", "é\\x07,2"] if terminal else ["\x1b[2Jx,1", "é\x07,2"]
+    assert capsysbinary.readouterr().out.decode().split("\n") == ["id,score", *shown, ""]

@@ -16,7 +16,7 @@ DETECTORS = Path(__file__).parent.parent / "detector" / "format5"
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow and pandas, about what is broken
 def test_a_slice_of_mutated_inputs_ends_as_promised(tmp_path: Path) -> None:
-    counts = fuzz.run(70, seed=1, keep=tmp_path, detectors=DETECTORS)
+    counts = fuzz.run(80, seed=1, keep=tmp_path, detectors=DETECTORS)
     assert counts == {kind: {"inputs": 10} for kind in fuzz.KINDS}, [p.read_text() for p in tmp_path.glob("*/*.json")]
 
 

@@ -130,6 +130,7 @@ def limit_pixels(most: int) -> None:
 
     Image.MAX_IMAGE_PIXELS = -(-most // 2)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be decoded is refused, whatever else is damaged
 
 
 def is_grey(opened: Any) -> bool:
@@ -225,7 +226,9 @@ def _explained(file: Path | Encoded) -> Iterator[None]:
             file,
             f"{pixels} pixels, which would fill the memory; {setting('data.max_pixels', pixels)} reads it all the same",
         ) from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises exceptions of any type
         raise BrokenImageError(file, "not a readable image, or its end is missing") from error
 
 

@@ -167,7 +167,7 @@ class Reader(ABC):
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             expected = "text" if type_ == pa.string() else "numbers"
             raise DataError(
-                f"{self.path}: column '{name}' holds {column.type}, expected {expected}; {_drop(name)}"
+                f"{self.path}: column '{name}' holds {str(column.type)[:60]}, expected {expected}; {_drop(name)}"
             ) from error
 
     def numbers(self, column: pa.ChunkedArray, name: str, first: int, format_: NumberFormat = PLAIN) -> pa.ChunkedArray:

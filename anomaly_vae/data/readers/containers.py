@@ -7,6 +7,7 @@ import errno
 import lzma
 import os
 import re
+import select
 import shutil
 import stat
 import sys
@@ -14,7 +15,8 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +62,7 @@ MARKUP = re.compile(rb"\s*<(!doctype html|html|\?xml)", re.IGNORECASE)
 PACKED = 6  # approximate ratio of the size of text to that of its compressed form
 BROKEN = (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)  # what reading a damaged file raises
 BUFFER = 1 << 20  # bytes read at a time
+WAIT = 10  # seconds in which somebody must open a named pipe for writing
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,8 @@ class DataFile:
 
     def head(self, size: int | None) -> bytes:
         """The first bytes of the content; None: all. Raises DataError if the file is damaged."""
-        try:
-            with self.open() as stream:
-                return bytes(stream.read(size))
-        except BROKEN as error:
-            raise self.broken() from error
+        with self.intact(), self.open() as stream:
+            return bytes(stream.read(size))
 
     def size(self) -> int:
         """The approximate size of the content, in bytes."""
@@ -103,12 +103,17 @@ class DataFile:
         """The file itself, or a decompressed copy of it in a temporary file."""
         if self.compression is None:
             return self
+        with self.intact(), self.open() as stream:
+            place, held = spill(lambda file: shutil.copyfileobj(stream, file, BUFFER))
+        return replace(self, place=place, compression=None, held=held)
+
+    @contextmanager
+    def intact(self) -> Iterator[None]:
+        """Raises what reading a damaged file raises as a DataError that says so."""
         try:
-            with self.open() as stream:
-                place, held = spill(lambda file: shutil.copyfileobj(stream, file, BUFFER))
+            yield
         except BROKEN as error:
             raise self.broken() from error
-        return replace(self, place=place, compression=None, held=held)
 
     def broken(self) -> DataError:
         """The error for a damaged file; it is returned, not raised."""
@@ -126,20 +131,49 @@ def open_file(path: str | Path) -> DataFile:
     place, held = "/dev/stdin" if shown == "-" else shown, None
     shown = "stdin" if shown == "-" else shown
     try:
-        piped = not stat.S_ISREG(os.stat(place).st_mode)
+        mode = os.stat(place).st_mode
+        piped, fifo = not stat.S_ISREG(mode), stat.S_ISFIFO(mode)
         if piped:
             if os.environ.get("WORLD_SIZE", "1") != "1":
                 raise DataError(f"{shown}: a pipe, which several processes cannot read; save it as a file")
-            with open(place, "rb") as stream:
+            with open(place, "rb", opener=_without_waiting if fifo else None) as stream:
                 if stream.isatty():
                     raise DataError(f"{shown}: a terminal; pipe data into this command, or name a file")
-                place, held = spill(lambda file: shutil.copyfileobj(stream, file, BUFFER))
+                first = _first_byte(stream.fileno(), shown) if fifo else b""
+
+                def copy(file: IO[bytes]) -> None:
+                    file.write(first)
+                    shutil.copyfileobj(stream, file, BUFFER)
+
+                place, held = spill(copy)
         file = DataFile(shown, "stdin" if piped or shown == "stdin" else stem(path), place, held=held)
         return _recognised(file)
     except FileNotFoundError as error:
         raise DataError(f"{shown}: no such file or folder") from error
     except OSError as error:
         raise DataError(f"{shown}: cannot be read ({error.strerror or error})") from error
+
+
+def _without_waiting(place: str, flags: int) -> int:
+    """Opens a named pipe that nobody may have opened for writing yet."""
+    return os.open(place, flags | os.O_NONBLOCK)
+
+
+def _first_byte(pipe: int, shown: str) -> bytes:
+    """Waits for the writer of a pipe, which blocks from then on; what it wrote in the moment when the wait ended.
+
+    Raises DataError where nobody opens the pipe within WAIT. A writer that is there may take its time.
+    """
+    first = b""
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
+    if not waiting.poll(1000 * WAIT):
+        with suppress(BlockingIOError):  # a writer that is silent
+            first = os.read(pipe, 1)
+            if not first:
+                raise DataError(f"{shown}: a pipe that nobody writes to, after {WAIT} s; start its writer first")
+    os.set_blocking(pipe, True)
+    return first
 
 
 def spill(write: Callable[[IO[bytes]], None]) -> tuple[str, Any]:

@@ -89,7 +89,7 @@ class CsvReader(Reader):
         lines: list[str] = []
         n_quotes = n_rows = n_chars = 0
         blank = f'{self._separator}" \t\r\n'
-        with self._text() as file:
+        with self._file.intact(), self._text() as file:
             for line in file:
                 n_quotes, n_chars = n_quotes + line.count('"'), n_chars + len(line)
                 if n_quotes % 2 == 0:  # else a quoted cell goes on in the next line
@@ -311,10 +311,8 @@ class CsvReader(Reader):
                     cells = split_blanks(line)
                     sink.write(("\t".join(map(_quoted, cells)) + "\n").encode())
 
-        try:
+        with self._file.intact():
             place, held = spill(write)
-        except BROKEN as error:
-            raise self._file.broken() from error
         self._file = replace(self._file, place=place, held=(held, self._file.held), compression=None)
         self._encoding, self._start, self._separator = "utf-8", 0, "\t"
 
@@ -359,8 +357,9 @@ class CsvReader(Reader):
         error = failure.error
         if isinstance(error, BROKEN) and not isinstance(error, pa.ArrowException | UnicodeDecodeError):
             raise self._file.broken() from error
-        self._check_encoding()
-        self._check_rows()
+        with self._file.intact():
+            self._check_encoding()
+            self._check_rows()
         raise DataError(f"{self.path}: cannot be read as CSV ({' '.join(str(error).split())[:200]})") from error
 
     def _check_rows(self) -> None:
@@ -406,7 +405,7 @@ class CsvReader(Reader):
         what = "UTF-8" if self._encoding == "utf-8" else self._encoding
         otherwise = f"save the file as UTF-8, or {setting('data.encoding', 'cp1252')} reads it as Latin-1"
         number = 0
-        with self._file.open() as stream:
+        with self._file.intact(), self._file.open() as stream:
             for number, line in enumerate(io.BufferedReader(stream), 1):
                 try:
                     line.decode("utf-8")

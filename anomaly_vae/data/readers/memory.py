@@ -88,7 +88,7 @@ def _column(values: Any) -> pa.Array:
         values = values.dt.to_timestamp()
     try:
         column = pa.array(values, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         # Objects of several types become text; `columns.profile` recognises the numbers among it.
         is_missing = [value is None or value != value for value in values]
         texts = [None if missing else str(value) for missing, value in zip(is_missing, values, strict=True)]

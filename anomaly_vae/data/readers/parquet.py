@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import IO
 
@@ -32,9 +33,9 @@ class ParquetReader(Reader):
             # without a pre-buffer pages are read one by one; with it the reader loads a complete row group first,
             # which may be the complete file
             self._file = pq.ParquetFile(self._place.place, pre_buffer=False, buffer_size=PAGES)
-        except (pa.ArrowException, OSError) as error:
+            self.columns = list(self._file.schema_arrow.names)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self.path}: not a readable Parquet file; write it again, or use CSV") from error
-        self.columns = list(self._file.schema_arrow.names)
         self.index = pandas_index(self._file.schema_arrow)
         check_names(self.path, self.columns)
         if self.rows == 0:
@@ -71,6 +72,7 @@ class ParquetReader(Reader):
     def _batches(self, columns: list[str], rows: int, stop: bool = False) -> Iterator[pa.RecordBatch]:
         try:
             for batch in self._file.iter_batches(rows, columns=columns):
+                batch.validate(full=True)  # indices of categories, and UTF-8, are not checked by the decoder
                 yield batch
                 if stop:
                     return
@@ -79,6 +81,8 @@ class ParquetReader(Reader):
 
 
 def pandas_index(schema: pa.Schema) -> tuple[str, ...]:
-    """The columns in which pandas saved the index of a frame."""
-    saved = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
-    return tuple(name for name in saved if isinstance(name, str) and name in schema.names)  # others are ranges
+    """The columns in which pandas saved the index of a frame; none where its note is damaged."""
+    with suppress(ValueError, AttributeError, TypeError, RecursionError):
+        saved = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+        return tuple(name for name in saved if isinstance(name, str) and name in schema.names)  # others are ranges
+    return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from typing import IO, Any
 
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import DataConfig
 from anomaly_vae.data.readers.base import file_digest
-from anomaly_vae.data.readers.containers import BROKEN, DataFile, spill
+from anomaly_vae.data.readers.containers import DataFile, spill
 from anomaly_vae.data.readers.csv import CsvReader
 from anomaly_vae.data.readers.memory import MemoryReader, from_array, from_frame
 from anomaly_vae.data.readers.parquet import pandas_index
+
+DEEPEST = 100  # nested brackets of JSON; rows of a table have two
+NOT_MARKS = bytes(set(range(256)) - set(b'"[]{}'))
 
 
 def from_arrow(file: DataFile) -> MemoryReader:
@@ -32,7 +36,8 @@ def from_arrow(file: DataFile) -> MemoryReader:
         except pa.ArrowInvalid:
             source.seek(0)
             table = pa.ipc.open_stream(source).read_all()
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # what is trusted to be within its buffers is read beyond them
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file.path}: not a readable Arrow or Feather file; write it again") from error
     return _named(MemoryReader(table), place)
 
@@ -42,6 +47,8 @@ def from_json(file: DataFile) -> MemoryReader:
     from pyarrow.json import ReadOptions, read_json
 
     content = file.head(None)
+    if (depth := _depth(content)) > DEEPEST:
+        raise DataError(f"{file.path}: JSON of brackets {depth} deep; expected rows of values")
     lines = content.lstrip(b"\xef\xbb\xbf \t\r\n")
     try:
         if lines.startswith(b"["):
@@ -53,8 +60,22 @@ def from_json(file: DataFile) -> MemoryReader:
     except pa.ArrowInvalid:  # also for a value of another type than those above
         import pandas as pd
 
-        return _named(from_frame(pd.DataFrame(_objects(file.path, content.decode("utf-8-sig", "replace")))), file)
+        try:
+            frame = pd.DataFrame(_objects(file.path, content.decode("utf-8-sig", "replace")))
+            return _named(from_frame(frame), file)
+        except ValueError as error:  # a number of thousands of digits, half of a surrogate pair
+            raise DataError(f"{file.path}: JSON that cannot be read ({str(error)[:200]}); write it again") from error
     return _named(MemoryReader(table), file)
+
+
+def _depth(content: bytes) -> int:
+    """How deep the brackets of JSON are nested: thousands overflow the stack, of pyarrow with a crash."""
+    if b"\\" in content:
+        content = re.sub(rb"\\.", b"", content, flags=re.DOTALL)
+    marks = content.translate(None, NOT_MARKS).replace(b'""', b"")  # two quotes side by side open and close nothing
+    brackets = np.frombuffer(re.sub(rb'"[^"]*"', b"", marks), np.uint8)
+    opens = np.isin(brackets, list(b"[{")).view(np.int8)
+    return int(np.cumsum(2 * opens - 1, dtype=np.int32).max(initial=0))
 
 
 def _objects(path: str, text: str) -> Any:
@@ -96,7 +117,7 @@ def from_excel(file: DataFile, config: DataConfig) -> CsvReader:
         first, *others = book.worksheets
         first.reset_dimensions()  # some programs write wrong ones
         rows = [list(row) for row in first.iter_rows(values_only=True)]
-    except (*BROKEN, KeyError, ValueError) as error:
+    except Exception as error:  # openpyxl raises exceptions of any type
         raise DataError(f"{file.path}: an Excel workbook that cannot be read; save its sheet as CSV") from error
     used = [[i for i, cell in enumerate(row) if cell is not None] for row in rows]
     width = max((columns[-1] + 1 for columns in used if columns), default=0)
@@ -130,8 +151,8 @@ def arrays(file: DataFile) -> tuple[NDArray[Any], NDArray[Any] | None]:
         if file.format == "numpy":
             return np.load(place, mmap_mode="r", allow_pickle=False), None
         with np.load(place, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (*BROKEN, ValueError) as error:
+            found = {name: np.asarray(archive[name]) for name in archive.files}
+    except Exception as error:  # of any type, where the header is damaged
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
             raise DataError(f"{file.path}: an array of Python objects; save an array of numbers") from error
         raise DataError(f"{file.path}: a NumPy file that is damaged; save it again") from error

@@ -7,6 +7,7 @@ Okabe and Ito (2008), which people with any colour vision can distinguish; anoma
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -78,7 +79,9 @@ def new_figure(
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a name; it is drawn as a box
+        figure.savefig(file, format="png")
     return file.getvalue()
 
 

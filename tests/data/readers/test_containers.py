@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import pytest
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.open import open_source
+from anomaly_vae.data.readers import containers
 
 VALUES = np.array([[0.5, 1], [1.5, 3], [-2, 7], [4, 0.25]])
 FRAME = pd.DataFrame(VALUES, columns=["a", "b"])
@@ -118,6 +120,30 @@ def test_a_pipe_is_read_once_into_a_temporary_file(tmp_path: Path, name: str) ->
     for _ in range(2):  # as often as needed
         np.testing.assert_array_equal(np.concatenate([c.values for c in source.chunks(layout, 3)]), VALUES)
     assert source.name == "stdin"
+
+
+@pytest.mark.parametrize("how", ["nobody", "late", "silent"])
+def test_a_pipe_waits_for_its_writer_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(containers, "WAIT", 5 if how == "late" else 0.2)
+
+    def write() -> None:
+        time.sleep(0.3 if how == "late" else 0)
+        with pipe.open("wb") as file:
+            time.sleep(0.6 if how == "silent" else 0)  # longer than the wait, which is for a writer, not for its bytes
+            file.write(CSV)
+
+    if how == "nobody":
+        with pytest.raises(DataError, match=r"pipe: a pipe that nobody writes to, after 0\.2 s"):
+            read(pipe)
+        return
+    writer = threading.Thread(target=write)
+    writer.start()
+    np.testing.assert_array_equal(read(pipe), VALUES)
+    writer.join()
 
 
 @pytest.mark.parametrize("how", ["pipe", "file"])
