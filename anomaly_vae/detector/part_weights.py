@@ -2,11 +2,14 @@
 
 The log-odds that a row is an anomaly are an intercept plus the weighted nats. A weight of 1 is what theory says of a
 surprise: normals thin out as exp(-nats), so if anomalies do not, the log-odds rise by 1 a nat. The prior of a weight is
-N(1, 1), cut at 0: one anomaly that the sum finds already says nothing new, and moves nothing.
+N(1, 1), cut at 0: an anomaly that the sum finds already says nothing new, and moves nothing. Weights that do not rank
+the anomalies better when these are left out, beyond two standard errors, are not used: labels never cost what the sum
+of the parts finds without them (on development tables, a looser rule gained more and lost on more of them; BENCHMARKS).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_vae.core.advice import setting
-from anomaly_vae.scoring.scores import DECIMALS, weighted
+from anomaly_vae.scoring.scores import DECIMALS
 
 SPREAD = 1.0  # standard deviation of a weight's prior, whose mean is 1
+SURE = 2.0  # standard errors by which left-out anomalies must gain
 FOLDS = 20  # in which weights are tried on rows that did not choose them; of fewer anomalies, one each
 NOT_WEIGHTED = setting("scoring.weights", "none")
 
@@ -37,37 +41,47 @@ def choose_weights(parts: Mapping[str, Nats], anomalous: NDArray[np.bool_], mark
     """The weights that rows with parts (n,) choose, some of which are `anomalous` (n,).
 
     marked: (n,) normal rows that a person looked at, each of which counts as much as an anomaly; the others do
-    together. Where weights do not rank the rows better that did not choose them, each part counts as it is.
+    together.
     """
-    from sklearn.metrics import roc_auc_score
-
     stacked, count = np.stack(list(parts.values())), int(anomalous.sum())
-    plain = np.round(np.sum(list(parts.values()), axis=0), DECIMALS)
+    plain = np.round(stacked.sum(0), DECIMALS)
     if not count or anomalous.all():
         return Weighing(None, plain)
     if count == 1:
-        return Weighing(None, plain, "one labelled anomaly cannot show that weights help: each part counts as it is")
-    folds = np.empty(len(plain), np.intp)
-    for rows in (np.flatnonzero(anomalous), np.flatnonzero(~anomalous)):
-        folds[rows] = np.arange(len(rows)) % min(FOLDS, count)
-    totals = np.empty(len(plain))
-    for fold in range(min(FOLDS, count)):
-        others, mine = folds != fold, folds == fold
-        weights = dict(zip(parts, _fitted(stacked[:, others], anomalous[others], marked[others]), strict=True))
-        mine_parts = weighted({name: nats[mine] for name, nats in parts.items()}, weights)
-        totals[mine] = np.round(np.sum(list(mine_parts.values()), axis=0), DECIMALS)
-    before, after = (float(roc_auc_score(anomalous, scores)) for scores in (plain, totals))
-    ranked = f"{count} labelled anomalies, left out in turn, rank at AUROC {after:.4f} by weighted parts, {before:.4f}"
-    if after <= before:
-        return Weighing(None, plain, f"{ranked} without: each part counts as it is")
-    chosen = dict(zip(parts, _fitted(stacked, anomalous, marked), strict=True))
-    listed = ", ".join(f"{name} {weight:g}" for name, weight in chosen.items() if parts[name].any())
-    return Weighing(
-        chosen, totals, f"parts count by their labels: {listed} ({ranked} without); {NOT_WEIGHTED} does not"
+        return Weighing(None, plain, "one labelled anomaly cannot show that weights help: each part counts 1")
+    weights, normal = _fitted(stacked, anomalous, marked), ~anomalous
+    usual = (weights @ stacked[:, normal]).mean()
+    totals, ranks = np.empty(len(plain)), np.empty((2, len(plain)))
+    for kind in (anomalous, normal):
+        rows = np.flatnonzero(kind)
+        for fold in range(min(FOLDS, len(rows))):
+            mine = rows[fold::FOLDS]
+            others = np.delete(np.arange(len(plain)), mine)
+            scores = _fitted(stacked[:, others], anomalous[others], marked[others]) @ stacked
+            totals[mine] = scores[mine] * (usual / max(scores[normal].mean(), 1e-12))  # on the scale of `weights`
+            ranks[:, mine] = [_shares_below(total[mine], total[normal]) for total in (plain, scores)]
+    before, after = ranks[:, anomalous]
+    said = (
+        f"{count} labelled anomalies, left out in turn, rank at AUROC {after.mean():.4f} by weighted parts,"
+        f" {before.mean():.4f} by 1"
     )
+    if (after - before).mean() <= SURE * (after - before).std(ddof=1) / math.sqrt(count):
+        return Weighing(None, plain, f"{said}, which is no sure gain: each part counts 1")
+    chosen = dict(zip(parts, weights.tolist(), strict=True))
+    listed = ", ".join(f"{name} {weight:g}" for name, weight in chosen.items() if parts[name].any())
+    return Weighing(chosen, totals.round(DECIMALS), f"{said}: parts count {listed}; {NOT_WEIGHTED} leaves them 1")
 
 
-def _fitted(parts: Nats, anomalous: NDArray[np.bool_], marked: NDArray[np.bool_]) -> list[float]:
+def _shares_below(scores: Nats, others: Nats) -> Nats:
+    """(n,) the share of others that each score is above; what equals it counts half. Their mean is the AUROC."""
+    ordered = np.sort(others)
+    found: Nats = (
+        (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / 2 / len(others)
+    )
+    return found
+
+
+def _fitted(parts: Nats, anomalous: NDArray[np.bool_], marked: NDArray[np.bool_]) -> Nats:
     """The weights, to four decimals, of parts (P, n): the most probable ones."""
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -86,4 +100,5 @@ def _fitted(parts: Nats, anomalous: NDArray[np.bool_], marked: NDArray[np.bool_]
     start = np.r_[np.ones(len(parts)), -np.median(parts.sum(0))]
     bounds = [(0, None)] * len(parts) + [(None, None)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12, "gtol": 1e-8})
-    return [round(float(weight), 4) for weight in found.x[:-1]]
+    weights: Nats = found.x[:-1].round(4)
+    return weights
