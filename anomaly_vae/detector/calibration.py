@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,15 +96,21 @@ class Calibration:
 
 
 def merged(pieces: Iterable[Calibration]) -> Calibration:
-    """All rows; one that comes again in a later piece, and is the only one of its kind in the earlier one, is as the
-    later one says."""
+    """All rows; of one that comes again in a later piece, and is the only one of its kind in the earlier one, the nats
+    stay and the verdict is the later one."""
     first, *later = pieces
     for piece in later:
         if first.known != piece.known:
             first, piece = (one.of_score() if one.known else one for one in (first, piece))
-        kinds, counts = np.unique(first.hashes, return_counts=True)
-        single = kinds[(counts == 1) & (kinds != UNKNOWN)]
-        first = joined((first.take(~np.isin(first.hashes, np.intersect1d(single, piece.hashes))), piece))
+        kinds, places, counts = np.unique(first.hashes, return_index=True, return_counts=True)
+        single = (counts == 1) & (kinds != UNKNOWN)
+        at = np.searchsorted(kinds[single], piece.hashes).clip(max=max(single.sum() - 1, 0))
+        again = np.flatnonzero(np.isin(piece.hashes, kinds[single]))
+        earlier = places[single][at[again]]
+        nats = {name: part.copy() for name, part in piece.parts.items()}
+        for name, part in nats.items():
+            part[again] = first.parts[name][earlier]
+        first = joined((first.take(np.delete(np.arange(len(first)), earlier)), replace(piece, parts=nats)))
     return first
 
 

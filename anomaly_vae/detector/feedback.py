@@ -112,7 +112,9 @@ def give(detector: Detector, rows: Calibration, data: str, weights: str | None =
     """
     how, score_model = weights or detector.config.scoring.weights, detector.score_model
     first = detector.verdicts[0] if detector.verdicts else detector
-    base = detector.calibration or Calibration.of_totals(first.normal, first.anomalous)
+    base = detector.calibration
+    if base is None:
+        base = Calibration.of_totals(first.normal, first.anomalous)
     every = merged((base, *(verdict.rows for verdict in detector.verdicts), rows))
     weighing = every.weighed(how)
     normal = np.sort(weighing.totals[~every.anomalous])
@@ -130,7 +132,12 @@ def give(detector: Detector, rows: Calibration, data: str, weights: str | None =
     found = replace(
         detector, score_model=changed, normal=normal, anomalous=anomalous, verdicts=(*detector.verdicts, verdicts)
     )
-    return replace(found, threshold=found.threshold_by(detector.threshold.policy)), weighing.note
+    note = weighing.note
+    if not every.known:
+        note = "this detector keeps no parts to weigh: the verdicts move the threshold alone"
+    elif not note and how == "auto":
+        note = "no anomaly is labelled: each part counts 1, and the verdicts move the threshold alone"
+    return replace(found, threshold=found.threshold_by(detector.threshold.policy)), note
 
 
 def undo(detector: Detector) -> Detector:

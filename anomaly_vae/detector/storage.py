@@ -129,6 +129,8 @@ def _read(files: Files, device: str) -> Detector:
     if score_model.backbone is not None:
         read_backbone(files, score_model.backbone, config.model)
     _require_finite(score_model.eval(), config, layout, scaler)
+    if not all(0 <= weight < math.inf for weight in (score_model.weights or {}).values()):
+        raise ValueError("a part of the score counts less than nothing, or infinitely much")
     normal, anomalous, normal_mean = (validation[name].numpy() for name in ("normal", "anomalous", NORMAL_MEAN))
     for scores in (normal, anomalous):
         if scores.dtype != np.float64 or scores.ndim != 1 or (np.diff(scores) < 0).any():

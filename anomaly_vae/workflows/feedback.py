@@ -12,6 +12,7 @@ import pyarrow as pa
 from anomaly_vae.core.advice import option
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.worries import Worry
+from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.open import open_reader, open_source
 from anomaly_vae.data.readers.base import Reader
 from anomaly_vae.data.readers.cells import as_labels, as_names
@@ -118,7 +119,13 @@ def _compared(data: str, rows: Calibration, before: Detector, after: Detector, n
 
 
 def _notes(detector: Detector, rows: Calibration) -> Iterable[str]:
-    """What verdicts cannot change."""
+    """What became of the verdicts, and what they cannot change."""
+    normals = int((~rows.anomalous).sum())
+    if normals:
+        yield (
+            f"{normals} normal verdicts join the {len(detector.normal)} normals that the threshold is chosen by; where"
+            " only alarms were looked at, new normals reach it less often than it says"
+        )
     watched = int(((rows.alarms > 0) & ~rows.anomalous).sum())
     if watched:
         names = ", ".join(detector.score_model.cells)
@@ -130,15 +137,21 @@ def _notes(detector: Detector, rows: Calibration) -> Iterable[str]:
 
 def _of_samples(path: str, detector: Detector, label: str | None, normal: tuple[str, ...]) -> Calibration:
     """The verdicts that stand beside the samples themselves."""
-    config, column = detector.config, label or detector.config.data.label
-    unlabelled = open_source(path, config.data.model_copy(update={"label": None}))
-    if isinstance(unlabelled, TabularSource):
-        column = _verdict_column(unlabelled.reader, label, config.data.label)
-    source = open_source(path, config.labelled(column, ()).data)
-    labels = source.labels()
+    config, column = detector.config, "label"
+    if KINDS[detector.layout.kind].folders:
+        source = open_source(path, config.labelled(label, ()).data)
+    else:
+        source = open_source(path, config.data.model_copy(update={"label": None}))
+    if isinstance(source, TabularSource):
+        column = _verdict_column(source.reader, label, config.data.label or source.config.label)
+        labels: CodedText | None = CodedText.of([source.column(column)])
+    else:
+        labels = source.labels()
     if labels is None:
-        raise DataError(f"{path}: has no labels that could be verdicts; name their column with --label")
-    return judged(detector, source, verdicts_of(labels, path, column or "label", normal or config.data.normal))
+        raise DataError(
+            f"{path}: has no labels that could be verdicts; {option('--label', 'COLUMN')} names their column"
+        )
+    return judged(detector, source, verdicts_of(labels, path, column, normal or config.data.normal))
 
 
 def _of_ids(

@@ -61,10 +61,11 @@ def replace_detector(
 
     with tracking.update(model.run_id, chosen.config, model=MODEL) as run:
         log_model(run, chosen)
-        weights = chosen.score_model.weights or dict.fromkeys(chosen.score_model.part_names, 1.0)
-        run.metrics({"threshold": chosen.threshold.value, **{f"weight.{name}": w for name, w in weights.items()}})
+        run.metrics({"threshold": chosen.threshold.value})
         run.tags(tags)
         if record is not None:
             number = tracking.times_logged(model.run_id, "feedback", chosen.config)
-            run.epoch(number, {"feedback": float(len(chosen.verdicts))})
+            weights = chosen.score_model.weights or dict.fromkeys(chosen.score_model.part_names, 1.0)
+            curves = {f"weight.{name}": weight for name, weight in weights.items()}
+            run.epoch(number, {"feedback": float(len(chosen.verdicts)), **curves})
             run.text(json.dumps(record, ensure_ascii=False), f"feedback/{number:04d}.json")
