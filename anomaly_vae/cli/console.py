@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anomaly_vae.detector.thresholds import Threshold
     from anomaly_vae.reporting.summary import Result
     from anomaly_vae.scoring.importance import Bound
+    from anomaly_vae.workflows.feedback import Feedback
     from anomaly_vae.workflows.monitor import Check
     from anomaly_vae.workflows.promote import Promotion
 
@@ -108,6 +109,15 @@ def evaluation_table(result: Result) -> str:
 def threshold_table(before: Threshold, after: Threshold) -> str:
     """The threshold before and after it was chosen again, each with its policy and false-alarm rate."""
     return table([_threshold_row("was", before), _threshold_row("now", after)])
+
+
+def feedback_table(found: Feedback) -> str:
+    """Verdicts, and what each part counted and the threshold was before and after them."""
+    rows = [("verdicts", f"{found.anomalies} right, {found.normals} false, of {found.data}")]
+    for name, weights, threshold in (("was", found.was, found.before), ("now", found.now, found.after)):
+        counts = ", ".join(f"{part} {weight:g}" for part, weight in weights.items()) if weights else "1 each"
+        rows += [(f"{name} weights", counts), _threshold_row(name, threshold)]
+    return table(rows)
 
 
 def _threshold_row(name: str, threshold: Threshold) -> tuple[str, str]:

@@ -326,4 +326,44 @@ def threshold_command(model: str | None, policy: str, **options: Any) -> None:
         click.echo(f"note: {after.note}", err=True)
 
 
-COMMANDS = (fit_command, score_command, evaluate_command, threshold_command)
+@click.command("feedback", short_help="Weigh the score by verdicts on alarms, without training again.")
+@click.argument("file", required=False)
+@settings
+@MODEL
+@click.option("--data", metavar="DATA", help="The rows, where FILE holds their ids and verdicts alone.")
+@click.option("--label", metavar="COLUMN", help="Column of verdicts; default: that of the fit, verdict or label.")
+@click.option("--normal", multiple=True, metavar="VALUE", help="Verdict that means normal; repeatable. Default: 0, ...")
+@ID_COLUMN
+@click.option("--undo", is_flag=True, help="Take the latest verdicts back: the former scores and threshold.")
+@AS_JSON
+@click.pass_context
+def feedback_command(
+    ctx: click.Context, /, file: str | None, model: str | None, data: str | None, label: str | None,
+    normal: tuple[str, ...], id_column: str | None, undo: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Choose the weights of the score's parts and its threshold again, by verdicts on rows: no training.
+
+    FILE holds rows as `score` reads them, with a column of verdicts: 1 for an anomaly, 0 for a false alarm, empty for
+    neither; or with --data DATA their ids, as `score` wrote them.
+    """
+    if undo == bool(file) or (undo and data):
+        raise UsageError("one of the two: a FILE of verdicts, or --undo of the latest ones")
+    for path in filter(None, (file, data)):
+        require_there(path)
+    config = load_config(options)
+    from anomaly_vae.cli.console import Console, feedback_table
+    from anomaly_vae.workflows.feedback import feedback, undo_feedback
+    from anomaly_vae.workflows.opening import find
+
+    opened = find(model, config)
+    if file is None:
+        found = undo_feedback(opened)
+    else:
+        found = feedback(
+            file, opened, data=data, label=label, normal=normal, id_column=id_column, weights=config.scoring.weights
+        )
+    Console(ctx.obj["quiet"]).tell(found.notes, "--json prints all")
+    click.echo(found.to_json() if as_json else feedback_table(found))
+
+
+COMMANDS = (fit_command, score_command, evaluate_command, threshold_command, feedback_command)

@@ -331,6 +331,11 @@ class ScoringConfig(Section):
         " that measures any",
     )
     parts: tuple[str, ...] | None = Field(None, description="further parts of the score, by name")
+    weights: Literal["auto", "none"] | None = Field(
+        None,
+        description="what each part counts: by the anomalies of validation and of `feedback`, where that ranks them"
+        " better; none: 1",
+    )
     border: bool = Field(
         True,
         description="positions near the border count less where normal pictures score more (features)",

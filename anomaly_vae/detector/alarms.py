@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +57,23 @@ def set_alarms(score_model: ScoreModule, n: int, normal: NDArray[np.float64], th
 
     n: training rows and held-out normals. normal: sorted scores of the latter. threshold: that of the normals alone.
     """
-    reach = max(threshold, normal[-1], tail_bound(normal, GAP_RATE)) if len(normal) > 1 else max(threshold, normal[-1])
     for part in score_model.cell_parts.values():
-        part.alarm.fill_(reach - min(normal[0], 0.0) + 2 * math.log(n + 2))
+        part.alarm.fill_(reach(normal, threshold) + 2 * math.log(n + 2))
+
+
+def reach(normal: NDArray[np.float64], threshold: float) -> float:
+    """How far it is from the least score of a normal (sorted) to what none of them, and no threshold, is beyond."""
+    highest = max(threshold, normal[-1], *([tail_bound(normal, GAP_RATE)] if len(normal) > 1 else []))
+    return float(highest - min(normal[0], 0.0))
+
+
+@torch.no_grad()
+def count_alarms(score_model: ScoreModule, values: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Column of each part of cells -> (N,) its alarms of rows with cells (N, F)."""
+    return {
+        name: part.alarms(torch.from_numpy(values).to(part.alarm.device)).sum(1).cpu().numpy()
+        for name, part in score_model.cell_parts.items()
+    }
 
 
 @torch.no_grad()

@@ -80,6 +80,10 @@ def _filled_in(config: Config, kind: str) -> Config:
                 if tree[section][key] is None:
                     tree[section][key] = value
     tree["split"]["folds"] = tree["split"]["folds"] or 0
+    if tree["scoring"]["weights"] == "auto" and kind_of_data.ordered:
+        raise ConfigError(
+            f"scoring.weights=auto is of samples that are independent, as {kind_of_data.noun} are not; leave it out"
+        )
     if tree["training"]["binarise"] and tree["model"]["likelihood"] != "bernoulli":
         raise ConfigError(
             f"training.binarise=true makes pixels 0 or 1, which model.likelihood={tree['model']['likelihood']} is"

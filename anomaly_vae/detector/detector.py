@@ -19,6 +19,7 @@ from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout, Source
 from anomaly_vae.detector.anomaly_maps import excess_maps
+from anomaly_vae.detector.calibration import Calibration
 from anomaly_vae.detector.configuration import unlabelled
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.thresholds import Threshold, alarm_interval, choose, p_values
@@ -27,10 +28,12 @@ from anomaly_vae.detector.training_scores import TrainingScores
 from anomaly_vae.scoring.parts.sensor_level import AHEAD
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
-from anomaly_vae.scoring.scores import Scores, join
+from anomaly_vae.scoring.scores import Scores, join, weighted
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from anomaly_vae.detector.feedback import Verdicts
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +46,9 @@ class Detector:
     nats of each element over validation's normals, against which a sample's own nats are explained. pixels: of
     pictures, the nats above the usual from which a pixel of a map is anomalous. references: what `monitor` compares new
     data with. trained_rows: hashes of the training rows; None of more than a million, and of detectors that were saved
-    before there were any. training: the out-of-sample scores of cross-fitted training rows; None of others.
+    before there were any. training: the out-of-sample scores of cross-fitted training rows, before parts are weighted;
+    None of others. calibration: the rows of normal and anomalous, for `feedback` to weigh parts by; None where that is
+    not done. verdicts: what `feedback` was given, the latest last.
     """
 
     config: Config
@@ -58,6 +63,8 @@ class Detector:
     references: tuple[Reference, ...] = field(default=(), repr=False)
     trained_rows: TrainedRows | None = field(default=None, repr=False)
     training: TrainingScores | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
+    verdicts: tuple[Verdicts, ...] = field(default=(), repr=False)
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
@@ -78,10 +85,12 @@ class Detector:
     def __repr__(self) -> str:
         layout, threshold = self.layout, self.threshold
         what = f"{len(layout.columns)} columns" if layout.columns else f"shape {layout.shape}"
+        weights = self.score_model.weights or {}
+        parts = [f"{weights[name]:g} {name}" if name in weights else name for name in self.score_model.part_names]
         unit = "surprises" if self.score_model.surprise is not None else "raw nats"
         return (
             f"Detector of a {layout.kind}, {what}; model {self.config.model.kind}\n"
-            f"score: {' + '.join(self.score_model.part_names)}, {unit}\n"
+            f"score: {' + '.join(parts)}, {unit}\n"
             f"threshold: {threshold.value:.6g} nats ({threshold.policy}, {threshold.normals} normals)"
         )
 
@@ -96,9 +105,10 @@ class Detector:
         """
         scorer = Scorer(self.score_model, self.scaler, self.layout, self.window, path)
         stream = scorer.stream(prefetched(chunks, self.chunk_rows), explain)
-        if self.training is None:
+        if self.training is None or (scores_of_fit := self.training_scores) is None:
             return stream
-        return ((chunk, self.training.recall(chunk, scores)) for chunk, scores in stream)
+        training = replace(self.training, scores=scores_of_fit)
+        return ((chunk, training.recall(chunk, scores)) for chunk, scores in stream)
 
     @property
     def training_scores(self) -> Scores | None:
@@ -109,7 +119,9 @@ class Detector:
         three quarters of the others, so that groups of anomalies do not hide each other, unless `data.contamination`
         is 0; in nats of the detector's own score.
         """
-        return None if self.training is None else self.training.scores
+        if self.training is None or self.score_model.weights is None:
+            return None if self.training is None else self.training.scores
+        return replace(self.training.scores, parts=weighted(self.training.scores.parts, self.score_model.weights))
 
     def score_source(self, source: Source, explain: bool = False) -> Iterator[tuple[Chunk, Scores]]:
         """The same of a whole source."""
@@ -245,14 +257,38 @@ class Detector:
 
     def with_threshold(self, policy: str) -> Detector:
         """The same detector with its threshold chosen again from the validation scores."""
+        tree = self.config.model_dump()
+        tree["threshold"]["policy"] = policy
+        return replace(self, threshold=self.threshold_by(policy), config=Config.model_validate(tree))
+
+    def threshold_by(self, policy: str) -> Threshold:
+        """The threshold that a policy chooses from the validation scores."""
         independent = self.threshold.independent
         if independent is None and self.window is not None:  # a folder of an older version: a window counts as one
             independent = max(1.0, len(self.normal) / self.window)
         policies = (policy, self.normal, self.anomalous, unlabelled(self.config))
-        threshold = replace(choose(*policies, independent, self.layout.per_day), folds=self.threshold.folds)
-        tree = self.config.model_dump()
-        tree["threshold"]["policy"] = policy
-        return replace(self, threshold=threshold, config=Config.model_validate(tree))
+        return replace(choose(*policies, independent, self.layout.per_day), folds=self.threshold.folds)
+
+    def feedback(self, X: Any, y: ArrayLike) -> Detector:
+        """The same detector with the threshold, and what each part counts, chosen again with verdicts on samples.
+
+        X: as `score` takes it. y: (N,) 0 normal (a false alarm), 1 anomaly (a right one), NaN no verdict. Nothing is
+        trained; `without_feedback` takes the latest back. Raises DataError where no sample has a verdict.
+        """
+        from anomaly_vae.detector.feedback import give, judged, verdicts_of
+        from anomaly_vae.detector.fit import as_labels
+
+        source = open_memory(X, self.config.data.model_copy(update={"label": None}), as_labels(y))
+        labels = source.labels()
+        assert labels is not None
+        detector, _ = give(self, judged(self, source, verdicts_of(labels, "memory", "y")), "memory")
+        return detector
+
+    def without_feedback(self) -> Detector:
+        """The detector as it was before the latest `feedback`. Raises UsageError where there was none."""
+        from anomaly_vae.detector.feedback import undo
+
+        return undo(self)
 
     # --- on disk ---------------------------------------------------------------------------------------------------
 

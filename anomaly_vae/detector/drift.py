@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,10 @@ class Reference:
         memory = _memory(known) if ordered else 0.0
         mean = float(known.mean()) if len(known) else math.nan
         return cls(name, np.sort(known)[places], len(x), missing, mean, memory)
+
+    def times(self, factor: float) -> Reference:
+        """Of a number `factor` times as large."""
+        return self if factor == 1 else replace(self, values=self.values * factor, mean=self.mean * factor)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the values."""
@@ -231,7 +235,7 @@ class MonitoredValues:
 def monitoring_references(
     data: LoadedData, train: NDArray[np.intp], normal: Scores, scaler: Scaler
 ) -> tuple[Reference, ...]:
-    """The quantities of the training rows, in order, and of the scores of held-out normals."""
+    """The quantities of the training rows, in order, and the parts of held-out normals' scores, before weights."""
     layout = data.layout
     readings, ordered = MonitoredValues(layout, scaler), KINDS[layout.kind].ordered
     read = data.store.empty((len(train), len(readings.names)), np.float64, "F")

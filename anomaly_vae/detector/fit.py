@@ -33,6 +33,7 @@ from anomaly_vae.data.spill import ArrayStore, release
 from anomaly_vae.data.split import Split, split
 from anomaly_vae.detector.alarms import add_alarms, fit_missing, fit_usual, set_alarms
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
+from anomaly_vae.detector.calibration import Calibration
 from anomaly_vae.detector.configuration import load, resolve, unlabelled
 from anomaly_vae.detector.cross_fit import CrossFit, Ranked, rank
 from anomaly_vae.detector.detector import Detector
@@ -48,7 +49,7 @@ from anomaly_vae.scoring.compose import build_score_model
 from anomaly_vae.scoring.parts.sensor_level import SMOOTH
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
-from anomaly_vae.scoring.scores import Scores, gathered, in_order
+from anomaly_vae.scoring.scores import Scores, gathered, in_order, weighted
 from anomaly_vae.training.loop import JUDGED, History, train
 from anomaly_vae.training.objective import active_units
 
@@ -203,6 +204,16 @@ def fit(
     valid, _ = seen.part(parts.valid)
     held_out = np.isin(parts.valid, normals)
     unseen, independent = valid.total[held_out], None
+    plain, calibration, weighing = seen, None, None
+    if config.scoring.weights is not None:
+        used = held_out | wrong
+        calibration = Calibration.of(score_model, data, valid.take(np.flatnonzero(used)), wrong[used])
+        weighing = calibration.weighed(config.scoring.weights)
+        score_model.set_weights(weighing.weights)
+        seen = replace(seen, notes=(*seen.notes, *filter(None, [weighing.note])))
+    if weighing is not None and weighing.weights is not None:
+        seen = replace(seen, scores=replace(seen.scores, parts=weighted(seen.scores.parts, weighing.weights)))
+        unseen = weighing.totals[~wrong[used]]
     if kind.ordered:
         # A level that was calibrated on these very steps would make their scores, and the threshold, too small.
         if score_model.level is not None and residuals is not None and score_model.surprise is None:
@@ -217,6 +228,8 @@ def fit(
         set_alarms(score_model, len(np.union1d(train_rows, normals)), normal, alone.value)
         add_alarms(score_model, data, seen.scores)
     anomalous = np.sort(seen.part(parts.valid)[0].total[wrong])
+    if calibration is not None and weighing is not None and weighing.weights is not None:
+        anomalous = calibration.anomalous_scores(weighing, score_model)
     threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config), independent, layout.per_day)
     if folded is not None and parts.folds is not None:
         threshold = replace(threshold, folds=int(parts.folds.max()) + 1)
@@ -237,7 +250,8 @@ def fit(
         seen = replace(seen, scores=replace(ranked.raw, parts=own_parts, raw=ranked.raw.parts))
     if parts.folds is not None:
         rows = parts.ranked if len(parts.ranked) else parts.train
-        training_scores = TrainingScores.of(data, seen.part(rows)[0], suspects)
+        own_scores = (seen if ranked is not None else plain).part(rows)[0]
+        training_scores = TrainingScores.of(data, own_scores, suspects)
     if trained_rows is None:
         note = (
             f"{len(parts.train)} training rows are more than the {MOST} whose hashes are kept, so `promote` and"
@@ -258,6 +272,7 @@ def fit(
         references=references,
         trained_rows=trained_rows,
         training=training_scores,
+        calibration=calibration,
     )
     return detector, seen
 
@@ -293,7 +308,7 @@ def fit_memory(
         settings["data__kind"] = settings.pop("kind")
     overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
     chosen = load(overrides=overrides, base=base.model_dump())
-    source = open_memory(X, chosen.data, None if y is None else _labels(y))
+    source = open_memory(X, chosen.data, None if y is None else as_labels(y))
     return fit(source, without_test(chosen, source) if y is None else chosen)
 
 
@@ -306,7 +321,7 @@ def without_test(config: Config, source: Source) -> Config:
     return config.model_copy(update={"split": config.split.model_copy(update=NO_TEST)})
 
 
-def _labels(y: ArrayLike) -> NDArray[np.str_]:
+def as_labels(y: ArrayLike) -> NDArray[np.str_]:
     """y (N,), 0, 1 or NaN for not known, as the texts of a label column."""
     numbers = np.asarray(y, np.float64)
     texts: NDArray[np.str_] = np.nan_to_num(numbers).astype(int).astype(str)

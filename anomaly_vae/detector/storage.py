@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -29,9 +30,11 @@ from anomaly_vae.core.version import __version__
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Layout
+from anomaly_vae.detector.calibration import Calibration
 from anomaly_vae.detector.configuration import load
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import Reference
+from anomaly_vae.detector.feedback import Before, Verdicts
 from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.detector.trained_rows import TrainedRows
 from anomaly_vae.detector.training_scores import TrainingScores
@@ -45,6 +48,8 @@ MANIFEST = "detector.json"
 REFERENCE_VALUES, REFERENCES = "reference.safetensors", "reference.json"  # of `monitor`
 TRAINED_ROWS = "trained_rows.safetensors"
 TRAINING_SCORES = "training_scores.safetensors"
+CALIBRATION = "calibration.safetensors"  # the rows that `feedback` weighs parts by
+VERDICTS, BEFORE = "verdicts.safetensors", "verdicts.json"  # of `feedback`
 PIXELS = "pixel_threshold.json"
 NORMAL_MEAN = "usual"  # what the file of validation calls it, since format 2
 SLACK = 1 << 30  # elements that a network may be built with beyond its weights: a backbone, and what building needs
@@ -79,9 +84,21 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
             }
             (new / TRAINED_ROWS).write_bytes(save(tensors))
         if detector.training is not None:
-            tensors = {name: torch.from_numpy(array) for name, array in detector.training.arrays().items()}
-            (new / TRAINING_SCORES).write_bytes(save(tensors))
+            _write_arrays(new / TRAINING_SCORES, detector.training.arrays())
+        if detector.calibration is not None:
+            _write_arrays(new / CALIBRATION, detector.calibration.arrays())
+        if detector.verdicts:
+            arrays: dict[str, NDArray[Any]] = {}
+            for number, verdicts in enumerate(detector.verdicts):
+                kept = verdicts.rows.arrays() | {"normal": verdicts.normal, "former": verdicts.anomalous}
+                arrays |= {f"{number}.{name}": array for name, array in kept.items()}
+            _write_arrays(new / VERDICTS, arrays)
+            write_json(new / BEFORE, {"verdicts": [verdicts.before.model_dump() for verdicts in detector.verdicts]})
         seal(new, __version__)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    path.write_bytes(save({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}))
 
 
 def load_detector(folder: str | Path, device: str) -> Detector:
@@ -112,6 +129,8 @@ def _read(files: Files, device: str) -> Detector:
     if score_model.backbone is not None:
         read_backbone(files, score_model.backbone, config.model)
     _require_finite(score_model.eval(), config, layout, scaler)
+    if not all(0 <= weight < math.inf for weight in (score_model.weights or {}).values()):
+        raise ValueError("a part of the score counts less than nothing, or infinitely much")
     normal, anomalous, normal_mean = (validation[name].numpy() for name in ("normal", "anomalous", NORMAL_MEAN))
     for scores in (normal, anomalous):
         if scores.dtype != np.float64 or scores.ndim != 1 or (np.diff(scores) < 0).any():
@@ -131,6 +150,8 @@ def _read(files: Files, device: str) -> Detector:
         references=load_references(files),
         trained_rows=load_trained_rows(files),
         training=load_training_scores(files, score_model.part_names),
+        calibration=_load_calibration(files, score_model.part_names),
+        verdicts=_load_verdicts(files, score_model.part_names),
     )
 
 
@@ -371,5 +392,24 @@ def load_training_scores(files: Files, part_names: Sequence[str]) -> TrainingSco
     """None where rows were held out instead, and for a detector that was saved before there were any."""
     if TRAINING_SCORES not in files.names:
         return None
-    arrays = {name: tensor.numpy() for name, tensor in files.tensors(TRAINING_SCORES).items()}
-    return TrainingScores.from_arrays(arrays, part_names)
+    return TrainingScores.from_arrays(_arrays(files, TRAINING_SCORES), part_names)
+
+
+def _load_calibration(files: Files, part_names: Sequence[str]) -> Calibration | None:
+    """None of kinds of data whose parts are not weighted, and of a detector that was saved before they were."""
+    return Calibration.from_arrays(_arrays(files, CALIBRATION), part_names) if CALIBRATION in files.names else None
+
+
+def _load_verdicts(files: Files, part_names: Sequence[str]) -> tuple[Verdicts, ...]:
+    if VERDICTS not in files.names:
+        return ()
+    arrays, found = _arrays(files, VERDICTS), []
+    for number, tree in enumerate(files.json(BEFORE)["verdicts"]):
+        mine = {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{number}.")}
+        rows = Calibration.from_arrays(mine, part_names)
+        found.append(Verdicts(rows, Before.model_validate(tree), mine["normal"], mine["former"]))
+    return tuple(found)
+
+
+def _arrays(files: Files, name: str) -> dict[str, NDArray[Any]]:
+    return {key: tensor.numpy() for key, tensor in files.tensors(name).items()}

@@ -36,7 +36,7 @@ class TrainingScores:
     @classmethod
     def of(cls, data: LoadedData, scores: Scores, suspects: NDArray[np.intp]) -> TrainingScores:
         """Of scored rows of a fit, whose ids are row numbers."""
-        pieces = [_hashes(chunk) for _, chunk in data.pieces(scores.ids.astype(np.intp))]
+        pieces = [row_hashes(chunk) for _, chunk in data.pieces(scores.ids.astype(np.intp))]
         return cls(replace(scores, elements=None), np.concatenate(pieces), suspects)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -69,7 +69,7 @@ class TrainingScores:
         hashes, places = self._known
         if not len(hashes):
             return scores
-        here = _hashes(chunk)
+        here = row_hashes(chunk)
         at = np.minimum(np.searchsorted(hashes, here), len(hashes) - 1)
         known = np.flatnonzero(hashes[at] == here)
         if not len(known):
@@ -105,7 +105,7 @@ def matched(parts: dict[str, Nats], evidence: Nats, totals: Nats, among: NDArray
     return scaled
 
 
-def _hashes(chunk: Chunk) -> Hashes:
+def row_hashes(chunk: Chunk) -> Hashes:
     """(N,) of what the cells hold, whatever the sign of a zero and the bits of a missing number."""
     total = np.zeros(len(chunk), np.uint64)
     for cells in (chunk.values.reshape(len(chunk), -1), chunk.condition):

@@ -120,6 +120,8 @@ def _scored(parts: list[Tensor], values: Tensor, net: ScoreModule) -> tuple[Tens
     if net.surprise is not None:
         n = len(net.surprise.knots)
         nats = torch.cat([net.surprise(finite[:n]), finite[n:]])
+    if net.part_weights is not None:
+        nats = nats * net.part_weights[:, None]
     if cells:
         alarms = torch.stack([part.alarm * part.alarms(values).sum(1) for part in cells])
         nats = torch.cat([nats[: len(parts)], nats[len(parts) :] + alarms])

@@ -35,10 +35,12 @@ class ScoreModule(nn.Module, ABC):
     are more than nats of samples, None where the score has none: the level of sensors is fitted and computed where
     windows are folded, and a mixture prior can be sampled. cells: the parts that are of cells, by column, which
     `forward` has none of. surprise: what turns the parts of `forward`, once windows
-    are folded, into those of the score; None: the score is the sum of raw nats.
+    are folded, into those of the score; None: the score is the sum of raw nats. part_weights: (P,) float64 what each of
+    `part_names` counts, alarms apart; None: 1.
     """
 
     surprise: Surprise | None
+    part_weights: Tensor | None
     reconstructs: bool = True
     maps_are_scores: bool = False
     has_density: bool = True
@@ -47,6 +49,7 @@ class ScoreModule(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.register_module("surprise", None)
+        self.register_buffer("part_weights", None)
         self.cells = nn.ModuleDict()
 
     @property
@@ -66,6 +69,18 @@ class ScoreModule(nn.Module, ABC):
     def part_names(self) -> tuple[str, ...]:
         """The columns of the score, in their order."""
         return (*self.model_parts, *self.cells)
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """What each part counts, by column; None: 1."""
+        return (
+            None if self.part_weights is None else dict(zip(self.part_names, self.part_weights.tolist(), strict=True))
+        )
+
+    def set_weights(self, weights: Mapping[str, float] | None) -> None:
+        device = next(self.parameters()).device
+        values = None if weights is None else [weights[name] for name in self.part_names]
+        self.part_weights = None if values is None else torch.tensor(values, dtype=torch.float64, device=device)
 
     @property
     def cell_parts(self) -> dict[str, CellPart]:
@@ -119,6 +134,8 @@ class ScoreModule(nn.Module, ABC):
 
     def load_learned(self, state: Mapping[str, Tensor]) -> None:
         """Loads what `learned_state` gave; the backbone stays as it is. Raises RuntimeError where it does not fit."""
+        if "part_weights" in state:
+            self.set_weights(dict.fromkeys(self.part_names, 1.0))
         learned = self.learned_state()
         self.load_state_dict({name: v for name, v in self.state_dict().items() if name not in learned} | dict(state))
 

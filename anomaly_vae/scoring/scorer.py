@@ -19,7 +19,7 @@ from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks, padded
 from anomaly_vae.scoring.parts.sensor_level import LevelStream
 from anomaly_vae.scoring.score_model import ScoreModule
-from anomaly_vae.scoring.scores import DECIMALS, Scores
+from anomaly_vae.scoring.scores import DECIMALS, Scores, weighted
 from anomaly_vae.scoring.windows import Arrays, Residuals, Stage, WindowFolder
 
 
@@ -35,11 +35,11 @@ class Scorer:
         path: str = "memory",
         raw: bool = False,
     ) -> None:
-        """path: of what is scored, for messages. raw: the parts stay raw nats, before surprises are fitted to them."""
+        """path: of what is scored, for messages. raw: the parts stay raw nats, neither surprises nor weighted."""
         self.kind = KINDS[layout.kind]
         self.score_model, self.scaler, self.layout = score_model.eval(), scaler, layout
         self.window, self.path = window, path
-        self.surprise = None if raw else score_model.surprise
+        self.surprise, self.weights = (None, None) if raw else (score_model.surprise, score_model.weights)
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -125,8 +125,9 @@ class Scorer:
             elements = by_cell.astype(np.float32)
         raw = _rounded(parts)
         scores = Scores(chunk.ids, raw, elements)
-        if self.surprise is not None:
-            scores = Scores(chunk.ids, self.surprise.parts(raw), elements, raw)
+        if self.surprise is not None or self.weights is not None:
+            parts = raw if self.surprise is None else self.surprise.parts(raw)
+            scores = Scores(chunk.ids, weighted(parts, self.weights), elements, raw)
         for name, nats in alarms.items():
             scores.add(name, nats)
         return scores

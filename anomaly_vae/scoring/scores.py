@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,15 @@ class Scores:
         )
         assert parts is not None
         return Scores(self.ids[rows], parts, None if self.elements is None else self.elements[rows], raw)
+
+
+def weighted(
+    parts: Mapping[str, NDArray[np.float64]], weights: Mapping[str, float] | None
+) -> dict[str, NDArray[np.float64]]:
+    """Parts (N,) times their weights; None: as they are."""
+    if weights is None:
+        return dict(parts)
+    return {name: (nats * weights[name]).round(DECIMALS) for name, nats in parts.items()}
 
 
 def numbered(stream: Iterable[tuple[Chunk, Scores]]) -> Iterator[tuple[Scores, NDArray[np.intp]]]:

@@ -34,6 +34,8 @@ def log_fit(
         run.params({"pixel_threshold_policy": detector.pixels.policy})
         run.metrics({"pixel_threshold": detector.pixels.value})
     final = {"threshold": detector.threshold.value, "best_epoch": float(fit.history.best_epoch)}
+    weights = detector.score_model.weights or {}
+    run.metrics({f"weight.{name}": weight for name, weight in weights.items()})
     run.metrics({**summary.metrics, "seconds": summary.seconds, **final})
     _log_data(run, source, detector.layout, fit)
     run.tags({"data": source.path, "data_is": source.why, **({"notes": "\n".join(fit.notes)} if fit.notes else {})})

@@ -99,7 +99,9 @@ def monitor(
         raise DetectorError("this detector has no reference of its training data; fit again to monitor it")
     source = reopen(path, detector, skip_broken=skip_broken, written=written)
     monitored = MonitoredValues(detector.layout, detector.scaler)
-    tests = [DriftTest(reference) for reference in detector.references]
+    weights = detector.score_model.weights or dict.fromkeys(detector.score_model.part_names, 1.0)
+    factors = [*[1.0] * (len(detector.references) - len(weights)), *weights.values()]  # the last are of the parts
+    tests = [DriftTest(reference.times(w)) for reference, w in zip(detector.references, factors, strict=True)]
     watched, constant = detector.layout.watched, detector.score_model.constant
     rows = alarms = 0
     moved = np.zeros(len(watched), np.intp)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from anomaly_vae.core.errors import UsageError
 from anomaly_vae.core.files import replacing_folder
 from anomaly_vae.detector.detector import Detector
@@ -29,21 +33,39 @@ def rethreshold(model: Model, policy: str) -> Detector:
     UsageError
         If the model is a version in the registry, which cannot change, or the policy is unknown.
     """
+    require_changeable(model)
+    chosen = model.detector.with_threshold(policy)
+    replace_detector(model, chosen, {"threshold_policy": chosen.threshold.policy})
+    return chosen
+
+
+def require_changeable(model: Model) -> None:
+    """Raises UsageError for a version in the registry, which cannot change."""
     if model.name.startswith("models:/"):
         raise UsageError(
             f"{model.name} never changes; choose the threshold of its run (-m {model.run_id or 'RUN_ID'}) and promote"
             " that"
         )
-    chosen = model.detector.with_threshold(policy)
+
+
+def replace_detector(
+    model: Model, chosen: Detector, tags: Mapping[str, str], record: Mapping[str, Any] | None = None
+) -> None:
+    """Saves another detector in the folder of a model, or logs it to its run, with tags and a record of why."""
     if not model.run_id:
         with replacing_folder(model.name) as folder:
             chosen.save(folder)
-        return chosen
+        return
     from anomaly_vae import tracking
     from anomaly_vae.tracking.model import log_model
 
     with tracking.update(model.run_id, chosen.config, model=MODEL) as run:
         log_model(run, chosen)
         run.metrics({"threshold": chosen.threshold.value})
-        run.tags({"threshold_policy": chosen.threshold.policy})
-    return chosen
+        run.tags(tags)
+        if record is not None:
+            number = tracking.times_logged(model.run_id, "feedback", chosen.config)
+            weights = chosen.score_model.weights or dict.fromkeys(chosen.score_model.part_names, 1.0)
+            curves = {f"weight.{name}": weight for name, weight in weights.items()}
+            run.epoch(number, {"feedback": float(len(chosen.verdicts)), **curves})
+            run.text(json.dumps(record, ensure_ascii=False), f"feedback/{number:04d}.json")

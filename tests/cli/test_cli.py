@@ -51,7 +51,7 @@ def table(text: str) -> pd.DataFrame:
 
 def test_help_lists_every_command() -> None:
     text = ok("--help")
-    for command in ("fit", "score", "evaluate", "threshold", "sample-data", "runs", "config", "info", "ui"):
+    for command in ("fit", "score", "evaluate", "threshold", "feedback", "sample-data", "runs", "config", "info", "ui"):
         assert f"\n  {command} " in text
         assert ok(command, "--help").startswith(f"Usage: main {command}")
 
@@ -226,6 +226,36 @@ def test_threshold_of_a_folder_and_of_a_run(fits: Fits) -> None:
     after = table(folder)
     assert (after["score"] == before["score"]).all()
     assert after["is_anomaly"].sum() != before["is_anomaly"].sum()
+
+
+@pytest.mark.usefixtures("beside")
+def test_feedback_of_a_folder_and_of_a_run_and_its_undoing(fits: Fits) -> None:
+    store = ["--set", "tracking.folder=fed"]
+    settings = ["data.drop=[diagnosis]", "training.epochs=1", "split.folds=0", "tracking.folder=fed"]
+    fit = ["table.csv", *(word for setting in settings for word in ("--set", setting))]
+    address = json.loads(ok("fit", *fit, "-o", "copy", "--json"))["run_id"]
+    frame, before = pd.read_csv("table.csv"), ok("score", "table.csv", "-m", "./copy")
+    scores = table(before)
+    verdict = (frame["diagnosis"] == "malignant").astype(int)
+    chosen = [*scores.nlargest(15, "score").index, *range(300, 315)]
+    frame.assign(verdict=verdict.where(verdict.index.isin(chosen))).to_csv("rows.csv", index=False)
+    scores.loc[chosen].assign(verdict=verdict[chosen]).to_csv("verdicts.csv", index=False)
+    right, false = int(verdict[chosen].sum()), 30 - int(verdict[chosen].sum())
+    said = run("feedback", "rows.csv", "-m", "./copy", *store)
+    assert said.exit_code == 0 and f"{right} right, {false} false, of rows.csv" in said.stdout
+    assert f"{right} labelled anomalies, left out in turn" in said.stderr
+    assert f"{false} normal verdicts join" in said.stderr
+    told = json.loads(ok("feedback", "verdicts.csv", "--data", "table.csv", "-m", address, "--json", *store))
+    assert (told["anomalies"], told["normals"]) == (right, false)
+    after = ok("score", "table.csv", "-m", "./copy")
+    assert after == ok("score", "table.csv", "-m", address, *store) != before
+    record = connect(Config(tracking={"folder": "fed"})).get_run(address)
+    assert record.data.tags["feedback"] == f"{right} right, {false} false: verdicts.csv"
+    assert record.data.metrics["threshold"] == told["after"]["value"] != told["before"]["value"]
+    for place in ("./copy", address):
+        ok("feedback", "--undo", "-m", place, *store)
+        assert ok("score", "table.csv", "-m", place, *store) == before
+    assert "no feedback that could be undone" in run("feedback", "--undo", "-m", "./copy").stderr
 
 
 @pytest.mark.usefixtures("beside")

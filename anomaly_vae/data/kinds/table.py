@@ -127,6 +127,7 @@ TABLE = Kind(
             "prior": "mixture",
             "neighbours": 2048,
             "parts": ("lof", "marginals", "missing"),
+            "weights": "auto",
         },
         "threshold": {"unlabelled": "fpr=0.01"},
     },
