@@ -197,8 +197,7 @@ def fit(
     kl, active = _latent_use(score_model.model, judged)
     seen = Fit(data, parts, history, scores, kl, active, score_model.model.members, ())
     notes = (*source.notes, *filter(None, (parts.note, masks_note)), *_notes(config, seen, layout))
-    if ranked is not None and len(suspects):
-        notes += (_suspects_note(ranked, data),)
+    notes += tuple(_ranking_notes(ranked, data, config))
     seen = replace(seen, notes=notes)
     valid, _ = seen.part(parts.valid)
     valid = valid.take(np.flatnonzero(~wrong))
@@ -400,15 +399,29 @@ def _surprised(score_model: ScoreModule, raw: Scores, normals: NDArray[np.intp])
     return replace(raw, parts=parts, raw=raw.parts)
 
 
-def _suspects_note(ranked: Ranked, data: LoadedData) -> str:
-    """Which rows were taken as anomalies, the highest first."""
-    evidence = ranked.evidence[np.searchsorted(ranked.raw.ids, ranked.suspects)]
-    first = ranked.suspects[np.argsort(-evidence, kind="stable")[:LISTED]]
-    listed = ", ".join(map(str, data.ids(first))) + (", ..." if len(ranked.suspects) > LISTED else "")
-    return (
-        f"{len(ranked.suspects)} of {len(ranked.raw)} {KINDS[data.layout.kind].noun} score highest, and trained"
-        f" nothing: id {listed}; {option('--contamination', '0')} trains on all"
-    )
+def _ranking_notes(ranked: Ranked | None, data: LoadedData, config: Config) -> Iterator[str]:
+    """Which rows trained nothing, or no model that ranks, the most suspicious first."""
+    noun, rate = KINDS[data.layout.kind].noun, config.data.contamination
+    if ranked is None:
+        if rate:
+            why = f"data.contamination={rate:g} kept nothing out of training: only {noun} that are cross-fitted"
+            yield Worry(f"{why} without labels (split.folds) are ranked", Gravity.UNREAD)
+        return
+
+    def listed(rows: NDArray[np.intp]) -> str:
+        return ", ".join(map(str, data.ids(rows[:LISTED]))) + (", ..." if len(rows) > LISTED else "")
+
+    zero = option("--contamination", "0")
+    if len(ranked.suspects):
+        evidence = ranked.evidence[np.searchsorted(ranked.raw.ids, ranked.suspects)]
+        highest = ranked.suspects[np.argsort(-evidence, kind="stable")]
+        many = f"{len(highest)} of {len(ranked.raw)} {noun}"
+        yield f"{many} score highest, and trained nothing: id {listed(highest)}; {zero} trains on all"
+    elif len(ranked.trimmed):
+        yield (
+            f"{len(ranked.trimmed)} of {len(ranked.raw)} {noun} look most suspicious at first, and are in no model that"
+            f" ranks the others, though in the detector: id {listed(ranked.trimmed)}; {zero} takes them into all"
+        )
 
 
 @torch.no_grad()
