@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +11,22 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from anomaly_vae.core.errors import ConfigError, DataError
+from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.data.open import open_memory
+from anomaly_vae.data.samples import as_frame
 from anomaly_vae.detector.configuration import load
 from anomaly_vae.detector.fit import fit, without_test
 
 
 class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no annotations
-    """VAE outlier detector over the rows of an array or DataFrame; cells may be missing and, of a DataFrame, text.
+    """VAE outlier detector over the rows of an array or DataFrame; cells may be missing, and text.
+
+    A DataFrame is a table of independent rows, whatever its columns, unless `settings` has another data.kind.
 
     Parameters
     ----------
     contamination : share of the training rows that are outliers and train nothing; the threshold leaves so many at or
-        above it. None: not known, and the threshold is by `false_alarm_rate`.
+        above it. None, "auto": not known, and the threshold is by `false_alarm_rate`.
     false_alarm_rate : share of normal samples that may be called outliers; the threshold is conformal.
     epochs, latent, beta : as `training.epochs`, `model.latent` and `objective.beta`; None is the default of tables.
     settings : dotted names and values of any other setting, e.g. {"training.lr": 3e-4}.
@@ -44,7 +47,7 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self,
         false_alarm_rate: float = 0.05,
         *,
-        contamination: float | None = None,
+        contamination: float | Literal["auto"] | None = None,
         epochs: int | None = None,
         latent: int | None = None,
         beta: float | None = None,
@@ -63,12 +66,13 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
+        tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
         return tags
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fits on X (N, F), without labels. Raises ValueError for data or settings that cannot train."""
         X = self._rows(X, reset=True)
+        rate = None if self.contamination == "auto" else self.contamination
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
@@ -76,7 +80,8 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             "training.epochs": self.epochs,
             "model.latent": self.latent,
             "objective.beta": self.beta,
-            "data.contamination": self.contamination,
+            "data.contamination": rate,
+            "data.kind": "table",
         }
         chosen |= {"threshold.policy": f"fpr={self.false_alarm_rate!r}", "seed": int(seed), "device": self.device}
         chosen |= self.settings or {}
@@ -85,13 +90,13 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             config = load(overrides=[f"{name}={value}" for name, value in given.items()])
             source = open_memory(X, config.data)
             self.detector_, _ = fit(source, without_test(config, source))
-        except (ConfigError, DataError) as error:
+        except (UsageError, DataError) as error:
             raise ValueError(str(error)) from error
         own = self.detector_.training_scores
         self.decision_scores_ = self.detector_.score(X) if own is None else own.total
         self.threshold_ = self.detector_.threshold.value
-        if self.contamination:
-            count = round(self.contamination * len(self.decision_scores_))
+        if rate:
+            count = round(rate * len(self.decision_scores_))
             self.threshold_ = float(np.sort(np.r_[self.decision_scores_, np.inf])[-1 - count])
         self.labels_ = (self.decision_scores_ >= self.threshold_).astype(int)
         self.offset_ = -self.threshold_
@@ -104,7 +109,11 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """(N,) minus the score of X (N, F), in nats: the lower, the more anomalous."""
         check_is_fitted(self)
-        scores: NDArray[np.float64] = -self.detector_.score(self._rows(X, reset=False))
+        rows = self._rows(X, reset=False)
+        try:
+            scores: NDArray[np.float64] = -self.detector_.score(rows)
+        except DataError as error:
+            raise ValueError(str(error)) from error
         return scores
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
@@ -124,13 +133,32 @@ class AnomalyVAE(OutlierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         return both
 
     def _rows(self, X: Any, reset: bool) -> Any:
-        """X as it is read: a DataFrame as it stands, whose cells may be text, and anything else as numbers."""
+        """X as it is read: a DataFrame, or rows as dicts or Series, as they stand, and anything else as numbers, or as
+        cells of any type in an array of objects."""
+        if not reset:
+            X = as_frame(X, self.detector_.layout)
         if hasattr(X, "columns") and hasattr(X, "dtypes"):
             return validate_data(self, X, reset=reset, skip_check_array=True)
-        smallest = 2 if reset else 1
-        return validate_data(
-            self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=smallest
-        )
+        X = np.ma.filled(X.astype(np.float64), np.nan) if isinstance(X, np.ma.MaskedArray) else X
+        text = getattr(X, "dtype", np.dtype(float)).kind in "OUST" and not _are_numbers(X)
+        smallest, type_ = 2 if reset else 1, None if text else np.float64
+        finite = False if text else "allow-nan"
+        X = validate_data(self, X, reset=reset, dtype=type_, ensure_all_finite=finite, ensure_min_samples=smallest)
+        if text or (not reset and hasattr(self, "feature_names_in_")):
+            import pandas as pd
+
+            names = getattr(self, "feature_names_in_", [f"x{place}" for place in range(X.shape[1])])
+            X = pd.DataFrame(X, columns=names).infer_objects()
+        return X
+
+
+def _are_numbers(X: Any) -> bool:
+    """Whether an array of objects holds numbers alone, and missing cells."""
+    try:
+        np.asarray(X).astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

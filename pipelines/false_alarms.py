@@ -2,9 +2,7 @@
 
     python -m pipelines.false_alarms FOLDER            FOLDER holds npz tables; scikit-learn's digits come on top
     python -m pipelines.false_alarms FOLDER --only digit-3 --seeds 1
-    python -m pipelines.false_alarms FOLDER --contamination 0.05
     python -m pipelines.false_alarms FOLDER --contamination 0.05    anomalies among the rows that it is fitted on
-
 
 For each table, and each digit as pictures of one class, a detector with default settings is fitted on half of the
 normals. The other half gives the false alarms at `fpr=RATE` for 1 %, 5 % and 10 %, chosen from the same fit

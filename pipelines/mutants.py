@@ -63,12 +63,12 @@ MUTANTS = (
     Mutant("split: anomalies train where the data names roles", SPLIT,
            '(roles == "train") & normal', 'roles == "train"', (f"{NO_LEAK}[images, a list with roles]",)),
     Mutant("early stopping: by anomalies too", FIT,
-           "training, held = samples(train_rows), samples(normals)",
-           "training, held = samples(train_rows), samples(parts.valid)", (f"{NO_ANOMALY}[pixels]",)),
+           "training, held = samples(parts.train), samples(normals)",
+           "training, held = samples(parts.train), samples(parts.valid)", (f"{NO_ANOMALY}[pixels]",)),
     Mutant("level: fitted to test steps", FIT,
            """_before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:
-        residuals.fit(score_model.level, np.r_[train_rows, normals])""",
+        residuals.fit(score_model.level, np.r_[parts.train, normals])""",
            """np.arange(len(data)))
     if score_model.level is not None and residuals is not None:
         residuals.fit(score_model.level, np.arange(len(data)))""", (f"{NO_LEAK}[series]",)),
@@ -81,7 +81,8 @@ MUTANTS = (
     Mutant("usual nats: of anomalies too", FIT,
            "seen.normal_mean(normals)", "seen.normal_mean(parts.valid)", (f"{NO_ANOMALY}[pixels]",)),
     Mutant("monitor's reference: scores of anomalies too", FIT,
-           "train_rows, valid.take(np.flatnonzero(held_out)), scaler)", "train_rows, valid, scaler)",
+           "monitoring_references(data, parts.train, valid, scaler)",
+           "monitoring_references(data, parts.train, seen.part(parts.valid)[0], scaler)",
            (f"{NO_ANOMALY}[table]",)),
     Mutant("pixel peaks: of anomalies too", "anomaly_vae/detector/anomaly_maps.py",
            "np.array(highest, np.float64)[~anomalous]", "np.array(highest, np.float64)",

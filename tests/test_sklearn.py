@@ -90,3 +90,56 @@ def test_text_and_missing_cells() -> None:
     values = rng.normal(size=(40, 3))
     values[0, 0] = np.nan
     assert np.isfinite(tiny().fit(values).score_samples(values)).all()
+
+
+def test_rows_in_other_forms_than_they_were_fitted_in() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=60), "k": rng.choice(["red", "blue"], 60), "n": rng.integers(0, 9, 60)})
+    fitted = tiny(contamination="auto").fit(frame)
+    scores = fitted.score_samples(frame)
+    np.testing.assert_array_equal(fitted.score_samples(frame.iloc[3].to_dict()), scores[3:4])
+    np.testing.assert_array_equal(fitted.score_samples(frame.iloc[3]), scores[3:4])
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        np.testing.assert_array_equal(fitted.score_samples(frame.to_numpy()), scores)
+    objects = tiny().fit(frame.to_numpy())
+    assert objects.n_features_in_ == 3 and objects.detector_.layout.columns[1].categories == ("blue", "red")
+    np.testing.assert_array_equal(objects.score_samples(frame.to_numpy()), scores)
+    with pytest.raises(ValueError, match="'oops' is not a number"):
+        fitted.predict(frame.assign(x="oops"))
+    with pytest.raises(ValueError, match="no rows"):
+        tiny().fit(frame[:0])
+
+
+def test_columns_of_every_type_of_pandas() -> None:
+    rng, n = np.random.default_rng(0), 40
+    of = rng.integers(0, 3, n)
+    frame = pd.DataFrame({"x": rng.normal(size=n)})
+    frame["ordered"] = pd.Categorical.from_codes(of, ["low", "mid", "high"], ordered=True)
+    frame["counts"] = pd.Categorical.from_codes(of, [10, 20, 30])
+    frame["bins"] = pd.cut(frame.x, 3)
+    frame["Int64"] = pd.array([None, *of[1:]], dtype="Int64")
+    frame["boolean"] = pd.array([None, *(of[1:] > 1)], dtype="boolean")
+    frame["arrow"] = pd.array(np.array(["u", "v", None])[of], dtype="string[pyarrow]")
+    frame["mixed"] = np.array([1, "one", 2.5], dtype=object)[of]
+    frame["took"] = pd.to_timedelta(rng.integers(1, 999, n), unit="s")
+    frame["when"] = pd.to_datetime("2024-01-01") + pd.to_timedelta(rng.integers(0, 10**6, n), unit="s")
+    fitted = tiny().fit(frame)
+    layout = fitted.detector_.layout
+    categories = {column.name: column.categories for column in layout.columns}
+    assert layout.kind == "table" and layout.left_out == {"when": "a timestamp"}
+    assert categories["ordered"] == ("high", "low", "mid") and categories["counts"] == ("10", "20", "30")
+    assert len(categories["bins"]) == 3 and categories["mixed"] == ("1", "2.5", "one")
+    assert categories["Int64"] is None and categories["took"] is None
+    assert set(categories["boolean"]) == {"", "false", "true"} and set(categories["arrow"]) == {"", "u", "v"}
+    unseen = frame.assign(ordered=pd.Categorical(["other"] * n), arrow=None, boolean=False)
+    assert np.isfinite(fitted.score_samples(unseen)).all()
+
+
+def test_rows_with_times_in_order_are_independent_rows_unless_a_setting_says_series(cancer: tuple[Any, Any]) -> None:
+    frame = pd.DataFrame(
+        cancer[0][:60, :3], columns=list("abc"), index=pd.date_range("2024-01-01", periods=60, freq="h")
+    )
+    fitted = tiny().fit(frame)
+    assert fitted.detector_.layout.kind == "table" and fitted.predict(frame[:1]).shape == (1,)
+    settings = {"data.kind": "series", "training.steps": 4, "data.window": 8}
+    assert tiny(settings=settings).fit(frame).detector_.layout.kind == "series"

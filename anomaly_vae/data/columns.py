@@ -85,6 +85,8 @@ def profile(
         return None if found is None else replace(found, format=format_), reason
     if pa.types.is_null(cells.type):
         return _empty(name)
+    if pa.types.is_duration(cells.type):
+        return None, "a duration; its seconds, as a number, would be read"
     if pa.types.is_temporal(cells.type):
         return None, "a timestamp"
     if not is_number(cells.type):

@@ -81,8 +81,9 @@ def _open_arrays(file: DataFile, config: DataConfig) -> Source:
 def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
     """An array (N, F), (N, H, W), (N, C, H, W) or (N, H, W, C), or a DataFrame, as a source; `labels` (N,) of any type.
 
-    A DataFrame is of the kind that it fits best, as a file is; its index is a column if it holds times. An array of two
-    axes is a table unless `config.kind` names another kind; an array of three or four axes holds pictures.
+    A DataFrame, or a table of Arrow's kin such as polars, is of the kind that it fits best, as a file is; an index that
+    holds times is a column. An array of two axes is a table unless `config.kind` names another kind; an array of three
+    or four axes holds pictures.
     Raises DataError for another shape, and if the numbers of labels and rows differ.
     """
     import numpy as np
@@ -97,13 +98,18 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
         texts = as_labels(pa.chunked_array([pa.array(np.asarray(labels), from_pandas=True)]))
         if len(texts) != len(X):
             raise DataError(f"memory: {len(texts)} labels for {len(X)} rows; give one label a row")
+    if hasattr(X, "__arrow_c_stream__") and not hasattr(X, "index"):  # a table of pyarrow or polars
+        return _open(memory.MemoryReader(pa.table(X)), config, texts)
     if hasattr(X, "columns"):
         return _open(memory.from_frame(X), config, texts)
-    values = np.asarray(X)
+    values = np.ma.filled(X.astype(np.float64), np.nan) if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
     if values.ndim in (3, 4):
         return ArraySource(values, texts)
     if values.ndim != 2 or 0 in values.shape:
-        raise DataError(f"memory: an array of shape {values.shape}; expected (N, F), (N, H, W) or (N, C, H, W)")
+        what = "an array" if isinstance(X, np.ndarray) else f"a {type(X).__name__}"
+        raise DataError(
+            f"memory: {what} of shape {values.shape}; expected a DataFrame, or (N, F), (N, H, W) or (N, C, H, W)"
+        )
     return KINDS[config.kind or "table"].open(memory.from_array(values), config, texts)
 
 

@@ -72,6 +72,8 @@ def split(source: Source, config: Config, every_row: bool = False) -> Split:
     elif roles is not None and config.data.label:
         raise DataError(f"{source.path}: there is no label '{config.data.label}'")
     normal = labelled & ~anomalous
+    if not n:
+        raise DataError(f"{source.path}: no {KINDS[source.kind].noun}; training needs at least two")
     if not normal.any():
         raise DataError(
             f"{source.path}: all {labelled.sum()} rows are anomalous by '{config.data.label or 'label'}'; training"

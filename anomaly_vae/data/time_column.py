@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -114,6 +115,16 @@ def candidate(reader: Reader, name: str, wanted: bool) -> Candidate | None:
     candidate = _best(Clock((name,), tuple(full)), text, named) if full else None
     mostly = candidate is not None and np.isnan(candidate.times).sum() <= max(0.1 * len(text), len(text) >= 5)
     return candidate if mostly else None
+
+
+def clock_of(reader: Reader, names: Sequence[str]) -> Clock | None:
+    """A column, or a date and a time of day, as the clock that they are known to be; None if they hold no times."""
+    found = [candidate(reader, name, True) for name in names]
+    first, *rest = found
+    if first is None or None in rest:
+        return None
+    joined = _joined(reader, first, rest[0]) if rest and rest[0] is not None else first
+    return None if joined is None else joined.clock
 
 
 def _joined(reader: Reader, date: Candidate, of_day: Candidate) -> Candidate | None:

@@ -86,13 +86,15 @@ class Ranked:
     (n,) what they are ranked by: the sum of the parts and, of a first look, the suspicion. suspects: sorted row numbers
     of the highest share of `data.contamination`, which no detector should be trained on; without it none: on real
     tables, clean ones have as many rows far out as contaminated ones, and to leave them out costs a detector more than
-    anomalies among its training rows do.
+    anomalies among its training rows do. trimmed: row numbers, the most suspicious first, of those that a first look
+    kept out of the models that rank.
     """
 
     raw: Scores
     parts: dict[str, NDArray[np.float64]]
     evidence: NDArray[np.float64]
     suspects: NDArray[np.intp]
+    trimmed: NDArray[np.intp]
 
 
 def rank(cross_fit: CrossFit, rows: NDArray[np.intp], folds: NDArray[np.intp], on_epoch: EpochCallback) -> Ranked:
@@ -110,7 +112,8 @@ def rank(cross_fit: CrossFit, rows: NDArray[np.intp], folds: NDArray[np.intp], o
     parts = raw.parts | dict(zip(names, surprises, strict=True))
     evidence = surprises.sum(0) + looks
     highest = np.argsort(-evidence, kind="stable")[: round((rate or 0.0) * len(rows))]
-    return Ranked(raw, parts, evidence, np.sort(rows[highest]))
+    trimmed = rows[[place for place in np.argsort(-looks, kind="stable") if not kept[place]]]
+    return Ranked(raw, parts, evidence, np.sort(rows[highest]), trimmed)
 
 
 def _quick(config: Config) -> Config:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.data.frames import Field, sent_ids
 from anomaly_vae.data.kinds import KINDS
-from anomaly_vae.data.open import open_memory
 from anomaly_vae.data.source import Layout
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import Reference
@@ -53,7 +52,7 @@ def score_frame(
         raise DataError("memory: no row; send at least one")
     names, at_least = explained_names(detector, explain), detector.alarm_threshold(threshold)
     chunks = KINDS[detector.layout.kind].frame_chunks(frame, detector.layout, detector.config.data, detector.chunk_rows)
-    scores = join(detector.stream(chunks, bool(explain)))
+    scores = join(detector.score_chunks(chunks, bool(explain)))
     columns = score_columns(scores, detector, scores.total >= at_least, names, explain)
     if (ids := sent_ids(frame, detector.layout)) is not None:
         columns["id"] = ids.to_numpy()
@@ -89,16 +88,21 @@ def explanation(detector: Detector, X: Any, most: int) -> pd.DataFrame:
     """See `Detector.explain`."""
     import pandas as pd
 
+    if KINDS[detector.layout.kind].pictures and not detector.layout.pixels:
+        raise UsageError(
+            "pictures have no columns; detector.maps(detector.parts(X, explain=True)) has their pixels' nats"
+        )
     names = explained_names(detector, most)
     usual = {r.name: _usual(r) for r in detector.references}
     tables, first = [], 0
-    for chunk, scores in detector.score_source(open_memory(X, detector.config.data), explain=True):
+    for chunk, scores in detector.score_source(detector.opened(X), explain=True):
         order, shares = detector.contributions(scores, most)
         assert scores.elements is not None
         row, place = np.repeat(np.arange(len(chunk)), order.shape[1]), order.reshape(-1)
         cells = zip(chunk.values.reshape(len(chunk), -1)[row, place], place, strict=True)
+        rows = np.arange(first, first + len(chunk)) if chunk.places is None else chunk.places
         columns = {
-            "row": first + row,
+            "row": rows[row],
             "column": [names[index] for index in place],
             "value": [_cell(detector.layout, int(index), value) for value, index in cells],
             "usual": [usual.get(names[index]) for index in place],
@@ -107,7 +111,7 @@ def explanation(detector: Detector, X: Any, most: int) -> pd.DataFrame:
         }
         tables.append(pd.DataFrame(columns))
         first += len(chunk)
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
 
 
 def _usual(reference: Reference) -> Any:

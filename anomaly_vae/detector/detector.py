@@ -15,7 +15,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import UsageError
 from anomaly_vae.core.threads import prefetched
 from anomaly_vae.data.kinds import KINDS
-from anomaly_vae.data.open import open_memory
+from anomaly_vae.data.samples import open_samples
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout, Source
 from anomaly_vae.detector.anomaly_maps import excess_maps
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from anomaly_vae.detector.feedback import Verdicts
+    from anomaly_vae.detector.stream import Stream
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,7 +97,13 @@ class Detector:
 
     # --- scoring ---------------------------------------------------------------------------------------------------
 
-    def stream(
+    def stream(self) -> Stream:
+        """What takes one row, picture or step at a time and answers each; see `detector.stream.Stream`."""
+        from anomaly_vae.detector.stream import Stream
+
+        return Stream(self)
+
+    def score_chunks(
         self, chunks: Iterable[Chunk], explain: bool = False, path: str = "memory"
     ) -> Iterator[tuple[Chunk, Scores]]:
         """Samples and their scores, in order and in constant memory; `explain` adds the nats of each element.
@@ -125,7 +132,7 @@ class Detector:
 
     def score_source(self, source: Source, explain: bool = False) -> Iterator[tuple[Chunk, Scores]]:
         """The same of a whole source."""
-        return self.stream(source.chunks(self.layout, self.chunk_rows), explain, source.path)
+        return self.score_chunks(source.chunks(self.layout, self.chunk_rows), explain, source.path)
 
     @property
     def window(self) -> int | None:
@@ -146,15 +153,17 @@ class Detector:
 
     def parts(self, X: Any, explain: bool = False) -> Scores:
         """Scores of a DataFrame or array with the columns or shape of the training data, split into their parts."""
-        return join(self.score_source(self._opened(X), explain))
+        return join(self.score_source(self.opened(X), explain))
 
-    def _opened(self, X: Any) -> Source:
-        """Data in memory as a source of the kind that the detector was fitted on."""
-        return open_memory(X, self.config.data.model_copy(update={"kind": self.layout.kind}))
+    def opened(self, X: Any) -> Source:
+        """Samples, or one alone, as a source of the kind that the detector was fitted on; see `open_samples`."""
+        return open_samples(X, self.layout, self.config.data)
 
     def score(self, X: Any) -> NDArray[np.float64]:
         """(N,) nats: reconstruction given the posterior mean, plus KL, plus the further parts; higher is more
         anomalous. Each further part counts by its raw nats or, by `scoring.combine`, all parts by their surprises.
+
+        X: as `fit` takes it; one sample alone, a row as a Series or dict, a picture as an array or image; or a path.
 
         The posterior mean is decoded, and nothing is sampled: reconstruction plus KL is a plug-in estimate, no bound on
         -log p(x). It leaves out what the spread of the posterior costs, and so is below the negative ELBO, which
@@ -175,7 +184,7 @@ class Detector:
         from anomaly_vae.detector.likelihood import elbo_measure, elbos
 
         elbo_measure(self)
-        return elbos(self, self._opened(X).chunks(self.layout, self.chunk_rows), draws)
+        return elbos(self, self.opened(X).chunks(self.layout, self.chunk_rows), draws)
 
     def score_frame(self, frame: pd.DataFrame, *, threshold: float | None = None, explain: int = 0) -> pd.DataFrame:
         """The columns of `anomaly-vae score` for the rows of a DataFrame; see `dataframe.score_frame`."""
@@ -208,7 +217,7 @@ class Detector:
 
         chosen = EventsConfig(**{**self.config.events.model_dump(), **rules})
         meter = EventMeter(self, self.alarm_threshold(threshold), chosen)
-        for _ in meter.watch(self.score_source(self._opened(X), explain=True)):
+        for _ in meter.watch(self.score_source(self.opened(X), explain=True)):
             pass
         return pd.DataFrame(event_columns(meter.events(), self))
 
@@ -275,6 +284,7 @@ class Detector:
         X: as `score` takes it. y: (N,) 0 normal (a false alarm), 1 anomaly (a right one), NaN no verdict. Nothing is
         trained; `without_feedback` takes the latest back. Raises DataError where no sample has a verdict.
         """
+        from anomaly_vae.data.open import open_memory
         from anomaly_vae.detector.feedback import give, judged, verdicts_of
         from anomaly_vae.detector.fit import as_labels
 

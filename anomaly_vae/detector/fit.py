@@ -138,7 +138,7 @@ def fit(
     masks_note = "" if image_files is None or parts.anomalous is None else image_files.require(parts.anomalous)
     config = resolve(config, source.kind, len(parts.train))
     device, window = pick_device(config.device), config.data.window
-    wrong, learned_from = _wrong(parts), _learned_from(parts)
+    learned_from, held_normals = _learned_from(parts), parts.valid[~_wrong(parts)]
     data = load_data(source, layout, store)
     scaler = _scaler(data, learned_from)
 
@@ -149,14 +149,14 @@ def fit(
         score_model.to(device)
         if config.model.pretrained:
             pretrained.load_into(score_model.model, config.model.pretrained)
-        fit_missing(score_model, data, learned_from, parts.valid[~wrong])
+        fit_missing(score_model, data, learned_from, held_normals)
         return score_model
 
     def samples(rows: NDArray[np.intp]) -> RowDataset:
         return make_dataset(data, rows, scaler, layout, device, window, store)
 
-    # Unlabelled rows are ranked, each by models of the least suspicious others; what is suspect trains no detector.
-    cache, ranked, folded = feature_cache(config), None, None
+    # Unlabelled rows are ranked, each by models of the least suspicious others; what is suspect is in no part.
+    cache, ranked, folded, suspects = feature_cache(config), None, None, parts.train[:0]
     cross_fit = CrossFit(untrained, data, scaler, config, device, cache)
 
     def silent(epoch: int, epochs: int, _: dict[str, float]) -> None:
@@ -165,14 +165,15 @@ def fit(
     if len(parts.ranked):
         assert parts.folds is not None
         ranked = rank(cross_fit, parts.ranked, parts.folds[parts.ranked], silent)
-    suspects = parts.train[:0] if ranked is None else ranked.suspects
-    train_rows = np.setdiff1d(parts.train, suspects)
-    normals = np.setdiff1d(parts.valid[~wrong], suspects)
+        suspects = ranked.suspects
+        parts = replace(parts, train=np.setdiff1d(parts.train, suspects), valid=np.setdiff1d(parts.valid, suspects))
+    wrong = _wrong(parts)
+    normals = parts.valid[~wrong]
 
     # The model, and what is fitted to it once it is trained: on some rows, while others are held out, or on all.
     score_model = untrained()
     if not parts.calibrated_by_folds:
-        training, held = samples(train_rows), samples(normals)
+        training, held = samples(parts.train), samples(normals)
         _require_samples(training, held, source, config)
         learned, judged = score_model.prepare(training, held, cache, config.seed)
         history = train(score_model.model, learned, judged, config, on_epoch, checkpoint)
@@ -188,44 +189,39 @@ def fit(
     scorer = Scorer(score_model, scaler, layout, window, source.path, raw=True)
     residuals = None if score_model.level is None else step_residuals(scorer, data, _before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:
-        residuals.fit(score_model.level, np.r_[train_rows, normals])
+        residuals.fit(score_model.level, np.r_[parts.train, normals])
     fit_usual(score_model, held if len(held) else training, scaler)
 
     # Scores of what was held out, and the thresholds that validation's choose.
     raw = _scores(scorer, data, parts, normals, own, folded)
     scores = _surprised(score_model, raw, normals)
     kl, active = _latent_use(score_model.model, judged)
-    trained = replace(parts, train=train_rows, valid=np.setdiff1d(parts.valid, suspects))
-    seen = Fit(data, trained, history, scores, kl, active, score_model.model.members, ())
+    seen = Fit(data, parts, history, scores, kl, active, score_model.model.members, ())
     notes = (*source.notes, *filter(None, (parts.note, masks_note)), *_notes(config, seen, layout))
-    if ranked is not None and len(suspects):
-        notes += (_suspects_note(ranked, data),)
+    notes += tuple(_ranking_notes(ranked, data, config))
     seen = replace(seen, notes=notes)
     valid, _ = seen.part(parts.valid)
-    held_out = np.isin(parts.valid, normals)
-    unseen, independent = valid.total[held_out], None
     plain, calibration, weighing = seen, None, None
     if config.scoring.weights is not None:
-        used = held_out | wrong
-        calibration = Calibration.of(score_model, data, valid.take(np.flatnonzero(used)), wrong[used])
+        calibration = Calibration.of(score_model, data, valid, wrong)
         weighing = calibration.weighed(config.scoring.weights)
         score_model.set_weights(weighing.weights)
         seen = replace(seen, notes=(*seen.notes, *filter(None, [weighing.note])))
+    valid = valid.take(np.flatnonzero(~wrong))
+    unseen, independent = valid.total, None
     if weighing is not None and weighing.weights is not None:
         seen = replace(seen, scores=replace(seen.scores, parts=weighted(seen.scores.parts, weighing.weights)))
-        unseen = weighing.totals[~wrong[used]]
+        unseen = weighing.totals[~wrong]
     if kind.ordered:
         # A level that was calibrated on these very steps would make their scores, and the threshold, too small.
         if score_model.level is not None and residuals is not None and score_model.surprise is None:
-            unseen = residuals.cross_scores(
-                score_model.level, parts.train, normals, valid.take(np.flatnonzero(held_out))
-            )
+            unseen = residuals.cross_scores(score_model.level, parts.train, normals, valid)
         in_order = unseen if data.groups is None else unseen[np.argsort(data.groups[normals], kind="stable")]
         independent = independent_scores(in_order, 1 if residuals is None else SMOOTH)
     normal = np.sort(unseen)
     if score_model.cells:
         alone = choose(unlabelled(config), normal, normal[:0], unlabelled(config), independent)
-        set_alarms(score_model, len(np.union1d(train_rows, normals)), normal, alone.value)
+        set_alarms(score_model, len(np.union1d(parts.train, normals)), normal, alone.value)
         add_alarms(score_model, data, seen.scores)
     anomalous = np.sort(seen.part(parts.valid)[0].total[wrong])
     if calibration is not None and weighing is not None and weighing.weights is not None:
@@ -241,7 +237,7 @@ def fit(
         maps = (heat for piece in seen.pieces(parts.valid) for heat in excess_maps(piece, normal_mean))
         centred = not score_model.maps_are_scores
         pixels = pixel_threshold(config.threshold, maps, parts.valid, wrong, image_files, centred)
-    trained_rows = TrainedRows.of(data, train_rows, normals)
+    trained_rows = TrainedRows.of(data, parts.train, normals)
     training_scores = None
     if ranked is not None:
         own_parts = ranked.raw.parts
@@ -258,7 +254,7 @@ def fit(
             " `evaluate` cannot check whether this detector was trained on the rows that they are given"
         )
         seen = replace(seen, notes=(*seen.notes, note))
-    references = monitoring_references(data, train_rows, valid.take(np.flatnonzero(held_out)), scaler)
+    references = monitoring_references(data, parts.train, valid, scaler)
     detector = Detector(
         config=config,
         layout=layout,
@@ -417,15 +413,29 @@ def _surprised(score_model: ScoreModule, raw: Scores, normals: NDArray[np.intp])
     return replace(raw, parts=parts, raw=raw.parts)
 
 
-def _suspects_note(ranked: Ranked, data: LoadedData) -> str:
-    """Which rows were taken as anomalies, the highest first."""
-    evidence = ranked.evidence[np.searchsorted(ranked.raw.ids, ranked.suspects)]
-    first = ranked.suspects[np.argsort(-evidence, kind="stable")[:LISTED]]
-    listed = ", ".join(map(str, data.ids(first))) + (", ..." if len(ranked.suspects) > LISTED else "")
-    return (
-        f"{len(ranked.suspects)} of {len(ranked.raw)} {KINDS[data.layout.kind].noun} score highest, and trained"
-        f" nothing: id {listed}; {option('--contamination', '0')} trains on all"
-    )
+def _ranking_notes(ranked: Ranked | None, data: LoadedData, config: Config) -> Iterator[str]:
+    """Which rows trained nothing, or no model that ranks, the most suspicious first."""
+    noun, rate = KINDS[data.layout.kind].noun, config.data.contamination
+    if ranked is None:
+        if rate:
+            why = f"data.contamination={rate:g} kept nothing out of training: only {noun} that are cross-fitted"
+            yield Worry(f"{why} without labels (split.folds) are ranked", Gravity.UNREAD)
+        return
+
+    def listed(rows: NDArray[np.intp]) -> str:
+        return ", ".join(map(str, data.ids(rows[:LISTED]))) + (", ..." if len(rows) > LISTED else "")
+
+    zero = option("--contamination", "0")
+    if len(ranked.suspects):
+        evidence = ranked.evidence[np.searchsorted(ranked.raw.ids, ranked.suspects)]
+        highest = ranked.suspects[np.argsort(-evidence, kind="stable")]
+        many = f"{len(highest)} of {len(ranked.raw)} {noun}"
+        yield f"{many} score highest, and trained nothing: id {listed(highest)}; {zero} trains on all"
+    elif len(ranked.trimmed):
+        yield (
+            f"{len(ranked.trimmed)} of {len(ranked.raw)} {noun} look most suspicious at first, and are in no model that"
+            f" ranks the others, though in the detector: id {listed(ranked.trimmed)}; {zero} takes them into all"
+        )
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks, padd
 from anomaly_vae.scoring.parts.sensor_level import LevelStream
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scores import DECIMALS, Scores, weighted
-from anomaly_vae.scoring.windows import Arrays, Residuals, Stage, WindowFolder
+from anomaly_vae.scoring.windows import Arrays, Finished, Residuals, Stage, WindowFolder
 
 
 class Scorer:
@@ -146,24 +146,33 @@ class Scorer:
                 waiting.append(chunk)
                 yield chunk
 
-        level = self.score_model.level
-
-        def stage() -> Stage:
-            return Residuals() if level is None else LevelStream(*level.variances())
-
-        for ids, arrays, shares in self._fold(kept(), stage):
+        for ids, arrays, shares in self._fold(kept(), self.stage):
             if len(ids):
-                recon, *further = (nats.sum(axis=1) for nats in arrays)
-                columns = (recon, *shares.T, *further)
-                parts = dict(zip(self.score_model.model_parts, columns, strict=True))
-                by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
-                chunk = _first(waiting, len(ids))
-                yield chunk, self._combined(chunk, parts, by_sensor)
+                yield self.step_scores(first_of(waiting, len(ids)), arrays, shares, explain)
 
-    def _fold(
-        self, chunks: Iterable[Chunk], stage: Callable[[], Stage]
-    ) -> Iterator[tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]]:
+    def step_scores(
+        self, chunk: Chunk, arrays: Arrays, shares: NDArray[np.float64], explain: bool = False
+    ) -> tuple[Chunk, Scores]:
+        """Time steps and their scores, from what `pushed` or `closed` returned for them."""
+        recon, *further = (nats.sum(axis=1) for nats in arrays)
+        parts = dict(zip(self.score_model.model_parts, (recon, *shares.T, *further), strict=True))
+        by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
+        return chunk, self._combined(chunk, parts, by_sensor)
+
+    def _fold(self, chunks: Iterable[Chunk], stage: Callable[[], Stage]) -> Iterator[Finished]:
         """The results of `WindowFolder.finished` after each chunk and at the end."""
+        folder = self.folder(stage)
+        for chunk in chunks:
+            yield self.pushed(folder, chunk)
+        yield self.closed(folder)
+
+    def stage(self) -> Stage:
+        """What turns residuals of steps into their nats."""
+        level = self.score_model.level
+        return Residuals() if level is None else LevelStream(*level.variances())
+
+    def folder(self, stage: Callable[[], Stage]) -> WindowFolder:
+        """What cuts steps into windows and folds their results back, for `pushed` and `closed`."""
         assert self.window
         sensors = self.layout.shape[0]
 
@@ -173,15 +182,19 @@ class Scorer:
         level = self.score_model.level
         folded = ("recon",) if level is None else ("recon", *level.further_columns)
         n_shares = len(self.score_model.model_parts) - len(folded)
-        folder = WindowFolder(self.window, prepare, stage, self.scaler.n_condition, n_shares)
-        for chunk in chunks:
-            condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
-            folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups, chunk.after_gap)
-            self._windows(folder)
-            yield folder.finished()
+        return WindowFolder(self.window, prepare, stage, self.scaler.n_condition, n_shares)
+
+    def pushed(self, folder: WindowFolder, chunk: Chunk) -> Finished:
+        """What is complete of the steps so far, after those of a chunk."""
+        condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
+        folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups, chunk.after_gap)
+        self._windows(folder)
+        return folder.finished()
+
+    def closed(self, folder: WindowFolder) -> Finished:
+        """The rest, for there are no more steps. Raises DataError where a group is shorter than one window."""
         folder.close()
         self._windows(folder)
-        yield folder.finished()
         if folder.short:
             name, steps = folder.short
             where = f"group '{name}' has" if name else "holds"
@@ -189,6 +202,7 @@ class Scorer:
                 f"{self.path}: {where} {steps} time steps, fewer than the {self.window} of one window; longer data, or"
                 " a detector fitted with a smaller data.window, would work"
             )
+        return folder.finished()
 
     def _windows(self, folder: WindowFolder) -> None:
         for number, windows in folder.windows(BLOCK):  # (B, C, T)
@@ -207,7 +221,7 @@ class Scorer:
         return mean
 
 
-def _first(waiting: deque[Chunk], count: int) -> Chunk:
+def first_of(waiting: deque[Chunk], count: int) -> Chunk:
     """The first `count` samples of the chunks that wait, which they leave."""
     pieces = []
     while count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 Prepare = Callable[[NDArray[np.float64], NDArray[np.float64] | None], NDArray[np.float32]]
 Arrays = tuple[NDArray[np.float64], ...]
+Finished = tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]  # see `WindowFolder.finished`
 
 
 class Stage(Protocol):
@@ -115,6 +117,13 @@ class WindowFolder:
                 if len(run):
                     self._push_run(name, places[run], values[run], is_after_gap=number > 0)
 
+    def copy(self) -> WindowFolder:
+        """The same, with a state of its own."""
+        other = copy(self)
+        state = {name: getattr(self, name) for name in ("groups", "ended", "ids", "pending", "ready")}
+        other.__dict__.update(deepcopy(state))
+        return other
+
     def _push_run(self, name: str, places: NDArray[np.intp], raw: NDArray[np.float64], is_after_gap: bool) -> None:
         """Consecutive steps of a group, without a gap between them; no difference is taken across one before them."""
         group = self.groups.get(name)
@@ -180,7 +189,7 @@ class WindowFolder:
         np.add.at(segment.shares, rows, (nats / self.window)[:, None])
         np.add.at(segment.count, rows, 1)
 
-    def finished(self) -> tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]:
+    def finished(self) -> Finished:
         """(ids, arrays of the stage (n, C), shares (n, n_shares)) of the steps that are complete and were not returned
         before, in order."""
         waiting = self.total - self.base

@@ -183,7 +183,7 @@ def _write_scores(path: str, detector: Detector, fit_result: Fit) -> None:
     detector."""
     data, scored = fit_result.data, replace(fit_result.scores, elements=None)
     rest = np.setdiff1d(np.arange(len(data)), scored.ids)
-    new = [scores for _, scores in detector.stream(chunk for _, chunk in data.pieces(rest))] if len(rest) else []
+    new = [scores for _, scores in detector.score_chunks(chunk for _, chunk in data.pieces(rest))] if len(rest) else []
     scored = in_order([scored, *new], data.store)
     scored = replace(scored, ids=data.ids(scored.ids.astype(np.intp)))
     table = batch(score_columns(scored, detector, scored.total >= detector.threshold.value, [], 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,23 @@ def test_a_known_share_of_anomalies_trains_nothing() -> None:
     assert len(detector.normal) == len(seen.split.train) == 280
     assert detector.predict(X[odd]).all()
     assert any("20 of 300 rows score highest, and trained nothing: id " in note for note in seen.notes)
+
+
+def test_what_no_model_that_ranks_was_made_of_is_listed(
+    fitted: tuple[Detector, Any, Array, NDArray[np.bool_]],
+) -> None:
+    _, seen, _, odd = fitted
+    (note,) = (note for note in seen.notes if "look most suspicious at first" in note)
+    assert note.startswith("75 of 300 rows look most suspicious") and "--contamination 0 takes them into all" in note
+    named = re.findall(r"\d+", note.partition("id ")[2].partition(", ...")[0])
+    assert len(named) == 10 and odd[np.array(named, int)].sum() > 5  # by chance less than one
+
+
+def test_a_known_share_that_nothing_is_done_with_is_said() -> None:
+    X, odd = contaminated(100, 10)
+    for labels, more in ((None, {"split__folds": 0}), (odd.astype(float), {})):
+        _, seen = fit_memory(X, labels, None, data__contamination=0.1, **QUICK, **more)
+        assert any("data.contamination=0.1 kept nothing out of training" in note for note in seen.notes)
 
 
 def test_steps_of_a_series_are_not_cross_fitted_and_it_is_said() -> None:

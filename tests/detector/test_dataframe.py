@@ -163,7 +163,7 @@ def test_pictures_come_as_bytes(
     frame = pd.DataFrame({"image": files, "id": [f"part {n}" for n in range(20)]})
     scores = score_frame(camera, frame)
     chunk = Chunk(frame["id"].to_numpy(), digits[0][90:110, None])
-    np.testing.assert_array_equal(scores["score"], join(camera.stream([chunk])).total)
+    np.testing.assert_array_equal(scores["score"], join(camera.score_chunks([chunk])).total)
     from mlflow.pyfunc.scoring_server import init
     from starlette.testclient import TestClient
 

@@ -225,7 +225,7 @@ def test_a_stream_of_a_series_is_scored_the_same_in_any_pieces() -> None:
     frame, _ = plant(0)
     detector = Detector.fit(frame, kind="series", data__window=16, training__steps=40, data__condition=["mode"])
     whole = open_memory(frame, detector.config.data)
-    pieces = list(detector.stream(whole.chunks(detector.layout, 37)))
+    pieces = list(detector.score_chunks(whole.chunks(detector.layout, 37)))
     assert np.concatenate([chunk.ids for chunk, _ in pieces]).tolist() == list(range(len(frame)))
     assert all(chunk.ids.tolist() == scores.ids.tolist() for chunk, scores in pieces)
     np.testing.assert_array_equal(np.concatenate([scores.total for _, scores in pieces]), detector.score(frame))

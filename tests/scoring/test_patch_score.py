@@ -320,8 +320,8 @@ def test_a_score_is_the_sum_of_its_parts_and_the_largest_pixel_of_its_map(detect
 
 def test_bits_do_not_depend_on_the_batch(detector: Detector, folder: Path) -> None:
     source = open_source(folder / "cut", detector.config.data)
-    whole = join(detector.stream(source.chunks(detector.layout, 4)))
-    alone = join(detector.stream(source.chunks(detector.layout, 1)))
+    whole = join(detector.score_chunks(source.chunks(detector.layout, 4)))
+    alone = join(detector.score_chunks(source.chunks(detector.layout, 1)))
     for name in whole.parts:
         np.testing.assert_array_equal(whole.parts[name], alone.parts[name])
 

@@ -53,7 +53,7 @@ def chunks_of(values: NDArray[Any], size: int, groups: NDArray[np.str_] | None =
 
 def scored(kind: str, size: int = 10_000, values: NDArray[Any] | None = None) -> Scores:
     values = values_of(kind) if values is None else values
-    return join(detector_of(kind).stream(chunks_of(values, size), explain=True))
+    return join(detector_of(kind).score_chunks(chunks_of(values, size), explain=True))
 
 
 def nats_of(scores: Scores) -> dict[str, NDArray[np.float64]]:
@@ -134,7 +134,7 @@ def test_the_reconstruction_of_a_table_is_the_objectives() -> None:
 def test_windows_never_span_two_machines() -> None:
     values = values_of("series", 180)
     groups = np.array(["a", "b", "a"] * 60)
-    together = join(detector_of("series").stream(chunks_of(values, 17, groups)))
+    together = join(detector_of("series").score_chunks(chunks_of(values, 17, groups)))
     assert together.ids.tolist() == list(range(180))
     for name in ("a", "b"):
         np.testing.assert_array_equal(
@@ -164,7 +164,7 @@ def test_a_series_shorter_than_a_window_says_so(groups: str | None, said: str) -
     names = None if groups is None else np.array(["a"] * WINDOW + ["b"])
     values = values_of("series", 5 if groups is None else WINDOW + 1)
     with pytest.raises(DataError, match=f"{said}, fewer than the {WINDOW} of one window"):
-        list(detector_of("series").stream(chunks_of(values, 3, names)))
+        list(detector_of("series").score_chunks(chunks_of(values, 3, names)))
 
 
 @pytest.mark.parametrize(("sizes", "elsewhere"), [([], 0), ([1], 0), ([3], 1), ([3, 3, 2], 3), ([2, 3], 0)])

@@ -197,20 +197,27 @@ def open_upright(file: Path | Encoded, palette: bool = False) -> Any:
     Of a file of several pictures it is the first, and `info` has the key LATER.
     Raises BrokenImageError if it cannot be decoded.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
+
+    with _explained(file), Image.open(file) as opened:
+        return upright(opened, file, palette)
+
+
+def upright(opened: Any, file: Path | Encoded, palette: bool = False) -> Any:
+    """The same of an open Pillow image; file: what messages call it."""
+    from PIL import ImageOps
 
     with _explained(file):
-        with Image.open(file) as opened:
-            is_first = Path(str(file)).suffix.lower() in LAYERED and getattr(opened, "is_animated", False)
-            upright = ImageOps.exif_transpose(opened)
-            upright.load()
-            if is_first:
-                upright.info[LATER] = True
-        if upright.mode in ("P", "PA") and not palette:
-            upright = upright.convert("RGBA")
-    if upright.mode == "F":
+        is_first = Path(str(file)).suffix.lower() in LAYERED and getattr(opened, "is_animated", False)
+        image = ImageOps.exif_transpose(opened)
+        image.load()
+        if is_first:
+            image.info[LATER] = True
+        if image.mode in ("P", "PA") and not palette:
+            image = image.convert("RGBA")
+    if image.mode == "F":
         raise BrokenImageError(file, "an image of floating-point numbers, which have no white")
-    return upright
+    return image
 
 
 @contextmanager

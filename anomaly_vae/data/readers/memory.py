@@ -86,8 +86,13 @@ def _memory(columns: Iterable[Any], names: list[str], name: str) -> MemoryReader
 def _column(values: Any) -> pa.Array:
     if hasattr(values, "dt") and hasattr(values.dtype, "freq"):  # a period is the time when it begins
         values = values.dt.to_timestamp()
+    if hasattr(values, "dt") and values.dtype.kind == "m":
+        values = values.dt.total_seconds()
     try:
         column = pa.array(values, from_pandas=True)
+        inner = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if isinstance(inner, pa.BaseExtensionType):  # intervals, say
+            raise pa.ArrowTypeError(str(inner))
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         # Objects of several types become text; `columns.profile` recognises the numbers among it.
         is_missing = [value is None or value != value for value in values]
