@@ -201,6 +201,7 @@ def refused(folder: Path) -> str:
 
 
 FILES = [
+    "calibration.safetensors",
     "weights.safetensors",
     "validation.safetensors",
     "config.yaml",
