@@ -99,7 +99,7 @@ def open_memory(X: Any, config: DataConfig, labels: Any = None) -> Source:
         if len(texts) != len(X):
             raise DataError(f"memory: {len(texts)} labels for {len(X)} rows; give one label a row")
     if hasattr(X, "__arrow_c_stream__") and not hasattr(X, "index"):  # a table of pyarrow or polars
-        return _open(memory.MemoryReader(pa.table(X)), config, texts)
+        return _open(memory.from_arrow(X), config, texts)
     if hasattr(X, "columns"):
         return _open(memory.from_frame(X), config, texts)
     values = np.ma.filled(X.astype(np.float64), np.nan) if isinstance(X, np.ma.MaskedArray) else np.asarray(X)

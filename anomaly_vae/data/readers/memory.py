@@ -63,6 +63,19 @@ def from_array(values: NDArray[Any], name: str = "memory") -> MemoryReader:
     return _memory(values.T, [f"x{i}" for i in range(values.shape[1])], name)
 
 
+def from_arrow(table: Any, name: str = "memory") -> MemoryReader:
+    """A table of Arrow's kin, such as polars, as a reader."""
+    held = pa.table(table)
+
+    def plain(type_: pa.DataType) -> pa.DataType:
+        """Views, which few functions of pyarrow take, as strings."""
+        if pa.types.is_dictionary(type_):
+            return pa.dictionary(type_.index_type, plain(type_.value_type))
+        return pa.string() if pa.types.is_string_view(type_) else type_
+
+    return MemoryReader(held.cast(pa.schema([(field.name, plain(field.type)) for field in held.schema])), name)
+
+
 def from_frame(frame: Any, name: str = "memory") -> MemoryReader:
     """A pandas DataFrame as a reader; the index of the frame is ignored unless it holds times, which are a column, of
     its name or `time`."""
