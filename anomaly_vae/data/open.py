@@ -38,6 +38,8 @@ def open_source(path: str | Path, config: DataConfig) -> Source:
 
 
 def _open(data: Path | Reader, config: DataConfig, labels: NDArray[np.str_] | None = None) -> Source:
+    if not isinstance(data, Path):
+        import pandas  # noqa: F401  (pyarrow would import it in C++ later, where an interrupt is lost: Ctrl-C did nothing)
     if config.kind is not None:
         return KINDS[config.kind].open(data, config, labels)
     fits = {name: KINDS[name].recognises(data, config) for name in reversed(list(KINDS))}

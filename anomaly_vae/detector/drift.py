@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData
@@ -40,11 +40,11 @@ class Reference:
     __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     name: str
     values: NDArray[np.float64]
-    rows: int
-    missing: int
+    rows: NonNegativeInt
+    missing: NonNegativeInt
     mean: float = math.nan
     memory: float = 0.0
-    counts: tuple[int, ...] = ()
+    counts: tuple[NonNegativeInt, ...] = ()
     categories: tuple[str, ...] = ()
 
     @classmethod
@@ -71,7 +71,10 @@ class Reference:
     @classmethod
     def from_json(cls, tree: dict[str, Any], values: NDArray[np.float64]) -> Reference:
         """Raises pydantic's ValidationError for other keys or types."""
-        return TypeAdapter(cls).validate_python({**tree, "values": values})
+        reference = TypeAdapter(cls).validate_python({**tree, "values": values})
+        if reference.missing > reference.rows:
+            raise ValueError(f"'{reference.name}' lacks {reference.missing} of {reference.rows} values")
+        return reference
 
 
 @dataclass

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import STRICT, Policy
@@ -42,9 +42,9 @@ class Threshold:
     value: float
     policy: str
     labelled: bool
-    false_alarm_rate: float
-    normals: int
-    anomalies: int
+    false_alarm_rate: Annotated[float, Field(ge=0, le=1)]
+    normals: NonNegativeInt
+    anomalies: NonNegativeInt
     note: str = ""
     independent: float | None = None
     per_day: float | None = None

@@ -122,3 +122,22 @@ def test_sigterm_ends_a_command_as_an_exception_does(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "tidied\n"
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_an_interrupt_while_pandas_is_imported_is_not_lost(tmp_path: Path) -> None:
+    """pyarrow imports pandas from C++, where an exception is dropped: Ctrl-C at that moment did nothing."""
+    (tmp_path / "data.csv").write_text("a,b,c\n" + "0.5,1.5,x\n" * 20)
+    detector = Path(__file__).parents[1] / "detector" / "format5" / "table"
+    code = f"""
+import sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "pandas":
+            sys.meta_path.remove(self)
+            raise SystemExit(143)
+sys.meta_path.insert(0, Stop())
+from anomaly_vae.cli import main
+main(["score", "data.csv", "-m", {str(detector)!r}, "-o", "s.csv"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, sorted(path.name for path in tmp_path.iterdir())) == (143, ["data.csv"]), done.stderr

@@ -86,6 +86,12 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "division by zero": (in_json("scaler.json", "elements", 0, "scale", value=0), "divides by zero"),
     "an unknown way of scaling": (in_json("scaler.json", "elements", 0, "how", value="log"), "its SavedScaler is not"),
     "no threshold": (in_json("threshold.json", "value", value=None), "its Threshold is not one (value: "),
+    "a rate above one": (in_json("threshold.json", "false_alarm_rate", value=2.0), "its Threshold is not one"),
+    "less than no cell missing": (in_json("reference.json", "quantities", 0, "missing", value=-1), "its Reference is"),
+    "more cells missing than rows": (
+        in_json("reference.json", "quantities", 0, "missing", value=9999),
+        "lacks 9999",
+    ),
     "an infinite threshold": (in_json("threshold.json", "value", value=float("inf")), "its Threshold is not one"),
     "a network of terabytes": (
         replaced("config.yaml", "hidden:\n  - 4", "hidden:\n  - 1000000\n  - 1000000"),
