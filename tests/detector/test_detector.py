@@ -203,6 +203,7 @@ def refused(folder: Path) -> str:
 FILES = [
     "weights.safetensors",
     "validation.safetensors",
+    "calibration.safetensors",
     "config.yaml",
     "layout.json",
     "reference.json",
