@@ -22,6 +22,7 @@ from anomaly_vae.scoring.scores import DECIMALS
 SPREAD = 1.0  # standard deviation of a weight's prior, whose mean is 1
 SURE = 2.0  # standard errors by which left-out anomalies must gain
 FOLDS = 20  # in which weights are tried on rows that did not choose them; of fewer anomalies, one each
+WORTH = 20  # anomalies that more of them count as: with the most that was measured, no part takes the score over
 NOT_WEIGHTED = setting("scoring.weights", "none")
 
 Nats = NDArray[np.float64]
@@ -88,7 +89,7 @@ def _fitted(parts: Nats, anomalous: NDArray[np.bool_], marked: NDArray[np.bool_]
     from scipy.special import expit
 
     single = anomalous | marked
-    counts = np.where(single, 1.0, anomalous.sum() / max((~single).sum(), 1))
+    counts = np.where(single, 1.0, anomalous.sum() / max((~single).sum(), 1)) * min(1.0, WORTH / anomalous.sum())
 
     def loss(x: Nats) -> tuple[float, Nats]:
         weights, intercept = x[:-1], x[-1]
