@@ -3,8 +3,8 @@
 The log-odds that a row is an anomaly are an intercept plus the weighted nats. A weight of 1 is what theory says of a
 surprise: normals thin out as exp(-nats), so if anomalies do not, the log-odds rise by 1 a nat. The prior of a weight is
 N(1, 1), cut at 0: an anomaly that the sum finds already says nothing new, and moves nothing. Weights that do not rank
-the anomalies better when these are left out in turn, by a paired t-test, are not used, lest labels cost what the sum of
-the parts finds without them: on development tables a looser rule gained more, and lost on more of them (BENCHMARKS.md).
+the anomalies better when these are left out in turn, by two standard errors, are not used, lest labels cost what the
+sum finds without them: on development tables a looser rule gained more, and lost on more of them (BENCHMARKS.md).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from anomaly_vae.core.advice import setting
 from anomaly_vae.scoring.scores import DECIMALS
 
 SPREAD = 1.0  # standard deviation of a weight's prior, whose mean is 1
-SURE = 0.975  # level of the one-sided test that left-out anomalies gain
+SURE = 2.0  # standard errors by which left-out anomalies must gain
 FOLDS = 20  # in which weights are tried on rows that did not choose them; of fewer anomalies, one each
+WORTH = 20  # anomalies that more of them count as: with the most that was measured, no part takes the score over
 NOT_WEIGHTED = setting("scoring.weights", "none")
 
 Nats = NDArray[np.float64]
@@ -43,8 +44,6 @@ def choose_weights(parts: Mapping[str, Nats], anomalous: NDArray[np.bool_], mark
     marked: (n,) normal rows that a person looked at, each of which counts as much as an anomaly; the others do
     together.
     """
-    from scipy.stats import t
-
     stacked, count = np.stack(list(parts.values())), int(anomalous.sum())
     plain = np.round(stacked.sum(0), DECIMALS)
     if not count or anomalous.all():
@@ -68,7 +67,7 @@ def choose_weights(parts: Mapping[str, Nats], anomalous: NDArray[np.bool_], mark
         f" {before.mean():.4f} by 1"
     )
     gains = after - before
-    if gains.mean() <= t.ppf(SURE, count - 1) * gains.std(ddof=1) / math.sqrt(count):
+    if gains.mean() <= SURE * gains.std(ddof=1) / math.sqrt(count):
         return Weighing(None, plain, f"{said}, which is no sure gain: each part counts 1")
     chosen = dict(zip(parts, weights.tolist(), strict=True))
     listed = ", ".join(f"{name} {weight:g}" for name, weight in chosen.items() if parts[name].any())
@@ -90,7 +89,7 @@ def _fitted(parts: Nats, anomalous: NDArray[np.bool_], marked: NDArray[np.bool_]
     from scipy.special import expit
 
     single = anomalous | marked
-    counts = np.where(single, 1.0, anomalous.sum() / max((~single).sum(), 1))
+    counts = np.where(single, 1.0, anomalous.sum() / max((~single).sum(), 1)) * min(1.0, WORTH / anomalous.sum())
 
     def loss(x: Nats) -> tuple[float, Nats]:
         weights, intercept = x[:-1], x[-1]

@@ -204,6 +204,7 @@ FILES = [
     "calibration.safetensors",
     "weights.safetensors",
     "validation.safetensors",
+    "calibration.safetensors",
     "config.yaml",
     "layout.json",
     "reference.json",

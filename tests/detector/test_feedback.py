@@ -37,7 +37,7 @@ def data(rows: int = 150, odd: int = 30) -> tuple[pd.DataFrame, NDArray[np.bool_
 @pytest.fixture(autouse=True)
 def sure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any gain is enough, so that these few rows are weighted."""
-    monkeypatch.setattr(part_weights, "SURE", 1e-9)
+    monkeypatch.setattr(part_weights, "SURE", -1e9)
 
 
 @pytest.fixture(scope="module")

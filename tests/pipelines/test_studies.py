@@ -27,7 +27,7 @@ from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.training import loop
-from pipelines import baselines, collapse, false_alarms, idx, one_class_images, series, series_alarms, tables
+from pipelines import baselines, collapse, false_alarms, idx, labels, one_class_images, series, series_alarms, tables
 from pipelines.study import COLLECTIONS, HALVES, Study, chosen, listed, natural, paired, settings
 
 Main = Callable[[list[str]], None]
@@ -130,6 +130,24 @@ def test_tables(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         found = cells.loc[("1_small", method)]
         assert found["auroc"] == pytest.approx(roc_auc_score(anomalous, expected))
         assert found["aupr"] == pytest.approx(average_precision_score(anomalous, expected))
+
+
+def test_labels_gain_beside_the_same_rows_without_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(150, 2)), np.arange(150) >= 110
+    X[y, 0] += 2
+    np.savez(place / "many.npz", X=X, y=y.astype(int))
+    np.savez(place / "few.npz", X=X[:120], y=y[:120].astype(int))  # ten anomalies
+    monkeypatch.setattr(labels, "COUNTS", (0, 1, 4))
+    cells = run_twice(labels.main, [str(place), "--seeds", "1", *QUIET], "out", monkeypatch)
+    assert [*cells.index] == [("many", f"{count} labels") for count in (0, 1, 4)]
+    assert (cells["auroc_gain"] == cells["auroc_gain"].where(cells["weighted"] > 0, 0)).all(), "no weights, no gain"
+    assert (cells["weighted"] == 0).tolist()[:2] == [True, True]
+    lead = {"method": "4 labels", "seed": 0, "aupr_gain": 0.0}
+    table = labels.summary(
+        pd.DataFrame([lead | {"file": "a", "auroc_gain": -0.01}, lead | {"file": "b", "auroc_gain": 0.02}])
+    )
+    assert table.loc["4 labels", "auroc_lost"] == 0.5 and table.loc["4 labels", "auroc_gain"] == pytest.approx(0.005)
 
 
 def test_the_draw_of_a_large_table_is_stratified_and_seeded(place: Path) -> None:
