@@ -17,8 +17,8 @@ The autoencoder and the plain VAE are our network with neither moved nor noisy i
 residual: with beta 0, ranked by the mean squared error, and with beta 1, ranked by reconstruction given the posterior
 mean plus KL.
 
-MNIST, one seed: about 25 minutes with one thread; with `--set training.steps=400` ten, and a mean AUROC of 0.990 (kNN on
-pixels 0.954), of Fashion-MNIST 0.956 (0.923).
+MNIST, one seed: about 25 minutes with one thread; with `--set training.steps=400` ten, and a mean AUROC of 0.990 (kNN
+on pixels 0.954), of Fashion-MNIST 0.956 (0.923).
 """
 
 from __future__ import annotations
