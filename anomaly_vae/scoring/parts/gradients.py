@@ -79,10 +79,17 @@ class GradientNeighbours(Part):
         self.unit = nats_of_log_distance(close.clamp(min=smallest), by_bag, by_bag, len(points) / bags)
 
     def nats(self, batch: Batch) -> Tensor:
-        """(B,) -log density of the histograms, up to a constant."""
+        """(B,) -log density of the histograms, up to a constant.
+
+        A reference that is alike is the picture itself: its bag is left out if there are others, so that training
+        pictures have the nats of held-out ones.
+        """
         histograms = self.rooted(self.lengths(batch.x))
         squared = torch.stack([nearest(histograms, bag) for bag in self.points], dim=1)  # (B, bags)
-        return self.unit * 0.5 * squared.clamp(min=self.closest).log().mean(1)
+        other = squared > self.closest
+        counted = (other | ~other.any(1, keepdim=True)).float()
+        logs = squared.clamp(min=self.closest).log() * counted
+        return self.unit * 0.5 * logs.sum(1) / counted.sum(1)
 
     def lengths(self, x: Tensor) -> Tensor:
         """(B, E) lengths of the gradients in each direction and cell, of pictures in 0-1 with their condition."""
