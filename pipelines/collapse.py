@@ -53,7 +53,7 @@ PROTECTIONS: dict[str, dict[str, Any]] = {
 TEXTBOOK: dict[str, Any] = {
     "model": {"sigma": "fixed", "sigma_value": 1.0},
     "training": {"noise": 0.0, "jitter": 0.0, "steps": 500},
-    "scoring": {"prior": "normal", "recon": "likelihood"},
+    "scoring": {"prior": "normal", "recon": "likelihood", "neighbours": 0},
 }
 
 

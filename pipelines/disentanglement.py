@@ -45,7 +45,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 MODEL: dict[str, Any] = {
     "model": {"likelihood": "bernoulli", "latent": 6, "channels": [16, 32], "hidden": [64]},
     "training": {"noise": 0.0, "jitter": 0.0, "steps": 3000, "batch_size": 64, "lr": 2e-3, "patience": 1000},
-    "scoring": {"prior": "normal", "recon": "likelihood"},
+    "scoring": {"prior": "normal", "recon": "likelihood", "neighbours": 0},
 }
 
 

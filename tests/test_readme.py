@@ -62,7 +62,7 @@ def test_the_commands_on_embedded_data_work_in_order(workplace: Path) -> None:
         read.add(given)
     assert {"fit", "sample-data", "score", "threshold", "evaluate", "runs"} <= set(ran)
     assert {"table.csv", "series.csv", "surfaces", "data.csv"} <= read
-    assert (workplace / "scores.csv").read_text().startswith("id,score,recon,kl,p_value,is_anomaly\n")
+    assert (workplace / "scores.csv").read_text().startswith("id,score,recon,kl,neighbours,p_value,is_anomaly\n")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -327,8 +327,8 @@ class ScoringConfig(Section):
         None,
         ge=0,
         le=1 << 31,
-        description="training rows (dense) or positions (features) that distances are measured to; 0: no part"
-        " that measures any",
+        description="training rows, pictures or positions of them (features) that distances are measured to; 0: no"
+        " part that measures any",
     )
     parts: tuple[str, ...] | None = Field(None, description="further parts of the score, by name")
     weights: Literal["auto", "none"] | None = Field(

@@ -32,7 +32,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "members": 1,
     },
     "training": {"steps": 1200, "batch_size": 128, "lr": 2e-3, "bf16": True, "noise": 0.5, "jitter": 1.0},
-    "scoring": {"combine": "sum", "recon": "energy", "prior": "mixture", "neighbours": 0, "parts": ()},
+    "scoring": {"combine": "sum", "recon": "energy", "prior": "mixture", "neighbours": 4000, "parts": ()},
     "threshold": {"unlabelled": "fpr=0.01"},
 }
 LIGHT = ("brightness", "contrast", "sharpness")  # the monitored quantities of a picture, each 0-1

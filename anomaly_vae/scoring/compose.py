@@ -76,9 +76,10 @@ def _of_samples(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:
         torch.manual_seed(config.seed)
         read = (shape[0] + scaler.n_condition, *shape[1:])
         model = registry.build(config.model, read, categories if any(categories) else (), scaler.n_condition)
-    # A table without numbers has no distances; pictures cannot have them, which the part says.
+    # A table without numbers has no distances.
     has_numbers = not layout.columns or any(column.categories is None for column in layout.read)
-    parts = parts_of(model, config.scoring, shape, "neighbours" if has_numbers else None)
+    neighbours = "gradients" if KINDS[layout.kind].pictures else "neighbours" if has_numbers else None
+    parts = parts_of(model, config.scoring, shape, neighbours)
     return ScoreModel(model, parts, cells_of(config.scoring, layout))
 
 

@@ -28,7 +28,7 @@ from tests.commands import ok, run
 UNTRACKED = ["--set", "training.epochs=1", "--set", "tracking.enabled=false"]
 ROWS = {"digits": 1797, "table": 569, "series": 3000}
 PARTS = {
-    "digits": ["recon", "kl"],
+    "digits": ["recon", "kl", "neighbours"],
     "table": ["recon", "kl", "neighbours", "lof", "marginals", "missing"],
     "series": ["recon", "kl", "level", "missing"],
 }

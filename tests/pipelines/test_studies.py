@@ -348,7 +348,8 @@ def test_a_window_begins_with_its_first_row_repeated() -> None:
 
 def test_one_class_images(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = run_twice(one_class_images.main, [str(image_folder), "--only", "1", *QUIET], "out", monkeypatch)
-    methods = ["anomaly-vae", "anomaly-vae recon alone", "anomaly-vae kl alone", "autoencoder", "plain VAE"]
+    parts = ["recon + kl", "recon alone", "kl alone", "neighbours alone"]
+    methods = ["anomaly-vae", *(f"anomaly-vae {part}" for part in parts), "autoencoder", "plain VAE"]
     assert list(cells.loc["1"].index) == [*methods, *baselines.PIXELS]
     images = idx.read_set(image_folder)
     train, test = (part.reshape(len(part), -1) / 255 for part in (images.train[images.train_labels == 1], images.test))
@@ -356,7 +357,7 @@ def test_one_class_images(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert cells.loc[("1", "kNN nearest"), "auroc"] == pytest.approx(roc_auc_score(images.test_labels != 1, nearest))
     plain = {"objective__beta": 0, "objective__free_bits": 0, "objective__free_bits_total": 0,
              "training__jitter": 0, "training__noise": 0, "scoring__prior": "normal",
-             "scoring__recon": "likelihood"}  # fmt: skip
+             "scoring__recon": "likelihood", "scoring__neighbours": 0}  # fmt: skip
     fit = partial(Detector.fit, images.train[images.train_labels == 1], seed=0, **FIT)
     for method, scores in {
         "anomaly-vae": fit().score(images.test),
@@ -384,6 +385,15 @@ def test_out_of_distribution(image_folder: Path, place: Path, monkeypatch: pytes
     assert found.loc["anomaly-vae", "auroc"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("kind", one_class_images.COLOURS)
+def test_plainer_pictures_than_textures(kind: str) -> None:
+    train, scored, anomalous = one_class_images.colours(kind, 0)
+    assert (train.shape, scored.shape, anomalous.sum()) == ((4000, 3, 32, 32), (2000, 3, 32, 32), 1000)
+    assert train.dtype == scored.dtype == np.uint8
+    steps = np.abs(np.diff(scored.astype(float), axis=3)).mean((1, 2, 3))
+    assert np.median(steps[anomalous]) < 0.5 * np.median(steps[~anomalous])
+
+
 def test_idx_files(image_folder: Path) -> None:
     images = idx.read_set(image_folder)
     assert images.train.shape == (240, 8, 8)
@@ -405,7 +415,7 @@ def test_collapse(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = Detector.fit(
         train, seed=0, **FIT, model__latent=4, objective__beta=10.0, objective__schedule="constant",
         objective__free_bits_total=0.0, model__sigma="fixed", model__sigma_value=1.0, training__noise=0.0,
-        training__jitter=0.0, scoring__prior="normal", scoring__recon="likelihood",
+        training__jitter=0.0, scoring__prior="normal", scoring__recon="likelihood", scoring__neighbours=0,
     )  # fmt: skip
     scores, new = detector.parts(images.test), images.test_labels == 2
     bare = cells.loc["no protection"]

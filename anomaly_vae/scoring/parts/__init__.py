@@ -27,10 +27,11 @@ PARTS: dict[str, tuple[str, str]] = {
     "constant": ("constant", "anomaly_vae.scoring.parts.constant:Constant"),
     "tails": ("tails", "anomaly_vae.scoring.parts.tails:Tails"),
     "memory": ("neighbours", "anomaly_vae.scoring.parts.memory_bank:MemoryBank"),
+    "gradients": ("neighbours", "anomaly_vae.scoring.parts.gradients:GradientNeighbours"),
 }
 
 
-DISTANCES = ("neighbours", "lof", "memory")  # those that scoring.neighbours is about
+DISTANCES = ("neighbours", "lof", "memory", "gradients")  # those that scoring.neighbours is about
 
 
 def names_of(column: str) -> tuple[str, ...]:
