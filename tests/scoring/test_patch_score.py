@@ -248,8 +248,20 @@ def test_a_coreset_covers_what_a_random_choice_misses() -> None:
     assert len(set(chosen.tolist())) == 6
     assert {500, 501} <= set(chosen.tolist())
     q = torch.randn(7, 5, generator=generator)
-    expected = torch.cdist(q, x[chosen]).square().amin(1)
-    torch.testing.assert_close(nearest(q, x[chosen]), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(nearest(q, x[chosen]), torch.cdist(q, x[chosen]).argmin(1))
+
+
+def test_a_coreset_chosen_in_batches_covers_like_one_chosen_singly() -> None:
+    x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
+    singly = [0]
+    for _ in range(299):
+        singly.append(int(torch.cdist(x, x[singly]).amin(1).argmax()))
+    in_batches = greedy_coreset(x, 300, torch.Generator().manual_seed(0))
+    assert len(set(in_batches.tolist())) == 300
+    radius, least, at_random = (
+        float(torch.cdist(x, x[some]).amin(1).max()) for some in (in_batches, singly, range(300))
+    )
+    assert radius < 1.2 * least < at_random
 
 
 def test_the_border_is_suppressed_and_never_raised() -> None:
@@ -414,7 +426,13 @@ def test_the_study_sets_rivals_beside_ours(folder: Path, workplace: Path) -> Non
     defects.main([str(workplace / "data"), "--out", "out", *settings])
     assert list(Path("mlruns").rglob("reconstructions.png"))
     cells = {row["method"]: row for row in map(json.loads, Path("out/cells.jsonl").read_text().splitlines())}
-    assert list(cells) == ["anomaly-vae", "anomaly-vae, after features", "PatchCore 1 %", "PaDiM"]
+    assert list(cells) == [
+        "anomaly-vae",
+        "anomaly-vae, after features",
+        "PatchCore 1 %",
+        "PatchCore, our memory",
+        "PaDiM",
+    ]
     ours, after = list(cells.values())[:2]
     for metric in ("auroc", "pixel_auroc", "aupro"):  # maps are rounded to float16 in between
         assert after[metric] == pytest.approx(ours[metric], abs=2e-3)
