@@ -91,6 +91,19 @@ def test_folded_batch_norms_compute_what_they_did_apart() -> None:
     torch.testing.assert_close(F.conv2d(x, folded["x.weight"], folded["x.bias"]), norm.eval()(conv(x)))
 
 
+def test_a_block_that_pads_before_it_expands_computes_what_one_that_pads_after_it_does() -> None:
+    torch.manual_seed(0)
+    block, x = efficientnet_lite.Block(4, 4, 5, 1, 3), torch.rand(2, 4, 9, 7)
+    assert block.expand is not None
+
+    def convolved(conv: nn.Conv2d, x: Tensor, groups: int = 1) -> Tensor:
+        return F.conv2d(x, conv.weight, conv.bias, groups=groups)
+
+    wide = F.pad(convolved(block.expand, x).clamp(0, 6), [2] * 4, mode="reflect")
+    expected = convolved(block.project, convolved(block.depthwise, wide, 12).clamp(0, 6)) + x
+    torch.testing.assert_close(block(x), expected)
+
+
 def test_cells_lie_where_an_impulse_says() -> None:
     """With weights that are all alike and positive, what a cell sees is symmetric about its centre."""
     net = Backbone("efficientnet_lite0", ("blocks.2", "blocks.4"))
