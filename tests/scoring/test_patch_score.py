@@ -424,6 +424,19 @@ def test_rivals_measure_distances_as_others_do() -> None:
     assert float(cells[1, 2]) == pytest.approx(expected, rel=1e-3)
 
 
+def test_few_pictures_are_drawn_of_those_that_train_alone(tmp_path: Path) -> None:
+    files = [*(f"train/good/{number}.png" for number in range(9)), "test/cut/0.png", "ground_truth/cut/0_mask.png"]
+    for file in files:
+        (tmp_path / "whole" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "whole" / file).write_text(file)
+    for seed in (0, 1):
+        defects.few(tmp_path / "whole", 4, seed, tmp_path / f"{seed}")
+    drawn = [{p.read_text() for p in (tmp_path / f"{seed}").rglob("*") if p.is_file()} for seed in (0, 1)]
+    assert [len(some) for some in drawn] == [4 + 2] * 2
+    assert all(set(files[9:]) < some < set(files) for some in drawn)
+    assert drawn[0] != drawn[1]
+
+
 def test_the_study_sets_rivals_beside_ours(folder: Path, workplace: Path) -> None:
     root = workplace / "data/grating"
     for number in range(24):
