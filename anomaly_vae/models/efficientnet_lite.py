@@ -63,7 +63,7 @@ class Block(nn.Module):
         self.residual = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.depthwise(x, None if self.expand is None else self._expanded)
+        h: Tensor = self.depthwise(x, None if self.expand is None else self._expanded)
         h = self.project(F.relu6(h, inplace=True))
         return h + x if self.residual else h
 
