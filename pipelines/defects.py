@@ -10,9 +10,8 @@ pixel_f1 of pixels at the pictures' own size. score_seconds: of one picture, fro
 Each category is a run of its own below the study's, with its curves, figures and detector.
 
 With model.kind=features, the default, and without tiles, PatchCore and PaDiM on the same feature maps are measured too,
-and our own score from the feature maps on, so that times can be compared; see `patches`. On MVTec's bottle and grid,
-four minutes on two busy cores (AUROC, pixel AUROC, AUPRO): ours 1.000, 0.984, 0.954 and 0.990, 0.986, 0.954; PatchCore
-1.000, 0.984, 0.958 and 0.910, 0.980, 0.935; PaDiM 0.999, 0.982, 0.931 and 0.983, 0.981, 0.936.
+and our own score from the feature maps on, so that times can be compared; see `patches`.
+BENCHMARKS.md has their figures.
 """
 
 from __future__ import annotations
