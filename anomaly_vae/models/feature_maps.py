@@ -52,7 +52,7 @@ class FeatureMaps(nn.Module):
 
     def key(self) -> str:
         """A hash of everything that a map depends on besides the picture."""
-        text = f"1 {self.backbone.name} {self.backbone.layers} {self.backbone.digest()} {self.picture} {STRIDE}"
+        text = f"2 {self.backbone.name} {self.backbone.layers} {self.backbone.digest()} {self.picture} {STRIDE}"
         return hashlib.blake2b(text.encode(), digest_size=DIGEST).hexdigest()
 
 

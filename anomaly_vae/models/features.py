@@ -56,6 +56,6 @@ FEATURES = Member(
             "sigma_value": 1.0,
         },
         "training": {"steps": 400, "batch_size": 1024, "lr": 3e-3, "bf16": False, "noise": 0.0, "jitter": 0.0},
-        "scoring": {"recon": "covariance", "prior": "mixture", "neighbours": 1500},
+        "scoring": {"recon": "covariance", "prior": "mixture", "neighbours": 30_000},
     },
 )

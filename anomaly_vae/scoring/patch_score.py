@@ -17,7 +17,7 @@ from anomaly_vae.scoring.parts.memory_bank import MemoryBank
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 from anomaly_vae.scoring.score_model import ScoreModel, ScoreModule
 
-TRAINED, HELD, FITTED = 100_000, 20_000, 100_000  # positions at most: to train on, to stop by, to fit the parts to
+TRAINED, HELD, FITTED = 200_000, 20_000, 200_000  # positions at most: to train on, to stop by, to fit the parts to
 SIZE = 4096  # positions that the model reads at once while parts are fitted
 FLOOR = 0.05  # of a channel's standard deviation, as a share of their median: a channel that never moved is no alarm
 SHARE = 2.0  # of the neighbours part on held-out normals, in units of recon + kl

@@ -91,6 +91,19 @@ def test_folded_batch_norms_compute_what_they_did_apart() -> None:
     torch.testing.assert_close(F.conv2d(x, folded["x.weight"], folded["x.bias"]), norm.eval()(conv(x)))
 
 
+def test_a_block_that_pads_before_it_expands_computes_what_one_that_pads_after_it_does() -> None:
+    torch.manual_seed(0)
+    block, x = efficientnet_lite.Block(4, 4, 5, 1, 3), torch.rand(2, 4, 9, 7)
+    assert block.expand is not None
+
+    def convolved(conv: nn.Conv2d, x: Tensor, groups: int = 1) -> Tensor:
+        return F.conv2d(x, conv.weight, conv.bias, groups=groups)
+
+    wide = F.pad(convolved(block.expand, x).clamp(0, 6), [2] * 4, mode="reflect")
+    expected = convolved(block.project, convolved(block.depthwise, wide, 12).clamp(0, 6)) + x
+    torch.testing.assert_close(block(x), expected)
+
+
 def test_cells_lie_where_an_impulse_says() -> None:
     """With weights that are all alike and positive, what a cell sees is symmetric about its centre."""
     net = Backbone("efficientnet_lite0", ("blocks.2", "blocks.4"))
@@ -248,8 +261,20 @@ def test_a_coreset_covers_what_a_random_choice_misses() -> None:
     assert len(set(chosen.tolist())) == 6
     assert {500, 501} <= set(chosen.tolist())
     q = torch.randn(7, 5, generator=generator)
-    expected = torch.cdist(q, x[chosen]).square().amin(1)
-    torch.testing.assert_close(nearest(q, x[chosen]), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(nearest(q, x[chosen]), torch.cdist(q, x[chosen]).argmin(1))
+
+
+def test_a_coreset_chosen_in_batches_covers_like_one_chosen_singly() -> None:
+    x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
+    singly = [0]
+    for _ in range(299):
+        singly.append(int(torch.cdist(x, x[singly]).amin(1).argmax()))
+    in_batches = greedy_coreset(x, 300, torch.Generator().manual_seed(0))
+    assert len(set(in_batches.tolist())) == 300
+    radius, least, at_random = (
+        float(torch.cdist(x, x[some]).amin(1).max()) for some in (in_batches, singly, range(300))
+    )
+    assert radius < 1.2 * least < at_random
 
 
 def test_the_border_is_suppressed_and_never_raised() -> None:
@@ -399,6 +424,19 @@ def test_rivals_measure_distances_as_others_do() -> None:
     assert float(cells[1, 2]) == pytest.approx(expected, rel=1e-3)
 
 
+def test_few_pictures_are_drawn_of_those_that_train_alone(tmp_path: Path) -> None:
+    files = [*(f"train/good/{number}.png" for number in range(9)), "test/cut/0.png", "ground_truth/cut/0_mask.png"]
+    for file in files:
+        (tmp_path / "whole" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "whole" / file).write_text(file)
+    for seed in (0, 1):
+        defects.few(tmp_path / "whole", 4, seed, tmp_path / f"{seed}")
+    drawn = [{p.read_text() for p in (tmp_path / f"{seed}").rglob("*") if p.is_file()} for seed in (0, 1)]
+    assert [len(some) for some in drawn] == [4 + 2] * 2
+    assert all(set(files[9:]) < some < set(files) for some in drawn)
+    assert drawn[0] != drawn[1]
+
+
 def test_the_study_sets_rivals_beside_ours(folder: Path, workplace: Path) -> None:
     root = workplace / "data/grating"
     for number in range(24):
@@ -414,7 +452,13 @@ def test_the_study_sets_rivals_beside_ours(folder: Path, workplace: Path) -> Non
     defects.main([str(workplace / "data"), "--out", "out", *settings])
     assert list(Path("mlruns").rglob("reconstructions.png"))
     cells = {row["method"]: row for row in map(json.loads, Path("out/cells.jsonl").read_text().splitlines())}
-    assert list(cells) == ["anomaly-vae", "anomaly-vae, after features", "PatchCore 1 %", "PaDiM"]
+    assert list(cells) == [
+        "anomaly-vae",
+        "anomaly-vae, after features",
+        "PatchCore 1 %",
+        "PatchCore, our memory",
+        "PaDiM",
+    ]
     ours, after = list(cells.values())[:2]
     for metric in ("auroc", "pixel_auroc", "aupro"):  # maps are rounded to float16 in between
         assert after[metric] == pytest.approx(ours[metric], abs=2e-3)

@@ -34,7 +34,7 @@ from anomaly_vae.scoring.parts.base import Batch, Normals
 from anomaly_vae.scoring.parts.knn_density import KNNDensity
 from anomaly_vae.scoring.parts.likelihood import Likelihood
 from anomaly_vae.scoring.parts.mahalanobis import Mahalanobis
-from anomaly_vae.scoring.parts.memory_bank import MemoryBank
+from anomaly_vae.scoring.parts.memory_bank import CELL, PROBED, MemoryBank
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 from anomaly_vae.scoring.parts.model_prior import ModelPrior
 from anomaly_vae.scoring.parts.residual_energy import ResidualEnergy
@@ -305,6 +305,49 @@ def test_memory_reads_features_as_they_were_before_they_were_standardised() -> N
     x = draw(5, 6, seed=2)
     expected = cdist((3 * x + 1).numpy(), (3 * train + 1).numpy()).min(1) ** 2
     np.testing.assert_allclose(part.nats(Batch(x, model(x), 3 * x + 1)), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def clustered() -> tuple[MemoryBank, Tensor]:
+    """A memory of several times as many cells as are probed, and features to compare with it."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 4, (40, 6))
+    points, x = (torch.from_numpy(centres[rng.integers(40, size=n)] + rng.normal(size=(n, 6))).float()
+                 for n in (16 * CELL, 300))  # fmt: skip
+    part = MemoryBank(6, 6, len(points))
+    part.fit(normals(points, points))
+    return part, x
+
+
+def test_memory_searched_in_all_cells_is_the_exact_search(clustered: tuple[MemoryBank, Tensor]) -> None:
+    part, x = clustered
+    assert len(part.cells) == 16 > PROBED
+    assert part.starts[-1] == len(part.points) == 16 * CELL
+    placed = part.place(x)
+    exact = cdist(placed.numpy(), part.points.numpy()).argmin(1)
+    np.testing.assert_array_equal(part.search(placed, len(part.cells) - 1), exact)
+    np.testing.assert_array_equal(part.search(placed, len(part.cells)), exact)
+    found = part.search(placed)
+    assert (found.numpy() == exact).mean() > 0.97
+    own = torch.bucketize(found, part.starts[1:], right=True)  # the cell of what was found is one of the PROBED nearest
+    ranks = cdist(placed.numpy(), part.cells.numpy()).argsort(1).argsort(1)
+    assert (ranks[np.arange(len(x)), own] < PROBED).all()
+
+
+def test_memory_gives_a_feature_the_same_bits_in_any_company(clustered: tuple[MemoryBank, Tensor]) -> None:
+    part, x = clustered
+    together = part.squared(x)
+    assert torch.equal(together, torch.cat([part.squared(some) for some in x.split(7)]))
+    assert torch.equal(together, part.squared(x.flip(0)).flip(0))
+
+
+def test_memory_in_an_exported_graph_searches_the_same_cells(
+    clustered: tuple[MemoryBank, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, x = clustered
+    expected = part.search(part.place(x), 2)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(part.search(part.place(x), 2), expected)
 
 
 def test_memory_is_worth_twice_the_elbo_on_held_out_normals(tmp_path: Path) -> None:
