@@ -78,7 +78,7 @@ def _of_samples(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:
         model = registry.build(config.model, read, categories if any(categories) else (), scaler.n_condition)
     # A table without numbers has no distances; pictures cannot have them, which the part says.
     has_numbers = not layout.columns or any(column.categories is None for column in layout.read)
-    parts = parts_of(model, config.scoring, shape, "neighbours" if has_numbers else None)
+    parts = parts_of(model, config.scoring, shape, KINDS[layout.kind].nearest if has_numbers else None)
     return ScoreModel(model, parts, cells_of(config.scoring, layout))
 
 

@@ -135,7 +135,10 @@ class Scorer:
 
     def residuals(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.float64]]:
         """(n, C) mean residual of each time step over the windows that cover it, in scaled units, piece after piece."""
-        return (arrays[0] for _, arrays, _ in self._fold(chunks, Residuals) if arrays)
+        return (arrays[0] for _, arrays, _ in self._fold(chunks, self._residuals) if arrays)
+
+    def _residuals(self) -> Stage:
+        return Residuals(len(self.scaler.column))
 
     def _steps(self, chunks: Iterable[Chunk], explain: bool) -> Iterator[tuple[Chunk, Scores]]:
         waiting: deque[Chunk] = deque()
@@ -148,13 +151,14 @@ class Scorer:
         level = self.score_model.level
 
         def stage() -> Stage:
-            return Residuals() if level is None else LevelStream(*level.variances())
+            return self._residuals() if level is None else LevelStream(*level.variances())
 
         for ids, arrays, shares in self._fold(kept(), stage):
             if len(ids):
-                recon, *further = (nats.sum(axis=1) for nats in arrays)
-                columns = (recon, *shares.T, *further)
-                parts = dict(zip(self.score_model.model_parts, columns, strict=True))
+                net = self.score_model
+                found = dict(zip(net.step_columns, (nats.sum(axis=1) for nats in arrays), strict=True))
+                found |= dict(zip(net.shared_columns, shares.T, strict=True))
+                parts = {name: found[name] for name in net.model_parts}
                 by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
                 chunk = _first(waiting, len(ids))
                 yield chunk, self._combined(chunk, parts, by_sensor)
@@ -169,10 +173,9 @@ class Scorer:
         def prepare(raw: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float32]:
             return self.scaler.read(raw[:, :sensors], raw[:, sensors:], None if before is None else before[:sensors])
 
-        level = self.score_model.level
-        folded = ("recon",) if level is None else ("recon", *level.further_columns)
-        n_shares = len(self.score_model.model_parts) - len(folded)
-        folder = WindowFolder(self.window, prepare, stage, self.scaler.n_condition, n_shares)
+        net = self.score_model
+        layers = len(net.step_columns) - (0 if net.level is None else len(net.level.further_columns))
+        folder = WindowFolder(self.window, prepare, stage, self.scaler.n_condition, len(net.shared_columns), layers)
         for chunk in chunks:
             condition = np.empty((len(chunk), 0)) if chunk.condition is None else chunk.condition
             folder.push(chunk.ids, np.concatenate([chunk.values, condition], axis=1), chunk.groups, chunk.after_gap)
