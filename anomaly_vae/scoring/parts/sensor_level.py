@@ -123,8 +123,8 @@ class LevelStream:
 
 
 def step_nats(elements: Tensor, step: Tensor, level: Tensor) -> tuple[Tensor, ...]:
-    """(recon, level, K - 1 further) nats, (N, C) each, of consecutive steps. elements: (N, K * C) residuals, and nats of
-    further parts, which are only averaged. step, level: (C,) variances."""
+    """(recon, level, K - 1 further) nats, (N, C) each, of consecutive steps. elements: (N, K * C), the residuals, and
+    nats of further parts, which are only averaged. step, level: (C,) variances."""
     residual, *further = elements.split(len(step), 1)
     recon = centred_mean(0.5 * residual.square() / step, SMOOTH)
     stood = TEMPER * 0.5 * trailing_mean(residual, LEVEL).square() / level
