@@ -185,9 +185,12 @@ class WindowFolder:
     def add(self, residual: NDArray[np.float32], nats: NDArray[np.float32]) -> None:
         """The residuals (B, layers * C, T) and the nats (B, n_shares) of the batch of windows that was cut last."""
         segment, rows = self.pending.pop()
-        np.add.at(segment.residual, rows, residual.transpose(0, 2, 1))
-        np.add.at(segment.shares, rows, (nats / self.window)[:, None])
-        np.add.at(segment.count, rows, 1)
+        shares = nats / self.window
+        for step in reversed(range(self.window)):  # one step of each window, so that no place comes twice
+            here = rows[:, step]
+            segment.residual[here] += residual[:, :, step]
+            segment.shares[here] += shares
+            segment.count[here] += 1
 
     def finished(self) -> tuple[NDArray[np.generic], Arrays, NDArray[np.float64]]:
         """(ids, arrays of the stage (n, C), shares (n, n_shares)) of the steps that are complete and were not returned
