@@ -41,7 +41,7 @@ RATE = 1.5  # ratio of usual steps from which a file is sampled otherwise than t
 REPEATED = 0.2  # share of steps at the time of the one before, from which a file holds several machines
 LONGEST, SHORTEST = 32, 8  # steps of a window
 SIDE_BY_SIDE = 20  # number of windows without overlap that the training rows should hold
-ENOUGH = 50  # such windows from which what is normal of a window is learned by itself
+ENOUGH = 1000  # training rows from which parts know normal windows: what fewer have not shown would be an alarm
 REFERENCES = 300  # windows of each sensor that distances are measured to
 
 
@@ -392,12 +392,12 @@ def _dataset(
 
 
 def _by_rows(train_rows: int, window: int | None) -> dict[str, dict[str, Any]]:
-    """The default length of a window: LONGEST, halved until the training rows hold SIDE_BY_SIDE windows. The parts that
-    know windows of training only where these are ENOUGH: what little training has not shown would be an alarm."""
+    """The default length of a window: LONGEST, halved until the training rows hold SIDE_BY_SIDE windows; and the parts
+    that know windows of training, where its rows are ENOUGH."""
     length = window or LONGEST
     while window is None and length > SHORTEST and length > train_rows / SIDE_BY_SIDE:
         length //= 2
-    is_long = train_rows >= ENOUGH * length
+    is_long = train_rows >= ENOUGH
     parts = ("variation", "missing") if is_long else ("missing",)
     return {"data": {"window": length}, "scoring": {"neighbours": REFERENCES if is_long else 0, "parts": parts}}
 
