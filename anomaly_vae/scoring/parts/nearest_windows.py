@@ -15,12 +15,16 @@ from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.parts.base import Batch, Normals, StepPart
 from anomaly_vae.scoring.parts.sensor_level import LEAST
 
+USUAL = 0.5  # nats of a usual step, before they are taken off
+
 
 class NearestWindows(StepPart):
     """Of each sensor, half the squared difference to its nearest training window, in units of what it is on average in
-    held-out normal windows: 1/2 in a usual step. Each half of a window shares its nats evenly.
+    held-out normal windows, as far as it is beyond that average, 1/2. The steps of each half of a window share.
 
-    A missing value counts as the sensor's mean where windows are compared, and has no nats.
+    Without the average most normal steps have next to nothing. A constant in every score would make their tail look
+    shorter than it is, and a threshold that is extrapolated from few of them too low. A missing value counts as the
+    sensor's mean where windows are compared, and has no difference.
     """
 
     column, sized_by_fit = "neighbours", ("references",)
@@ -53,9 +57,10 @@ class NearestWindows(StepPart):
         self.unit = (total / steps.clamp(min=1) + LEAST).float()[:, None]
 
     def elements(self, batch: Batch) -> Tensor:
-        nats = 0.5 * self._squared(batch.x) / self.unit  # (B, C, T)
+        nats = USUAL * self._squared(batch.x) / self.unit  # (B, C, T)
         halves = nats.unflatten(2, (1 if nats.shape[2] % 2 else 2, -1))
-        return halves.mean(3, keepdim=True).expand_as(halves).flatten(2)
+        beyond = (halves.mean(3, keepdim=True) - USUAL).clamp(min=0)
+        return beyond.expand_as(halves).flatten(2)
 
     def _sensors(self, x: Tensor) -> Tensor:
         """(B, C, T) without the condition and without NaN."""
