@@ -17,7 +17,7 @@ from anomaly_vae.models.base import VAE
 from anomaly_vae.scoring.parts.base import Batch, Normals, StepPart
 
 SAMPLE = 4096  # windows of each kind that it is fitted to
-BLOCK = 8  # steps of the shorter of the two lengths; the longer is the window
+BLOCK = 8  # steps of the shorter of the two lengths, and half of the longer; longer blocks blur where a fault ends
 RARE = 0.01  # share of normal blocks beyond each of the two ends
 END = 2.33  # that share's quantile of a standard normal variable
 FREE = 2.6  # deviation up to which a block has no nats, in standard deviations
@@ -42,8 +42,8 @@ class Variation(StepPart):
 
     def __init__(self, sensors: int, window: int) -> None:
         super().__init__()
-        # where blocks do not fill the window, it is the only length
-        self.lengths = (window if window % BLOCK else BLOCK, window)
+        # where blocks of a length do not fill the window, it takes their place
+        self.lengths = (window if window % BLOCK else BLOCK, window if window % (2 * BLOCK) else 2 * BLOCK)
         self.register_buffer("floor", torch.ones(sensors, 1))
         self.register_buffer("ends", torch.zeros(2, 3, sensors, 1))
 
