@@ -24,6 +24,7 @@ minutes with one thread.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ SENSORS, LOADS, DAY, WEEK = 8, 3, 288, 2016  # steps of a day and of a week
 TRAIN, FRESH, COPIES, HOUR = 3 * WEEK, 3 * WEEK, 6, 12
 NOISE, WEEKEND = 0.3, 0.6
 Rows = NDArray[np.float64]
+Fitted = tuple[Detector, Rows, Rows, NDArray[np.bool_]]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,18 +50,17 @@ def main(argv: list[str] | None = None) -> None:
     config, names = settings(options, data={"kind": "series"}, split=NO_TEST), chosen(FAULTS, options.only)
     with Study("series_faults", options.out, config, "drawn log") as study:
         for seed in range(options.seeds):
-            fitted: list[tuple[Detector, Rows, Rows, NDArray[np.bool_]]] = []
-
-            def compute(fault: str, seed: int = seed, fitted: list = fitted) -> Figures:  # type: ignore[type-arg]
-                fitted += [] if fitted else [fit(config, seed)]
-                return {OURS: figures(fault, *fitted[0], seed)}
-
+            fitted = cache(partial(fit, config, seed))
             for name in names:
-                study.cell(name, seed, lambda name=name, compute=compute: compute(name))  # type: ignore[misc]
+                study.cell(name, seed, partial(compute, name, fitted, seed))
         study.finish({"faults": faults_found(pd.DataFrame(study.rows))}, children=False)
 
 
-def fit(config: Config, seed: int) -> tuple[Detector, Rows, Rows, NDArray[np.bool_]]:
+def compute(fault: str, fitted: Callable[[], Fitted], seed: int) -> Figures:
+    return {OURS: figures(fault, *fitted(), seed)}
+
+
+def fit(config: Config, seed: int) -> Fitted:
     """The detector of a log, its fresh steps, their white noise, and which of them are alarms without any fault."""
     log, noise = drawn(TRAIN + FRESH, seed)
     detector = Detector.fit(log[:TRAIN], config=config, seed=seed)

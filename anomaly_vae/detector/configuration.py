@@ -70,7 +70,7 @@ def _filled_in(config: Config, kind: str, train_rows: int | None = None) -> Conf
     if tree["split"]["train"] or tree["split"]["valid"] or "folds" not in kind_of_data.defaults["split"]:
         tree["split"]["folds"] = tree["split"]["folds"] or 0  # who says what is held out wants it held out
     model = MODELS[tree["model"]["kind"] or kind_of_data.defaults["model"]["kind"]]
-    by_rows = {}
+    by_rows: Mapping[str, Mapping[str, Any]] = {}
     if kind_of_data.by_rows is not None and train_rows is not None:
         by_rows = kind_of_data.by_rows(train_rows, config.data.window)
     for defaults in (model.defaults, kind_of_data.defaults, by_rows):

@@ -72,4 +72,5 @@ class NearestWindows(StepPart):
         squares = self.references.square().sum(2)[:, None]  # (C, 1, R)
         far = torch.baddbmm(squares, x.transpose(0, 1), self.references.transpose(1, 2), alpha=-2)  # (C, B, R)
         place = far.argmin(2)[:, :, None].expand(-1, -1, x.shape[2])  # (C, B, T)
-        return (x - self.references.gather(1, place).transpose(0, 1)).square().masked_fill(missing, 0.0)
+        differences: Tensor = x - self.references.gather(1, place).transpose(0, 1)
+        return differences.square().masked_fill(missing, 0.0)
