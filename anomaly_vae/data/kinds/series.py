@@ -41,7 +41,9 @@ RATE = 1.5  # ratio of usual steps from which a file is sampled otherwise than t
 REPEATED = 0.2  # share of steps at the time of the one before, from which a file holds several machines
 LONGEST, SHORTEST = 32, 8  # steps of a window
 SIDE_BY_SIDE = 20  # number of windows without overlap that the training rows should hold
-ENOUGH = 1000  # training rows from which parts know normal windows: what fewer have not shown would be an alarm
+# Training rows from which parts know what is normal of changes, and of windows: what fewer have not shown would be an
+# alarm.
+ENOUGH, ENOUGH_WINDOWS = 1000, 3000
 REFERENCES = 300  # windows of each sensor that distances are measured to
 
 
@@ -397,9 +399,9 @@ def _by_rows(train_rows: int, window: int | None) -> dict[str, dict[str, Any]]:
     length = window or LONGEST
     while window is None and length > SHORTEST and length > train_rows / SIDE_BY_SIDE:
         length //= 2
-    is_long = train_rows >= ENOUGH
-    parts = ("variation", "missing") if is_long else ("missing",)
-    return {"data": {"window": length}, "scoring": {"neighbours": REFERENCES if is_long else 0, "parts": parts}}
+    parts = ("variation", "missing") if train_rows >= ENOUGH else ("missing",)
+    neighbours = REFERENCES if train_rows >= ENOUGH_WINDOWS else 0
+    return {"data": {"window": length}, "scoring": {"neighbours": neighbours, "parts": parts}}
 
 
 def _elements(columns: Iterable[NDArray[Any]], layout: Layout, after_gap: NDArray[np.bool_] | None) -> list[Element]:

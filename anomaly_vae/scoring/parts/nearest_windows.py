@@ -64,7 +64,8 @@ class NearestWindows(StepPart):
 
     def _sensors(self, x: Tensor) -> Tensor:
         """(B, C, T) without the condition and without NaN."""
-        return x[:, : len(self.references)].nan_to_num()
+        sensors: Tensor = x[:, : len(self.references)].nan_to_num()
+        return sensors
 
     def _squared(self, x: Tensor) -> Tensor:
         """(B, C, T) squared differences of samples x to the nearest reference of each sensor; 0 where x is missing."""
@@ -72,5 +73,5 @@ class NearestWindows(StepPart):
         squares = self.references.square().sum(2)[:, None]  # (C, 1, R)
         far = torch.baddbmm(squares, x.transpose(0, 1), self.references.transpose(1, 2), alpha=-2)  # (C, B, R)
         place = far.argmin(2)[:, :, None].expand(-1, -1, x.shape[2])  # (C, B, T)
-        differences: Tensor = x - self.references.gather(1, place).transpose(0, 1)
-        return differences.square().masked_fill(missing, 0.0)
+        squared: Tensor = (x - self.references.gather(1, place).transpose(0, 1)).square().masked_fill(missing, 0.0)
+        return squared

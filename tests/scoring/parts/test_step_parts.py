@@ -97,10 +97,9 @@ def test_windows_are_known_only_where_training_shows_enough_of_them() -> None:
     by_rows = KINDS["series"].by_rows
     assert by_rows is not None
     assert by_rows(999, None) == {"data": {"window": 32}, "scoring": {"neighbours": 0, "parts": ("missing",)}}
-    assert by_rows(1000, 8) == {
-        "data": {"window": 8},
-        "scoring": {"neighbours": 300, "parts": ("variation", "missing")},
-    }
+    parts = ("variation", "missing")
+    assert by_rows(1000, 8) == {"data": {"window": 8}, "scoring": {"neighbours": 0, "parts": parts}}
+    assert by_rows(3000, None)["scoring"] == {"neighbours": 300, "parts": parts}
     assert by_rows(340, None)["data"] == {"window": 16}
 
 
@@ -109,7 +108,7 @@ def long_series() -> tuple[Detector, np.ndarray]:  # type: ignore[type-arg]
     rng = np.random.default_rng(0)
     t = np.arange(1900)[:, None]
     x = np.sin(2 * np.pi * t / 40 + [0, 1, 2]) + 0.1 * rng.normal(size=(1900, 3))
-    detector = Detector.fit(x[:1500], kind="series", data__window=8, model__channels=[4], training__steps=40,
+    detector = Detector.fit(x[:1500], kind="series", data__window=8, scoring__neighbours=300, model__channels=[4], training__steps=40,
                             split__train=0.7, split__valid=0.3, device="cpu")  # fmt: skip
     return detector, x[1500:]
 
