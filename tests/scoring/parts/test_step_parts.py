@@ -108,8 +108,8 @@ def long_series() -> tuple[Detector, np.ndarray]:  # type: ignore[type-arg]
     rng = np.random.default_rng(0)
     t = np.arange(1900)[:, None]
     x = np.sin(2 * np.pi * t / 40 + [0, 1, 2]) + 0.1 * rng.normal(size=(1900, 3))
-    detector = Detector.fit(x[:1500], kind="series", data__window=8, scoring__neighbours=300, model__channels=[4], training__steps=40,
-                            split__train=0.7, split__valid=0.3, device="cpu")  # fmt: skip
+    detector = Detector.fit(x[:1500], kind="series", data__window=8, scoring__neighbours=300, model__channels=[4],
+                            training__steps=40, split__train=0.7, split__valid=0.3, device="cpu")  # fmt: skip
     return detector, x[1500:]
 
 
