@@ -57,15 +57,14 @@ class NearestWindows(StepPart):
         self.unit = (total / steps.clamp(min=1) + LEAST).float()[:, None]
 
     def elements(self, batch: Batch) -> Tensor:
-        nats = USUAL * self._squared(batch.x) / self.unit  # (B, C, T)
+        nats: Tensor = USUAL * self._squared(batch.x) / self.unit  # (B, C, T)
         halves = nats.unflatten(2, (1 if nats.shape[2] % 2 else 2, -1))
-        beyond = (halves.mean(3, keepdim=True) - USUAL).clamp(min=0)
+        beyond: Tensor = (halves.mean(3, keepdim=True) - USUAL).clamp(min=0)
         return beyond.expand_as(halves).flatten(2)
 
     def _sensors(self, x: Tensor) -> Tensor:
         """(B, C, T) without the condition and without NaN."""
-        sensors: Tensor = x[:, : len(self.references)].nan_to_num()
-        return sensors
+        return x[:, : len(self.references)].nan_to_num()
 
     def _squared(self, x: Tensor) -> Tensor:
         """(B, C, T) squared differences of samples x to the nearest reference of each sensor; 0 where x is missing."""
@@ -73,5 +72,4 @@ class NearestWindows(StepPart):
         squares = self.references.square().sum(2)[:, None]  # (C, 1, R)
         far = torch.baddbmm(squares, x.transpose(0, 1), self.references.transpose(1, 2), alpha=-2)  # (C, B, R)
         place = far.argmin(2)[:, :, None].expand(-1, -1, x.shape[2])  # (C, B, T)
-        squared: Tensor = (x - self.references.gather(1, place).transpose(0, 1)).square().masked_fill(missing, 0.0)
-        return squared
+        return (x - self.references.gather(1, place).transpose(0, 1)).square().masked_fill(missing, 0.0)
