@@ -2,6 +2,7 @@
 
     python -m pipelines.series FOLDER                  a folder of SKAB, of ASD, or one that holds both
     python -m pipelines.series FOLDER --only skab/valve1/0 --seeds 1
+    python -m pipelines.series FOLDER/asd --half reporting
 
 SKAB: CSVs with `;`, a datetime, sensors, `anomaly` and `changepoint`; per file the first 400 rows train, the rest is
 scored, in one stream with those the detector has seen before. ASD: a folder a machine with train.csv.gz and
@@ -39,7 +40,7 @@ from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.models.likelihoods import LOG_2PI
 from pipelines import baselines
 from pipelines.baselines import OURS, Rows
-from pipelines.study import Figures, Study, arguments, by_seed, chosen, natural, paired, settings
+from pipelines.study import Figures, Study, arguments, by_seed, chosen, listed, natural, paired, settings
 from pipelines.vus import vus_pr
 
 TRAIN = 400  # rows of a SKAB file
@@ -67,14 +68,14 @@ Fitted = tuple[Callable[[Rows], NDArray[np.float64]], float]  # the score of a s
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__, "series", seeds=3)
+    parser = arguments(__doc__, "series", seeds=3, halves=True)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
     base: dict[str, Any] = {"data": {"kind": "series"}, "split": NO_TEST}
     config, plain = settings(options, **base), settings(options, **base, **PLAIN)
     files = find(options.folder)
     with Study("series", options.out, config, str(options.folder.resolve()), hidden=COUNTS) as study:
-        names = chosen(files, options.only)
+        names = listed(chosen(files, options.only), options.half, "skab", "asd", "smd")
         study.grid(names, options.seeds, lambda name, seed: compare(files[name](), config, plain, seed), options.engine)
         frame = pd.DataFrame(study.rows)
         frame["collection"] = [files[file].collection if file in files else "" for file in frame["file"]]

@@ -38,18 +38,22 @@ def fit_usual(score_model: ScoreModule, held: RowDataset, scaler: Scaler) -> Non
 
 @torch.no_grad()
 def _usual_nats(score_model: ScoreModule, held: RowDataset) -> NDArray[np.float32]:
-    """(E,) mean nats of each element in held-out normals that have it."""
+    """(E,) mean nats of each element in held-out normals that have it, of a sensor with those of further parts."""
     samples, elements = [], []
     for some in held.spaced(JUDGED).split(1024):
         samples.append(held.take(some))
         elements.append(score_model(samples[-1])[0])
-    found = torch.cat(elements)
+    x = torch.cat(samples)
+    n = x.shape[1] - held.n_condition
+    found = torch.cat(elements).unflatten(1, (-1, n))  # (N, layers, E, ...), see `WindowFolder`
+    there = ~torch.isnan(x[:, :n])
+    axes = [axis for axis in range(there.dim()) if axis != 1]
+    sums = found.sum([axis + (axis > 0) for axis in axes])  # (layers, E)
+    usual = sums / there.sum(axes).clamp(min=1)
     if score_model.level is not None:  # whose variances are what makes a residual's mean nats these
-        return np.full(found.shape[1], 0.5 * (1 + TEMPER), np.float32)
-    there = ~torch.isnan(torch.cat(samples)[:, : found.shape[1]])
-    axes = [axis for axis in range(found.dim()) if axis != 1]
-    usual: NDArray[np.float32] = (found.sum(axes) / there.sum(axes).clamp(min=1)).cpu().numpy()
-    return usual
+        usual[0] = 0.5 * (1 + TEMPER * score_model.level.weight)
+    total: NDArray[np.float32] = usual.sum(0).cpu().numpy()
+    return total
 
 
 def set_alarms(score_model: ScoreModule, n: int, normal: NDArray[np.float64], threshold: float) -> None:

@@ -57,16 +57,12 @@ def resolve(config: Config, kind: str, train_rows: int | None = None) -> Config:
     """
     from anomaly_vae.models import backbone, pretrained
 
-    config = _filled_in(config, kind)
-    model = backbone.adapted(pretrained.adapted(config.model))
-    data, window = config.data, KINDS[kind].window
-    if window is not None and train_rows is not None and data.window is None:
-        data = data.model_copy(update={"window": window(train_rows)})
-    return config.model_copy(update={"model": model, "data": data})
+    config = _filled_in(config, kind, train_rows)
+    return config.model_copy(update={"model": backbone.adapted(pretrained.adapted(config.model))})
 
 
-def _filled_in(config: Config, kind: str) -> Config:
-    """With the defaults of the kind of data and of the model."""
+def _filled_in(config: Config, kind: str, train_rows: int | None = None) -> Config:
+    """With the defaults of the kind of data and of the model, and where it is known of the number of training rows."""
     tree = config.model_dump()
     tree["data"]["kind"] = kind
     tree["model"]["kind"] = _model_kind(config)
@@ -74,7 +70,10 @@ def _filled_in(config: Config, kind: str) -> Config:
     if tree["split"]["train"] or tree["split"]["valid"] or "folds" not in kind_of_data.defaults["split"]:
         tree["split"]["folds"] = tree["split"]["folds"] or 0  # who says what is held out wants it held out
     model = MODELS[tree["model"]["kind"] or kind_of_data.defaults["model"]["kind"]]
-    for defaults in (model.defaults, kind_of_data.defaults):
+    by_rows: Mapping[str, Mapping[str, Any]] = {}
+    if kind_of_data.by_rows is not None and train_rows is not None:
+        by_rows = kind_of_data.by_rows(train_rows, config.data.window)
+    for defaults in (model.defaults, kind_of_data.defaults, by_rows):
         for section, settings in defaults.items():
             for key, value in settings.items():
                 if tree[section][key] is None:

@@ -78,8 +78,7 @@ def _of_samples(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:
         model = registry.build(config.model, read, categories if any(categories) else (), scaler.n_condition)
     # A table without numbers has no distances.
     has_numbers = not layout.columns or any(column.categories is None for column in layout.read)
-    neighbours = "gradients" if KINDS[layout.kind].pictures else "neighbours" if has_numbers else None
-    parts = parts_of(model, config.scoring, shape, neighbours)
+    parts = parts_of(model, config.scoring, shape, KINDS[layout.kind].nearest if has_numbers else None)
     return ScoreModel(model, parts, cells_of(config.scoring, layout))
 
 

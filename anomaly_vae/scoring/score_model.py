@@ -14,7 +14,7 @@ from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.backbone import Backbone
 from anomaly_vae.models.base import VAE
-from anomaly_vae.scoring.parts.base import Batch, CellPart, ElementPart, Normals, Part
+from anomaly_vae.scoring.parts.base import Batch, CellPart, ElementPart, Normals, Part, StepPart
 from anomaly_vae.scoring.parts.constant import Constant
 from anomaly_vae.scoring.parts.missing import Missing
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
@@ -64,6 +64,16 @@ class ScoreModule(nn.Module, ABC):
     @abstractmethod
     def model_parts(self) -> tuple[str, ...]:
         """The columns of the score that are of what the model makes of a sample, in their order."""
+
+    @property
+    def step_columns(self) -> tuple[str, ...]:
+        """Those of `model_parts` that a step of a series has by itself, in the order in which folding makes them."""
+        return ("recon",)
+
+    @property
+    def shared_columns(self) -> tuple[str, ...]:
+        """Those that a window has, whose steps share them."""
+        return tuple(name for name in self.model_parts if name not in self.step_columns)
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -119,8 +129,8 @@ class ScoreModule(nn.Module, ABC):
     def forward(self, x: Tensor, own: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """(elements (B, *shape), column -> (B,)) in nats of scaled samples x (B, *shape).
 
-        With a level part the elements are residuals, and its columns are left to the folding of windows. own: (B,) see
-        `fit`.
+        With a level part the elements are residuals, and its columns are left to the folding of windows, as are those
+        of a `StepPart`, whose elements come behind on the first axis of a sample. own: (B,) see `fit`.
         """
 
     @abstractmethod
@@ -168,6 +178,15 @@ class ScoreModel(ScoreModule):
         return (*self.by_column, *(column for part in self.by_column.values() for column in part.further_columns))
 
     @property
+    def step_columns(self) -> tuple[str, ...]:
+        further = self.by_column["recon"].further_columns
+        return ("recon", *further, *(part.column for part in self.step_parts))
+
+    @property
+    def step_parts(self) -> list[StepPart]:
+        return [part for part in self.by_column.values() if isinstance(part, StepPart)]
+
+    @property
     def level(self) -> SensorLevel | None:
         return self.part(SensorLevel)
 
@@ -202,7 +221,8 @@ class ScoreModel(ScoreModule):
         batch = Batch(x, self.model(x), x, own)
         recon = cast(ElementPart, self.parts["recon"])
         elements = recon.elements(batch)
-        return elements, {
+        of_steps = [part.elements(batch) for part in self.step_parts]
+        return torch.cat([elements, *of_steps], 1) if of_steps else elements, {
             column: elements.flatten(1).sum(1) if part is recon else part.nats(batch)
             for column, part in self.by_column.items()
             if not part.of_steps

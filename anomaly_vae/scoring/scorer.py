@@ -136,7 +136,10 @@ class Scorer:
 
     def residuals(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.float64]]:
         """(n, C) mean residual of each time step over the windows that cover it, in scaled units, piece after piece."""
-        return (arrays[0] for _, arrays, _ in self._fold(chunks, Residuals) if arrays)
+        return (arrays[0] for _, arrays, _ in self._fold(chunks, self._residuals) if arrays)
+
+    def _residuals(self) -> Stage:
+        return Residuals(len(self.scaler.column))
 
     def _steps(self, chunks: Iterable[Chunk], explain: bool) -> Iterator[tuple[Chunk, Scores]]:
         waiting: deque[Chunk] = deque()
@@ -154,8 +157,10 @@ class Scorer:
         self, chunk: Chunk, arrays: Arrays, shares: NDArray[np.float64], explain: bool = False
     ) -> tuple[Chunk, Scores]:
         """Time steps and their scores, from what `pushed` or `closed` returned for them."""
-        recon, *further = (nats.sum(axis=1) for nats in arrays)
-        parts = dict(zip(self.score_model.model_parts, (recon, *shares.T, *further), strict=True))
+        net = self.score_model
+        by_name = dict(zip(net.step_columns, (nats.sum(axis=1) for nats in arrays), strict=True))
+        by_name |= dict(zip(net.shared_columns, shares.T, strict=True))
+        parts = {name: by_name[name] for name in net.model_parts}
         by_sensor = self.scaler.by_column(np.sum(arrays, axis=0).astype(np.float32)) if explain else None
         return chunk, self._combined(chunk, parts, by_sensor)
 
@@ -169,7 +174,7 @@ class Scorer:
     def stage(self) -> Stage:
         """What turns residuals of steps into their nats."""
         level = self.score_model.level
-        return Residuals() if level is None else LevelStream(*level.variances())
+        return self._residuals() if level is None else LevelStream(*level.variances())
 
     def folder(self, stage: Callable[[], Stage]) -> WindowFolder:
         """What cuts steps into windows and folds their results back, for `pushed` and `closed`."""
@@ -179,10 +184,9 @@ class Scorer:
         def prepare(raw: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float32]:
             return self.scaler.read(raw[:, :sensors], raw[:, sensors:], None if before is None else before[:sensors])
 
-        level = self.score_model.level
-        folded = ("recon",) if level is None else ("recon", *level.further_columns)
-        n_shares = len(self.score_model.model_parts) - len(folded)
-        return WindowFolder(self.window, prepare, stage, self.scaler.n_condition, n_shares)
+        net = self.score_model
+        layers = len(net.step_columns) - (0 if net.level is None else len(net.level.further_columns))
+        return WindowFolder(self.window, prepare, stage, self.scaler.n_condition, len(net.shared_columns), layers)
 
     def pushed(self, folder: WindowFolder, chunk: Chunk) -> Finished:
         """What is complete of the steps so far, after those of a chunk."""

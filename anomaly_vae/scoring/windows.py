@@ -23,10 +23,18 @@ class Stage(Protocol):
 
 
 class Residuals:
-    """A stage that reports the residuals themselves."""
+    """A stage that reports the residuals themselves, and the elements of further parts beside them.
+
+    sensors: C of the residuals (m, K * C), which become K arrays; None: all.
+    """
+
+    def __init__(self, sensors: int | None = None) -> None:
+        self.sensors = sensors
 
     def push(self, residual: NDArray[np.float64], closed: bool) -> Arrays:
-        return (residual,)
+        if not self.sensors:
+            return (residual,)
+        return tuple(np.split(residual, range(self.sensors, residual.shape[1], self.sensors), axis=1))
 
 
 class _Segment:
@@ -34,7 +42,7 @@ class _Segment:
     its sums."""
 
     def __init__(self, read: int, sensors: int, stage: Stage, n_shares: int) -> None:
-        """read: numbers of a step that a window holds, sensors: those that residuals come back for."""
+        """read: numbers of a step that a window holds, sensors: how many residuals and other elements come back."""
         self.stage = stage
         self.closed = False  # no further step of it comes
         # of steps that the stage holds
@@ -83,13 +91,14 @@ class WindowFolder:
     the pieces and however groups are interleaved; only the steps that a later window can still reach are held.
 
     n_condition: number of trailing channels of a prepared step that hold the condition, which has no residual.
+    layers: how many numbers a sensor has in each step of a window: its residual, and elements of further parts.
     n_shares: how many kinds of nats a window has that its steps share.
     """
 
     def __init__(self, window: int, prepare: Prepare, stage: Callable[[], Stage], n_condition: int = 0,
-        n_shares: int = 1,
+        n_shares: int = 1, layers: int = 1,
     ) -> None:  # fmt: skip
-        self.n_condition, self.n_shares = n_condition, n_shares
+        self.n_condition, self.n_shares, self.layers = n_condition, n_shares, layers
         self.window, self.stride, self.prepare, self.stage = window, max(1, window // 8), prepare, stage
         self.groups: dict[str, _Group] = {}
         self.ended: list[_Segment] = []
@@ -142,7 +151,7 @@ class WindowFolder:
             self._join(group)
 
     def _segment(self, read: int) -> _Segment:
-        return _Segment(read, read - self.n_condition, self.stage(), self.n_shares)
+        return _Segment(read, self.layers * (read - self.n_condition), self.stage(), self.n_shares)
 
     @staticmethod
     def _join(group: _Group) -> None:
@@ -183,11 +192,14 @@ class WindowFolder:
             self._retire(segment)
 
     def add(self, residual: NDArray[np.float32], nats: NDArray[np.float32]) -> None:
-        """The residuals (B, C, T) and the nats (B, n_shares) of the batch of windows that was cut last."""
+        """The residuals (B, layers * C, T) and the nats (B, n_shares) of the batch of windows that was cut last."""
         segment, rows = self.pending.pop()
-        np.add.at(segment.residual, rows, residual.transpose(0, 2, 1))
-        np.add.at(segment.shares, rows, (nats / self.window)[:, None])
-        np.add.at(segment.count, rows, 1)
+        shares = nats / self.window
+        for step in reversed(range(self.window)):  # one step of each window, so that no place comes twice
+            here = rows[:, step]
+            segment.residual[here] += residual[:, :, step]
+            segment.shares[here] += shares
+            segment.count[here] += 1
 
     def finished(self) -> Finished:
         """(ids, arrays of the stage (n, C), shares (n, n_shares)) of the steps that are complete and were not returned

@@ -30,7 +30,7 @@ ROWS = {"digits": 1797, "table": 569, "series": 3000}
 PARTS = {
     "digits": ["recon", "kl", "neighbours"],
     "table": ["recon", "kl", "neighbours", "lof", "marginals", "missing"],
-    "series": ["recon", "kl", "level", "missing"],
+    "series": ["recon", "kl", "variation", "level", "missing"],
 }
 
 Fits = dict[str, dict[str, Any]]

@@ -27,7 +27,18 @@ from anomaly_vae.core.settings import NO_TEST
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.training import loop
-from pipelines import baselines, collapse, false_alarms, idx, labels, one_class_images, series, series_alarms, tables
+from pipelines import (
+    baselines,
+    collapse,
+    false_alarms,
+    idx,
+    labels,
+    one_class_images,
+    series,
+    series_alarms,
+    series_faults,
+    tables,
+)
 from pipelines.study import COLLECTIONS, HALVES, Study, chosen, listed, natural, paired, settings
 
 Main = Callable[[list[str]], None]
@@ -461,6 +472,50 @@ def test_simulated_normals_are_what_they_are_called(case: str) -> None:
         return
     days = X[: len(X) // 48 * 48, 0].reshape(-1, 48)
     assert days.std(axis=0).mean() == pytest.approx(0.2, abs=0.01) if case == "exact" else days.std(axis=0).max() > 0.3
+
+
+def test_series_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, steps in {"DAY": 24, "TRAIN": 400, "FRESH": 300, "COPIES": 2}.items():
+        monkeypatch.setattr(series_faults, name, steps)
+    cells = run_twice(
+        series_faults.main, ["--only", "spike", "--only", "level", "--seeds", "1", *QUIET], "out", monkeypatch
+    )
+    log, _ = series_faults.drawn(700, 0)
+    detector = Detector.fit(log[:400], kind="series", seed=0, **FIT)
+    weeks = 300 / series_faults.WEEK
+    false = series_faults.events(detector.predict(log[400:])) / weeks
+    assert cells["false_week"].tolist() == pytest.approx([false, false])
+    assert cells[["found", "steps"]].isin([0, 0.5, 1]).loc["spike"].all(axis=None)
+    assert pd.read_csv("out/faults.csv")["faults"].tolist() == [2]
+
+
+def test_alarms_within_an_hour_are_one_event() -> None:
+    alarms = np.zeros(60, bool)
+    alarms[[3, 4, 15, 28]] = True  # an hour is 12 steps
+    assert series_faults.events(alarms) == 2
+    assert series_faults.events(alarms[:3]) == 0
+
+
+def test_drawn_faults_are_what_they_are_called() -> None:
+    log, noise = series_faults.drawn(4 * series_faults.DAY, 0)
+    fresh, rng = log.std(axis=0), np.random.default_rng(0)
+    changed = {}
+    for name, (make, _) in series_faults.FAULTS.items():
+        changed[name] = log.copy()
+        make(changed[name], noise, slice(400, 500), 2, float(fresh[2]), rng)
+        differs = (changed[name] != log).any(axis=1)
+        assert not differs[:400].any()
+        assert not differs[500:].any()
+        assert (changed[name] != log).any(axis=0).tolist() == [name == "phase" or sensor == 2 for sensor in range(8)]
+    shift = {name: (x - log)[400:500, 2] / fresh[2] for name, x in changed.items()}
+    assert shift["level"] == pytest.approx(1.5)
+    assert shift["spike"] == pytest.approx(6)
+    assert (np.diff(shift["drift"]) > 0).all()
+    assert shift["drift"][-1] == pytest.approx(3)
+    assert np.ptp(changed["stuck"][399:500, 2]) == 0
+    assert changed["lost"][400:500, 2].std() == pytest.approx(noise[400:500, 2].std())
+    assert (changed["noise"] - log)[400:500, 2] == pytest.approx(3 * noise[400:500, 2])
+    np.testing.assert_array_equal(changed["phase"][400:500], log[328:428])
 
 
 def test_false_alarms(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

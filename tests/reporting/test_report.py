@@ -176,7 +176,11 @@ def test_a_fit_logs_note_report_and_tables(name: str, fits: Fits) -> None:
     top = pd.read_json(folder / "most_anomalous.json", orient="split")
     assert "most_anomalous.json" in tables
     assert top["score"].is_monotonic_decreasing
-    parts = [part for part in ("recon", "kl", "neighbours", "lof", "marginals", "missing", "level") if part in top]
+    parts = [
+        part
+        for part in ("recon", "kl", "neighbours", "lof", "marginals", "variation", "missing", "level")
+        if part in top
+    ]
     np.testing.assert_allclose(top[parts].sum(axis=1), top["score"], atol=1e-5)
     wrong = pd.read_json(folder / "mistakes.json", orient="split")
     assert ((wrong["labelled"] == "anomalous") != wrong["is_anomaly"]).all(), "each a false alarm or a miss"

@@ -36,7 +36,8 @@ TOLERANCE = 1e-4  # nats, relative
 TRAINED = 150  # rows; the others are scored
 SMALL = {
     "table": {"model": {"members": 2, "hidden": (8,)}, "scoring": {"neighbours": 64}},
-    "series": {"model": {"channels": (8,)}, "data": {"window": 16}},
+    "series": {"model": {"channels": (8,)}, "data": {"window": 16},
+               "scoring": {"neighbours": 20, "parts": ("variation", "missing")}},
     "pixels": {"model": {"channels": (4,), "hidden": (16,), "latent": 4}},
     "images": {"model": {"kind": "conv2d", "channels": (4,), "hidden": (16,), "latent": 4}, "data": {"size": 8}},
     "features": {"model": {"hidden": (16,), "latent": 4}, "data": {"size": 48}, "scoring": {"neighbours": 20}},

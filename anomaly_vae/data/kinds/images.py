@@ -34,6 +34,7 @@ IMAGES = Kind(
     name="images",
     noun="pictures",
     view="pictures",
+    nearest="gradients",
     defaults=DEFAULTS | {"model": DEFAULTS["model"] | {"kind": "features"}},
     recognises=_recognises,
     open=_open,

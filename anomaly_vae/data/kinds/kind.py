@@ -75,8 +75,10 @@ class Kind:
     """What it does with the rows of a file, for the user who may choose another kind: "reads rows as independent"."""
     ordered: bool = False
     """Whether samples are consecutive time steps: they are split in order of time, read in windows, and dependent."""
-    window: Callable[[int], int] | None = None
-    """The default length of a window, in steps, for a number of training rows; None: samples are read singly."""
+    by_rows: Callable[[int, int | None], Mapping[str, Mapping[str, Any]]] | None = None
+    """Defaults, as `defaults`, that depend on the number of training rows, and on data.window where that is chosen."""
+    nearest: str = "neighbours"
+    """The part of the score that `scoring.neighbours` is about, if there is a model that asks for no other."""
     folders: bool = False
     """Whether a folder of files is one data set."""
     keeps_channels: bool = True

@@ -186,6 +186,7 @@ PIXELS = Kind(
     name="pixels",
     noun="pictures",
     view="pictures",
+    nearest="gradients",
     reads="reads every row as a picture",
     defaults=DEFAULTS,
     recognises=_recognises,

@@ -41,6 +41,10 @@ RATE = 1.5  # ratio of usual steps from which a file is sampled otherwise than t
 REPEATED = 0.2  # share of steps at the time of the one before, from which a file holds several machines
 LONGEST, SHORTEST = 32, 8  # steps of a window
 SIDE_BY_SIDE = 20  # number of windows without overlap that the training rows should hold
+# Training rows from which parts know what is normal of changes, and of windows: what fewer have not shown would be an
+# alarm.
+ENOUGH, ENOUGH_WINDOWS = 1000, 3000
+REFERENCES = 300  # windows of each sensor that distances are measured to
 
 
 class SeriesSource(TabularSource):
@@ -389,12 +393,15 @@ def _dataset(
     return WindowDataset(scaled, device, starts, window)
 
 
-def _window(train_rows: int) -> int:
-    """The default length of a window: LONGEST, halved until the training rows hold SIDE_BY_SIDE windows."""
-    window = LONGEST
-    while window > SHORTEST and window > train_rows / SIDE_BY_SIDE:
-        window //= 2
-    return window
+def _by_rows(train_rows: int, window: int | None) -> dict[str, dict[str, Any]]:
+    """The default length of a window: LONGEST, halved until the training rows hold SIDE_BY_SIDE windows; and the parts
+    that know windows of training, where its rows are ENOUGH."""
+    length = window or LONGEST
+    while window is None and length > SHORTEST and length > train_rows / SIDE_BY_SIDE:
+        length //= 2
+    parts = ("variation", "missing") if train_rows >= ENOUGH else ("missing",)
+    neighbours = REFERENCES if train_rows >= ENOUGH_WINDOWS else 0
+    return {"data": {"window": length}, "scoring": {"neighbours": neighbours, "parts": parts}}
 
 
 def _elements(columns: Iterable[NDArray[Any]], layout: Layout, after_gap: NDArray[np.bool_] | None) -> list[Element]:
@@ -447,7 +454,7 @@ SERIES = Kind(
             "members": 1,
         },
         "training": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "bf16": False, "noise": 0.0, "jitter": 0.0},
-        "scoring": {"combine": "sum", "recon": "level", "prior": "normal", "neighbours": 0, "parts": ("missing",)},
+        "scoring": {"combine": "sum", "recon": "level", "prior": "normal"},
         "threshold": {"unlabelled": "tail=0.001"},
     },
     reads="reads rows as time steps in order",
@@ -462,5 +469,6 @@ SERIES = Kind(
     frame_chunks=column_chunks,
     frame_example=column_example,
     ordered=True,
-    window=_window,
+    by_rows=_by_rows,
+    nearest="windows",
 )

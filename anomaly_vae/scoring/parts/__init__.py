@@ -26,12 +26,14 @@ PARTS: dict[str, tuple[str, str]] = {
     "missing": ("missing", "anomaly_vae.scoring.parts.missing:Missing"),
     "constant": ("constant", "anomaly_vae.scoring.parts.constant:Constant"),
     "tails": ("tails", "anomaly_vae.scoring.parts.tails:Tails"),
+    "windows": ("neighbours", "anomaly_vae.scoring.parts.nearest_windows:NearestWindows"),
+    "variation": ("variation", "anomaly_vae.scoring.parts.variation:Variation"),
     "memory": ("neighbours", "anomaly_vae.scoring.parts.memory_bank:MemoryBank"),
     "gradients": ("neighbours", "anomaly_vae.scoring.parts.gradients:GradientNeighbours"),
 }
 
 
-DISTANCES = ("neighbours", "lof", "memory", "gradients")  # those that scoring.neighbours is about
+DISTANCES = ("neighbours", "lof", "windows", "memory", "gradients")  # those that scoring.neighbours is about
 
 
 def names_of(column: str) -> tuple[str, ...]:

@@ -134,6 +134,13 @@ class ElementPart(Part, ABC):
         return self.elements(batch).flatten(1).sum(1)
 
 
+class StepPart(ElementPart):
+    """A part of the steps of a series: the nats that a sensor has in a step are the mean of its elements in the windows
+    that cover the step, averaged over a few steps as those of recon are (`sensor_level.SMOOTH`)."""
+
+    of_steps = True
+
+
 def residual(batch: Batch) -> Tensor:
     """(B, *shape) the data of x less its reconstruction; 0 where x is missing."""
     x = batch.out.data(batch.x)

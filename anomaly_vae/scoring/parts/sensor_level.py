@@ -30,6 +30,7 @@ AHEAD = SMOOTH - SMOOTH // 2 - 1  # later steps that a step's nats depend on
 LEAST = 1e-3  # added to every residual variance, in units of the sensor's variance
 PIECE = 65_536  # steps looked at together when the variances are fitted
 SHARE = 0.05  # a level's variance is at least this share of the step variance
+BESIDE = 0.5  # weight of the level beside a part that measures how far windows are from normal ones, levels included
 TEMPER = 0.25  # of the level: its steps are not independent, and their mean is worth a quarter of its Gaussian nats
 
 
@@ -44,8 +45,10 @@ class SensorLevel(ElementPart):
     step: Tensor
     level: Tensor
 
-    def __init__(self, sensors: int) -> None:
+    def __init__(self, sensors: int, weight: float = 1.0) -> None:
+        """weight: of the level's nats."""
         super().__init__()
+        self.weight = weight
         self.register_buffer("step", torch.ones(sensors))
         self.register_buffer("level", torch.ones(sensors))
 
@@ -53,7 +56,7 @@ class SensorLevel(ElementPart):
     def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> SensorLevel:
         if len(shape) != 2:
             raise ConfigError("scoring.recon=level is of the sensors of a series; scoring.recon=likelihood would work")
-        return cls(shape[0])
+        return cls(shape[0], BESIDE if config.neighbours else 1.0)
 
     def elements(self, batch: Batch) -> Tensor:
         return residual(batch)
@@ -77,8 +80,8 @@ class SensorLevel(ElementPart):
         self.step, self.level = torch.from_numpy(step).float(), torch.from_numpy(level).float()
 
     def variances(self) -> tuple[Tensor, Tensor]:
-        """(step, level), (C,) float64 each on the CPU."""
-        return self.step.double().cpu(), self.level.double().cpu()
+        """(step, level), (C,) float64 each on the CPU, by which `step_nats` have the level's weight."""
+        return self.step.double().cpu(), self.level.double().cpu() / self.weight
 
 
 class _Squares:
@@ -96,7 +99,7 @@ class _Squares:
 
 @dataclass
 class LevelStream:
-    """The nats of one group's steps, computed as their residuals come.
+    """The nats of one group's steps, computed as their residuals come, and with them the elements of further parts.
 
     A step leaves when the steps ahead that its smoothing needs are there, or the group ends. What came before the
     group counts as residual 0.
@@ -104,24 +107,28 @@ class LevelStream:
 
     step: Tensor  # (C,) variances, float64
     level: Tensor
-    residual: NDArray[np.float64] | None = None  # (context + waiting, C)
+    residual: NDArray[np.float64] | None = None  # (context + waiting, K * C)
     context: int = 0  # leading rows that were given out already
 
-    def push(self, residual: NDArray[np.float64], closed: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(recon, level) nats, (n, C) each, of the next n steps that are complete."""
+    def push(self, residual: NDArray[np.float64], closed: bool) -> tuple[NDArray[np.float64], ...]:
+        """(recon, level, K - 1 further) nats, (n, C) each, of the next n steps that are complete, from residuals and
+        elements of further parts, (m, K * C) in all."""
         held = residual if self.residual is None else np.concatenate([self.residual, residual])
         n = max(0, len(held) - self.context - (0 if closed else AHEAD))
         now = slice(self.context, self.context + n)
-        recon, level = (nats.numpy()[now] for nats in step_nats(torch.from_numpy(held), self.step, self.level))
+        found = [nats.numpy()[now] for nats in step_nats(torch.from_numpy(held), self.step, self.level)]
         keep = max(0, self.context + n - LEVEL)
         self.residual, self.context = held[keep:], self.context + n - keep
-        return recon, level
+        return tuple(found)
 
 
-def step_nats(residual: Tensor, step: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """(recon, level) nats, (N, C) each, of residuals (N, C) of consecutive steps; step, level: (C,) variances."""
+def step_nats(elements: Tensor, step: Tensor, level: Tensor) -> tuple[Tensor, ...]:
+    """(recon, level, K - 1 further) nats, (N, C) each, of consecutive steps. elements: (N, K * C), the residuals, and
+    nats of further parts, which are only averaged. step, level: (C,) variances."""
+    residual, *further = elements.split(len(step), 1)
     recon = centred_mean(0.5 * residual.square() / step, SMOOTH)
-    return recon, TEMPER * 0.5 * trailing_mean(residual, LEVEL).square() / level
+    stood = TEMPER * 0.5 * trailing_mean(residual, LEVEL).square() / level
+    return (recon, stood, *(centred_mean(nats, SMOOTH) for nats in further))
 
 
 def trailing_mean(x: Tensor, steps: int) -> Tensor:
