@@ -126,7 +126,7 @@ TABLE = Kind(
             "recon": "likelihood",
             "prior": "mixture",
             "neighbours": 2048,
-            "parts": ("lof", "marginals", "missing"),
+            "parts": ("lof", "tails", "missing"),
         },
         "threshold": {"unlabelled": "fpr=0.01"},
     },

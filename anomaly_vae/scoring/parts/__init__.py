@@ -23,9 +23,9 @@ PARTS: dict[str, tuple[str, str]] = {
     "neighbours": ("neighbours", "anomaly_vae.scoring.parts.knn_density:KNNDensity"),
     "lof": ("lof", "anomaly_vae.scoring.parts.local_outlier:LocalOutlierFactor"),
     "marginals": ("marginals", "anomaly_vae.scoring.parts.marginals:Marginals"),
+    "tails": ("marginals", "anomaly_vae.scoring.parts.tails:Tails"),
     "missing": ("missing", "anomaly_vae.scoring.parts.missing:Missing"),
     "constant": ("constant", "anomaly_vae.scoring.parts.constant:Constant"),
-    "tails": ("tails", "anomaly_vae.scoring.parts.tails:Tails"),
     "memory": ("neighbours", "anomaly_vae.scoring.parts.memory_bank:MemoryBank"),
 }
 
