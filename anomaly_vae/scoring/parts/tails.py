@@ -1,5 +1,5 @@
-"""How rare each value of a row is in its column, whatever the distances: tail probabilities of the empirical distribution
-(ECOD, Li et al. 2022), and of values that repeat their own, in nats."""
+"""How rare each value of a row is in its column, whatever the distances, in nats: tail probabilities of the empirical
+distribution (ECOD, Li et al. 2022), or of values that repeat their own."""
 
 from __future__ import annotations
 
