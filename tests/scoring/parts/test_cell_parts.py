@@ -141,10 +141,10 @@ def test_departures_and_empty_rows_of_a_table_are_alarms(table: pd.DataFrame, tm
 def test_without_constant_and_missing_cells_the_score_is_that_of_the_other_parts(table: pd.DataFrame) -> None:
     plain = table[["a", "b", "c"]]
     detector = Detector.fit(plain, **TINY)
-    without = Detector.fit(plain, scoring__parts=["lof", "marginals"], **TINY)
+    without = Detector.fit(plain, scoring__parts=["lof", "tails"], **TINY)
     assert "constant" not in detector.score_model.part_names
     np.testing.assert_array_equal(detector.score(plain), without.score(plain))
-    watching = Detector.fit(table, scoring__parts=["lof", "marginals"], **TINY)
+    watching = Detector.fit(table, scoring__parts=["lof", "tails"], **TINY)
     np.testing.assert_array_equal(watching.score(table), without.score(plain))
 
 
