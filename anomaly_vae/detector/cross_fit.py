@@ -30,7 +30,7 @@ from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores, in_order
-from anomaly_vae.scoring.surprise import cross_fitted
+from anomaly_vae.scoring.surprise import cross_fitted, factors
 from anomaly_vae.training.loop import train
 
 RANKING = 0.25  # of the optimiser steps of a fit, that a model which ranks takes; it has one member
@@ -108,7 +108,7 @@ def rank(cross_fit: CrossFit, rows: NDArray[np.intp], folds: NDArray[np.intp], o
         kept = bulk(looks, min(BULK, 1 - (rate or 0.0)))
     raw, _ = replace(cross_fit, config=_quick(config)).scores(rows, folds, kept, on_epoch)
     names = [name for name in raw.parts if name != "constant"]  # every row made the columns that are watched
-    surprises = cross_fitted(np.stack([raw.parts[name] for name in names]), int("missing" in names))
+    surprises = cross_fitted(np.stack([raw.parts[name] for name in names]), int("missing" in names), factors(names))
     parts = raw.parts | dict(zip(names, surprises, strict=True))
     evidence = surprises.sum(0) + looks
     highest = np.argsort(-evidence, kind="stable")[: round((rate or 0.0) * len(rows))]

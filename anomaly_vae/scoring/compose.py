@@ -21,7 +21,7 @@ from anomaly_vae.scoring.parts.base import CellPart, Part
 from anomaly_vae.scoring.parts.constant import Constant
 from anomaly_vae.scoring.patch_score import PatchScore
 from anomaly_vae.scoring.score_model import ScoreModel, ScoreModule
-from anomaly_vae.scoring.surprise import Surprise
+from anomaly_vae.scoring.surprise import Surprise, factors
 from anomaly_vae.scoring.tiled_score import TiledScore
 
 
@@ -35,7 +35,8 @@ def build_score_model(config: Config, layout: Layout, scaler: Scaler) -> ScoreMo
     tiling = tiling_of(layout)
     score = score if tiling is None else TiledScore(score, tiling)
     if config.scoring.combine == "surprise":
-        score.surprise = Surprise(len(score.model_parts), int("missing" in score.cells))
+        known = [name for name in score.cells if name == "missing"]
+        score.surprise = Surprise(len(score.model_parts), len(known), factors([*score.model_parts, *known]))
     return score
 
 

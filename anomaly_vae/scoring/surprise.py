@@ -2,12 +2,13 @@
 
 Raw nats of different parts have different scales, and the part with the largest would decide the sum alone. The
 surprise of a fresh normal sample is Exp(1) distributed, whatever the part: one nat is a factor of e in how rare it is.
+The two parts of the bound are one statement, and enter the score as the mean of their surprises.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,13 +25,14 @@ SHARE, SPREAD = 0.2, 3.0  # the tail: that share of n held-out normals, and SPRE
 SHAPE, WEIGHT = 0.5, 10  # what the tail's shape is shrunk to, and how many held-out normals that counts as
 AS_IT_IS = -1.0  # instead of the shape of a tail whose excess is a surprise already
 LEAST_SHAPE = 1e-3  # of a tail: one that seems to end counts as exponential
+FACTORS = {"recon": 0.5, "kl": 0.5}  # of a part's surprise in the score, where it is not 1
 TIES = 5  # decimals of raw nats, below which they tie
 
 Nats = NDArray[np.float64]
 
 
 class Surprise(nn.Module):
-    """From raw nats of P parts to their surprises, which rise with them.
+    """From raw nats of P parts to their surprises, times a factor, which rise with them.
 
     Up to the `tail`'s beginning, the surprise of the r-th largest of n held-out normals is -log(r / (n + 1)), the mean
     of its conformal p-values, and linear in between; beyond, it is that of a generalised Pareto distribution (Pickands
@@ -40,16 +42,19 @@ class Surprise(nn.Module):
     knots: Tensor  # (P, K) raw nats of held-out normals, rising; the first is repeated where there are fewer
     surprises: Tensor  # (P, K) at the knots
     tail: Tensor  # (P, 2) scale (nats) and shape of the excess over the last knot
+    factor: Tensor  # (P,) what a surprise is multiplied with
 
-    def __init__(self, n_parts: int, n_known: int = 0) -> None:
+    def __init__(self, n_parts: int, n_known: int = 0, factor: Sequence[float] | None = None) -> None:
         """Of so many parts, to be fitted or loaded, and so many more whose nats beyond held-out normals are -log p as
-        they stand, and 0 for the most usual sample. What comes behind these is no surprise, and stays as it is."""
+        they stand, and 0 for the most usual sample. What comes behind these is no surprise, and stays as it is. factor:
+        see `factors`; None: 1 each."""
         super().__init__()
         self.n_known = n_known
         n_parts += n_known
         self.register_buffer("knots", torch.zeros(n_parts, KNOTS, dtype=torch.float64))
         self.register_buffer("surprises", torch.zeros(n_parts, KNOTS, dtype=torch.float64))
         self.register_buffer("tail", torch.ones(n_parts, 2, dtype=torch.float64))
+        self.register_buffer("factor", torch.tensor([1.0] * n_parts if factor is None else factor, dtype=torch.float64))
 
     def fit(self, raw: Mapping[str, Nats]) -> dict[str, Nats]:
         """To raw parts (n,) of held-out normals. Returns their surprises (n,) by fits to others than themselves.
@@ -59,7 +64,7 @@ class Surprise(nn.Module):
         """
         stacked = self._stacked(raw)
         self.fit_nats(stacked)
-        return _by_name(raw, cross_fitted(stacked, self.n_known))
+        return _by_name(raw, cross_fitted(stacked, self.n_known, self.factor.tolist()))
 
     def parts(self, raw: Mapping[str, Nats]) -> dict[str, Nats]:
         """The surprises (N,) of raw parts (N,)."""
@@ -83,20 +88,29 @@ class Surprise(nn.Module):
         tail = torch.log1p(shape * excess / scale) / shape
         if self.n_known:
             tail = torch.where(shape == AS_IT_IS, excess, tail)
-        return interpolated(raw, self.knots, self.surprises) + tail
+        return (interpolated(raw, self.knots, self.surprises) + tail) * self.factor[:, None]
 
     def of(self, raw: Nats) -> Nats:
         """The same of arrays."""
         surprises: Nats = self(torch.from_numpy(np.ascontiguousarray(raw)).to(self.knots.device)).cpu().numpy()
         return surprises
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        state_dict.setdefault(f"{prefix}factor", torch.ones_like(self.factor))  # older folders
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
-def cross_fitted(raw: Nats, n_known: int = 0) -> Nats:
-    """(P, n) surprises of raw nats (P, n) of held-out normals, each by a fit to others than itself. n_known: see
-    `Surprise`."""
+
+def factors(names: Iterable[str]) -> list[float]:
+    """What the surprises of these parts are multiplied with."""
+    return [FACTORS.get(name, 1.0) for name in names]
+
+
+def cross_fitted(raw: Nats, n_known: int = 0, factor: Sequence[float] | None = None) -> Nats:
+    """(P, n) surprises of raw nats (P, n) of held-out normals, each by a fit to others than itself. For the rest
+    see `Surprise`."""
     n = raw.shape[1]
     fitted = _spaced(n, ROWS)
-    found, other = np.empty_like(raw), Surprise(len(raw) - n_known, n_known)
+    found, other = np.empty_like(raw), Surprise(len(raw) - n_known, n_known, factor)
     folds = np.full(n, -1)  # of those that no fit would be to
     folds[fitted] = np.arange(len(fitted)) % min(FOLDS, len(fitted))
     for fold in np.unique(folds):

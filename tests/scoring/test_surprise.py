@@ -15,7 +15,7 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import fit_memory
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.scoring import surprise
-from anomaly_vae.scoring.surprise import Surprise, cross_fitted, generalised_pareto
+from anomaly_vae.scoring.surprise import FACTORS, Surprise, cross_fitted, factors, generalised_pareto
 
 Array = NDArray[np.float64]
 TINY = {"training__steps": 20, "model__hidden": [8], "model__members": 1, "device": "cpu"}
@@ -54,6 +54,21 @@ def test_ties_have_the_probability_of_as_many_nats() -> None:
     found = fitted(np.array([1.0, 2.0, 2.0, 2.0, 3.0]))
     np.testing.assert_allclose(found.of(np.array([[2.0]])), math.log(6 / 4), rtol=1e-12)
     assert np.isfinite(fitted(np.full(30, 7.0)).of(np.array([[6.0, 7.0, 8.0]]))).all()
+
+
+def test_the_two_parts_of_the_bound_enter_with_the_mean_of_their_surprises() -> None:
+    names = ("recon", "kl", "neighbours")
+    assert factors(names) == [0.5, 0.5, 1]
+    parts = np.random.default_rng(0).normal(size=(3, 50))
+    whole, found = fitted(*parts), Surprise(3, 0, factors(names))
+    found.fit_nats(parts)
+    recon, kl, neighbours = whole.of(parts)
+    np.testing.assert_allclose(found.of(parts).sum(0), (recon + kl) / 2 + neighbours, rtol=1e-12)
+    np.testing.assert_allclose(cross_fitted(parts, 0, factors(names))[0], cross_fitted(parts)[0] / 2, rtol=1e-12)
+    state = whole.state_dict()
+    del state["factor"]  # a folder that was saved before there was one counts every part alike
+    found.load_state_dict(state)
+    np.testing.assert_array_equal(found.of(parts), whole.of(parts))
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -161,7 +176,9 @@ def test_raw_nats_are_beside_the_surprises_and_their_sum_is_a_setting_away() -> 
     # what the fit scored: held-out normals by the others, as the threshold needs them
     assert seen.scores.raw is not None
     held = np.stack(list(seen.scores.raw.values()))
-    np.testing.assert_allclose(np.stack(list(seen.scores.parts.values())), cross_fitted(held, 1), atol=1e-6)
+    np.testing.assert_allclose(
+        np.stack(list(seen.scores.parts.values())), cross_fitted(held, 1, factors(seen.scores.raw)), atol=1e-6
+    )
 
 
 def test_every_part_of_fresh_rows_is_exponential() -> None:
@@ -170,5 +187,6 @@ def test_every_part_of_fresh_rows_is_exponential() -> None:
     scores = detector.parts(np.exp(rng.normal(size=(3000, 4))))
     assert not scores.parts.pop("missing").any()  # in these rows nothing is
     for name, nats in scores.parts.items():
+        nats = nats / FACTORS.get(name, 1)
         assert nats.mean() == pytest.approx(1, abs=0.12), name
         assert (nats > 3).mean() == pytest.approx(math.exp(-3), rel=0.4), name

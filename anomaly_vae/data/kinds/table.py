@@ -126,7 +126,7 @@ TABLE = Kind(
             "recon": "likelihood",
             "prior": "mixture",
             "neighbours": 2048,
-            "parts": ("lof", "marginals", "missing"),
+            "parts": ("lof", "tails", "missing"),
             "weights": "auto",
         },
         "threshold": {"unlabelled": "fpr=0.01"},

@@ -1,5 +1,5 @@
-"""How far out in its column each value of a row lies, whatever the distances: tail probabilities of the empirical
-distribution (ECOD, Li et al. 2022), in nats."""
+"""How rare each value of a row is in its column, whatever the distances, in nats: tail probabilities of the empirical
+distribution (ECOD, Li et al. 2022), or of values that repeat their own."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from anomaly_vae.core.config import ScoringConfig
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.inputs import RowInputs
-from anomaly_vae.scoring.knots import interpolated
+from anomaly_vae.scoring.knots import interpolated, left_knot, near_knot
 from anomaly_vae.scoring.parts.base import Batch, Normals, Part
 
 SIDE = 96  # ranks that are kept of each side of an element's distribution, denser towards its ends
+REPEATED = 10  # rows a value, on average, from which an element of at most 2 * SIDE values counts value by value
 
 
 class Tails(Part):
     """Sum over a row's elements of -log of the share of training rows that are as far out on the same side.
 
     It asks for ranks alone, so anomalies in training, which move means, scales and distances, hardly move it. Between
-    the ranks that are kept it is linear. A category, and a missing cell, count by their own share; a row that is scored
-    counts itself.
+    the ranks that are kept it is linear. A number of few values that repeat, a category and a missing cell count by
+    their own share: a code, a grade or a count is rare without being far out, and one between two that there are was
+    never seen. A row that is scored counts itself.
     """
 
-    column = "tails"
+    column = "marginals"
     knots: Tensor  # (E, K) values of training rows, rising; the last is repeated where there are fewer
     surprises: Tensor  # (E, K) nats at the knots
+    by_value: Tensor  # (E,) whether the knots are all values that there are
     missing: Tensor  # (E,) nats of a missing cell
     most: Tensor  # () nats of a value beyond all of training, and of an unseen category
 
@@ -38,6 +41,7 @@ class Tails(Part):
         self.named, self.classes = rows.named, rows.classes
         for name, shape in (("knots", (knots,)), ("surprises", (knots,)), ("missing", ())):
             self.register_buffer(name, torch.zeros(rows.elements, *shape))
+        self.register_buffer("by_value", torch.zeros(rows.elements, dtype=torch.bool))
         self.register_buffer("most", torch.zeros(()))
 
     @classmethod
@@ -63,6 +67,11 @@ class Tails(Part):
         values[known[:, 0] == 0] = 0.0
         upto, below = torch.searchsorted(ordered, values, right=True), torch.searchsorted(ordered, values)
         self._keep(slice(None), values, nats[torch.minimum(upto, known - below).clamp(0, n)])
+        distinct = 1 + (ordered[:, 1:] > ordered[:, :-1]).sum(1) - (known[:, 0] < n).long()
+        self.by_value = (distinct > 0) & (distinct <= 2 * SIDE) & (REPEATED * distinct <= known[:, 0])
+        for element in self.by_value.nonzero()[:, 0].tolist():
+            values, counts = ordered[element, : int(known[element])].unique(return_counts=True)
+            self._keep(slice(element, element + 1), values[None], nats[counts][None])
         for element, classes in zip(self.named.tolist(), self.classes, strict=True):
             codes = torch.arange(classes, dtype=x.dtype, device=x.device)
             here = cells[element][~absent[element]].long()
@@ -82,7 +91,9 @@ class Tails(Part):
         cells = x[:, : len(self.missing)].contiguous()
         read = cells.nan_to_num().T.contiguous()  # (E, B)
         beyond = (read < self.knots[:, :1]) | (read > self.knots[:, -1:])
-        nats = torch.where(beyond, self.most, interpolated(read, self.knots, self.surprises))
+        left = left_knot(read, self.knots)
+        unseen = torch.where(self.by_value[:, None], ~near_knot(read, self.knots, left), beyond)
+        nats = torch.where(unseen, self.most, interpolated(read, self.knots, self.surprises, left))
         # a sum has other bits where its numbers do not lie in a row
         return torch.where(torch.isnan(cells), self.missing, nats.T).contiguous().sum(1)
 

@@ -160,6 +160,26 @@ def test_tails_of_many_rows_keep_the_ranks_of_both_ends() -> None:
     assert (found - exact).abs().max() < 0.06
 
 
+def test_values_that_repeat_count_by_their_own_share() -> None:
+    grades = torch.tensor([1.0] * 10 + [2.0] * 40 + [4.0] * 30)[:, None]
+    part = Tails(RowInputs((0,)))
+    part.fit(normals_of(grades))
+    assert part.by_value.all()
+    asked = {1.0: 11, 2.0: 41, 4.0: 31, 4.0000005: 31, 3.0: 1, 0.0: 1, 9.0: 1}  # 3 lies between, and was never seen
+    expected = -torch.tensor([n / 81 for n in asked.values()]).log()
+    torch.testing.assert_close(nats_of(part, torch.tensor(list(asked))[:, None]), expected)
+
+
+def test_values_that_hardly_repeat_count_by_how_far_out_they_are() -> None:
+    x = torch.cat([torch.arange(25.0).repeat(2), torch.full((40,), math.nan)])[:, None]  # two rows a value
+    part = Tails(RowInputs((0,)))
+    part.fit(normals_of(x))
+    assert not part.by_value.any()
+    torch.testing.assert_close(nats_of(part, torch.tensor([[12.0]])), -torch.tensor([27 / 91]).log())
+    part.fit(normals_of(torch.full((90, 1), math.nan)))  # nothing is known
+    assert not part.by_value.any()
+
+
 @pytest.mark.parametrize("columns", [3, 40])
 def test_the_local_outlier_factor_by_brute_force(columns: int) -> None:
     generator = torch.Generator().manual_seed(3)
