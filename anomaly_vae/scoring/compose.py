@@ -77,9 +77,11 @@ def _of_samples(config: Config, layout: Layout, scaler: Scaler) -> ScoreModel:
         torch.manual_seed(config.seed)
         read = (shape[0] + scaler.n_condition, *shape[1:])
         model = registry.build(config.model, read, categories if any(categories) else (), scaler.n_condition)
-    # A table without numbers has no distances.
+    # A table without numbers has no distances. The density among all training pictures knows nothing of a condition,
+    # under which the same picture may be normal or not.
     has_numbers = not layout.columns or any(column.categories is None for column in layout.read)
-    parts = parts_of(model, config.scoring, shape, KINDS[layout.kind].nearest if has_numbers else None)
+    is_dense = has_numbers and not (KINDS[layout.kind].pictures and layout.conditions)
+    parts = parts_of(model, config.scoring, shape, KINDS[layout.kind].nearest if is_dense else None)
     return ScoreModel(model, parts, cells_of(config.scoring, layout))
 
 

@@ -201,7 +201,6 @@ def refused(folder: Path) -> str:
 
 
 FILES = [
-    "calibration.safetensors",
     "weights.safetensors",
     "validation.safetensors",
     "calibration.safetensors",

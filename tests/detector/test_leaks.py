@@ -237,8 +237,10 @@ def test_held_out_normals_change_what_is_calibrated_on_them_and_not_what_is_lear
         found = differences(first, case.fitted(tmp_path_factory.mktemp("data"), changed))
     assert {"normal", "threshold"} <= found
     weights = {other for other in found if other.startswith("weights")}
-    calibrated = ("weights parts.recon", "weights parts.neighbours", "weights border", "weights surprise",
-                  "weights patches.parts.neighbours.unit", "weights cells.missing.alarm")  # fmt: skip
+    calibrated = (
+        "weights parts.recon", "weights parts.neighbours", "weights border", "weights surprise", "weights part_weights",
+        "weights patches.parts.neighbours.unit", "weights cells.missing.alarm",
+    )  # fmt: skip
     assert not {other for other in weights if not other.startswith(calibrated)}
     assert not found & {"layout", "scaler", "config"}
 

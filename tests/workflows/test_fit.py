@@ -151,7 +151,7 @@ KILLED = """
         if done == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    overrides = ["data.label=diagnosis", "training.epochs=3", "tracking.folder=killed"]
+    overrides = ["data.label=diagnosis", "training.epochs=3", "split.folds=2", "tracking.folder=killed"]
     settings = configuration.load(overrides=overrides)
     fit("table.csv", settings, progress=progress)
 """

@@ -85,7 +85,9 @@ class GradientNeighbours(Part):
         pictures have the nats of held-out ones.
         """
         histograms = self.rooted(self.lengths(batch.x))
-        squared = torch.stack([nearest(histograms, bag) for bag in self.points], dim=1)  # (B, bags)
+        squared = torch.stack(
+            [(histograms - bag[nearest(histograms, bag)]).square().sum(1) for bag in self.points], dim=1
+        )  # (B, bags)
         other = squared > self.closest
         counted = (other | ~other.any(1, keepdim=True)).float()
         logs = squared.clamp(min=self.closest).log() * counted
