@@ -6,6 +6,7 @@ torchvision's own decoders are deprecated since 0.29 and read neither BMP nor TI
 from __future__ import annotations
 
 import io
+import logging
 import os
 import platform
 import re
@@ -130,6 +131,7 @@ def limit_pixels(most: int) -> None:
 
     Image.MAX_IMAGE_PIXELS = -(-most // 2)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes to stderr what is wrong with a TIFF
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what cannot be decoded is refused, whatever else is damaged
 
 

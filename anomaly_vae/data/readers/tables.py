@@ -47,6 +47,13 @@ def from_json(file: DataFile) -> MemoryReader:
     from pyarrow.json import ReadOptions, read_json
 
     content = file.head(None)
+    try:
+        content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:  # pyarrow would read it, and fail where a name of a column is asked for
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise DataError(
+            f"{file.path}: not UTF-8: line {line} holds the byte 0x{byte:02x}; save the file as UTF-8"
+        ) from error
     if (depth := _depth(content)) > DEEPEST:
         raise DataError(f"{file.path}: JSON of brackets {depth} deep; expected rows of values")
     lines = content.lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -61,7 +68,7 @@ def from_json(file: DataFile) -> MemoryReader:
         import pandas as pd
 
         try:
-            frame = pd.DataFrame(_objects(file.path, content.decode("utf-8-sig", "replace")))
+            frame = pd.DataFrame(_objects(file.path, content.decode("utf-8-sig")))
             return _named(from_frame(frame), file)
         except ValueError as error:  # a number of thousands of digits, half of a surrogate pair
             raise DataError(f"{file.path}: JSON that cannot be read ({str(error)[:200]}); write it again") from error

@@ -90,6 +90,7 @@ def of_text() -> bytes:
         ("data.jsonl", lambda: b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, "JSON of brackets 100000 deep"),
         ("data.json", lambda: b'[{"a": ' + b"9" * 5000 + b"}]", "JSON that cannot be read"),
         ("data.json", lambda: b'[{"a": "\\ud800"}, {"a": "b"}]', "JSON that cannot be read"),
+        ("data.jsonl", lambda: b'{"a": 1}\n{"a": 2, "\xff": 1}\n', "not UTF-8: line 2 holds the byte 0xff"),
     ],
 )
 def test_a_damaged_file_is_refused_by_its_name(
