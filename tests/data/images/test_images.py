@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.data.images.decoding import resize
+from anomaly_vae.data.images.decoding import BrokenImageError, limit_pixels, resize, size
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.data.spill import ArrayStore
@@ -440,3 +442,20 @@ def test_one_picture_is_scored_but_not_trained_on(tmp_path: Path) -> None:
         one.preload(ArrayStore(0, None))
     with pytest.raises(DataError, match="a picture, expected a CSV or Parquet file for kind table"):
         opened(tmp_path / "c.png", kind="table")
+
+
+def test_a_damaged_tiff_is_one_error_and_writes_nothing_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow logs what it finds wrong, which without any handler goes to stderr."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "tiff")
+    samples_per_pixel = b"\x15\x01\x03\x00\x01\x00\x00\x00"
+    broken = file.getvalue().replace(samples_per_pixel + b"\x03\x00", samples_per_pixel + b"\x00\x08")
+    assert broken != file.getvalue()
+    (tmp_path / "a.tiff").write_bytes(broken)
+    limit_pixels(1 << 20)
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own, which no command has
+    with pytest.raises(BrokenImageError, match="not a readable image"):
+        size(tmp_path / "a.tiff")
+    assert capsys.readouterr().err == ""
