@@ -77,6 +77,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "an unknown key": (in_json("layout.json", "colour", value=1), "its Layout is not one (colour: "),
     "a missing key": (in_json("layout.json", "shape", drop=True), "its Layout is not one (shape: Field required)"),
     "a list for an object": (text("layout.json", "[]"), "layout.json: holds no JSON object"),
+    "half of a surrogate pair": (in_json("threshold.json", "policy", value="\ud800"), "threshold.json: cannot be read"),
     "deep nesting": (text("layout.json", "[" * 100_000), "layout.json: cannot be read as JSON"),
     "a column too many": (in_json("layout.json", "shape", value=[9]), "3 columns for samples of shape (9,)"),
     "another kind": (in_json("layout.json", "kind", value="series"), "a layout of kind 'series'"),

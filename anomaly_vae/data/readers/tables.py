@@ -166,7 +166,7 @@ def arrays(file: DataFile) -> tuple[NDArray[Any], NDArray[Any] | None]:
     by_name = {name.lower(): array for name, array in found.items()}
     if len(found) == 1:
         return next(iter(found.values())), None
-    if by_name.keys() == {"x", "y"} and len(by_name["x"]) == len(by_name["y"]) and by_name["y"].ndim == 1:
+    if by_name.keys() == {"x", "y"} and by_name["y"].ndim == 1 and by_name["x"].shape[:1] == by_name["y"].shape:
         return by_name["x"], by_name["y"]
     names = ", ".join(f"{name} {array.shape}" for name, array in list(found.items())[:10])
     raise DataError(f"{file.path}: arrays {names}; expected one array, or X (N, ...) and the labels y (N,)")

@@ -58,6 +58,12 @@ def of_array() -> bytes:
     return of_member(file.getvalue(), "X.npy", b"(60, 2)", b"(60, 2 ")
 
 
+def of_scalars() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, X=np.zeros(()), y=np.zeros(()))
+    return file.getvalue()
+
+
 def of_category() -> bytes:
     """A Feather file of categories of which one is beyond the last."""
     codes = pa.DictionaryArray.from_buffers(
@@ -84,6 +90,7 @@ def of_text() -> bytes:
         ("data.csv.gz", of_checksum, "broken gzip file"),
         ("data.xlsx", of_excel, "an Excel workbook that cannot be read"),
         ("data.npz", of_array, "a NumPy file that is damaged"),
+        ("data.npz", of_scalars, r"arrays X \(\), y \(\); expected"),
         ("data.feather", of_category, "not a readable Arrow or Feather file"),
         ("data.parquet", of_text, "this Parquet file is damaged"),
         ("data.json", lambda: b'[{"a": ' + b"[" * 9000 + b"]" * 9000 + b"}]", "JSON of brackets 9002 deep"),
