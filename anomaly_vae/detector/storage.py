@@ -121,6 +121,8 @@ def load_detector(folder: str | Path, device: str) -> Detector:
 
 def _read(files: Files, device: str) -> Detector:
     config = load(files.path("config.yaml"))
+    if config.threshold.unlabelled is None:
+        raise ValueError("config.yaml lacks threshold.unlabelled")
     layout = Layout.from_json(files.json("layout.json"))
     scaler = Scaler.from_json(files.json("scaler.json"))
     require_consistent(config, layout, scaler)

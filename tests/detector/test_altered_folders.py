@@ -100,6 +100,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     ),
     "a wider latent": (replaced("config.yaml", "  latent: 2", "  latent: 3"), "size mismatch"),
     "an endless network": (replaced("config.yaml", "  members: 2", "  members: 2000000000"), "members"),
+    "no policy without labels": (replaced("config.yaml", "  unlabelled: fpr=0.01\n", ""), "lacks threshold.unlabelled"),
     "settings that are none": (text("config.yaml", "!!python/object/apply:os.system [true]"), "do not go together"),
 }
 
