@@ -326,7 +326,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Raises DetectorError where there is no JSON object, or one of more than MOST bytes."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MOST else None
-        json.dumps(tree, ensure_ascii=False).encode()  # half of a surrogate pair is no text, and could not be written
+        json.JSONEncoder(ensure_ascii=False).encode(tree).encode()  # raises where half of a surrogate pair is written
     except (OSError, ValueError, RecursionError) as error:
         raise DetectorError(f"{path}: cannot be read as JSON; {AGAIN}") from error
     if not isinstance(tree, dict):
