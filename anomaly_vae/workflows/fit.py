@@ -20,12 +20,13 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import AnomalyVAEError, RunError
 from anomaly_vae.core.files import SCORES, replacing, require_ending, require_free
 from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.writers import batch, open_writer
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.configuration import load
 from anomaly_vae.detector.dataframe import score_columns
 from anomaly_vae.detector.detector import Detector
-from anomaly_vae.detector.events import EventMeter
+from anomaly_vae.detector.events import Event, EventMeter
 from anomaly_vae.detector.fit import Fit
 from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.detector.metrics import metrics
@@ -121,7 +122,7 @@ def fit(
             from anomaly_vae.tracking.model import log_model
 
             log_model(run, detector)  # before the metrics, so that MLflow links them to the model
-            found = None if events is None else events.events()
+            found = None if events is None else _with_ids(events.events(), fit_result.data)
             log_fit(run, source, detector, fit_result, summary, run_name, found)
         if scores and lead:
             _write_scores(scores, detector, fit_result)
@@ -152,16 +153,25 @@ def fit(
 
 
 def _events(detector: Detector, fit_result: Fit) -> EventMeter | None:
-    """The events among the test steps of a series; None for other data."""
+    """The events among the test steps of a series, whose ids are row numbers; None for other data."""
     if not KINDS[detector.layout.kind].ordered:
         return None
     meter, split = EventMeter(detector, detector.threshold.value), fit_result.split
     is_tested = np.zeros(len(fit_result.data), bool)
     is_tested[split.reported] = True
-    for here, chunk in fit_result.data.pieces(np.arange(len(is_tested))):
-        anomalous = None if split.anomalous is None else split.anomalous[here]
-        meter.add(chunk, fit_result.shown(chunk.ids), is_tested[here], anomalous)
+    data, rows = fit_result.data, np.arange(len(is_tested))
+    for (here, chunk), scores in zip(data.pieces(rows), fit_result.pieces(rows), strict=True):
+        meter.add(chunk, scores, is_tested[here], None if split.anomalous is None else split.anomalous[here])
     return meter
+
+
+def _with_ids(events: list[Event], data: LoadedData) -> list[Event]:
+    """Events whose ids are row numbers with the ids that a person knows the steps by, which are read once."""
+    rows, places = np.unique([[event.start, event.end, event.peak] for event in events], return_inverse=True)
+    names = data.ids(rows.astype(np.intp))[places].reshape(-1, 3)
+    return [
+        replace(event, start=start, end=end, peak=peak) for event, (start, end, peak) in zip(events, names, strict=True)
+    ]
 
 
 def _save(detector: Detector, output: str, run_id: str) -> None:

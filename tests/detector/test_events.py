@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,17 @@ def test_events_of_other_data_and_of_many_files_are_refused(fits: dict[str, Any]
     assert run("score", "series.csv", "-m", "det-series", "--events", "e.txt").exit_code == 2
     with pytest.raises(UsageError, match="reads a table"):
         Detector.load("det-table", "cpu").events(pd.read_csv("table.csv"))
+
+
+def test_a_fit_records_the_events_of_its_test_steps_by_their_times(fits: dict[str, Any]) -> None:
+    said = fits["series"]
+    (file,) = Path("mlruns").rglob(f"{said['run_id']}/artifacts/events.json")
+    recorded = json.loads(file.read_text())
+    table = pd.DataFrame(recorded["data"], columns=recorded["columns"])
+    assert len(table) == said["metrics"]["events"] > 0
+    ok("score", "series.csv", "-m", "det-series", "-o", "scored.csv")
+    scores = pd.read_csv("scored.csv").set_index("id")
+    peaks = scores.loc[table["peak"]]
+    np.testing.assert_allclose(table["score"], peaks["score"])
+    assert scores.loc[[*table["start"], *table["end"]], "is_anomaly"].all()
+    assert table["start"].is_monotonic_increasing and (table["start"] <= table["end"]).all()
