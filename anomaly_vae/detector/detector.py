@@ -244,10 +244,7 @@ class Detector:
         """
         assert scores.elements is not None
         excess = np.clip((scores.elements - self.normal_mean).reshape(len(scores), -1).astype(np.float64), 0, None)
-        most = min(most, excess.shape[1])
-        order = np.argsort(-excess, axis=1, kind="stable")[:, :most]
-        shares = np.take_along_axis(excess, order, axis=1) / np.maximum(excess.sum(axis=1, keepdims=True), 1e-12)
-        return order, shares
+        return largest_shares(excess, most)
 
     def maps(self, scores: Scores) -> NDArray[np.float32]:
         """(N, H, W) nats above the usual of each pixel, from scores of pictures made with `explain`.
@@ -314,3 +311,10 @@ class Detector:
         from anomaly_vae.detector.storage import load_detector
 
         return load_detector(folder, device)
+
+
+def largest_shares(excess: NDArray[np.float64], most: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """(N, most) positions of the largest of the nats above the usual (N, E), and their shares of the sum."""
+    order = np.argsort(-excess, axis=1, kind="stable")[:, :most]
+    shares = np.take_along_axis(excess, order, axis=1) / np.maximum(excess.sum(axis=1, keepdims=True), 1e-12)
+    return order, shares

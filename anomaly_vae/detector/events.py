@@ -18,7 +18,7 @@ from anomaly_vae.core.errors import UsageError
 from anomaly_vae.core.settings import EventsConfig
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Chunk
-from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.detector import Detector, largest_shares
 from anomaly_vae.scoring.scores import Scores
 
 SENSORS = 3  # that an event names
@@ -187,13 +187,11 @@ def event_columns(events: Sequence[Event], detector: Detector) -> dict[str, Any]
     columns |= {"score": scores, "p_value": detector.p_values(scores)}
     columns |= {name: np.array([getattr(event, name) for event in events], np.intp) for name in ("steps", "alarms")}
     excess = np.stack([event.excess for event in events]) if events else np.zeros((0, len(detector.layout.columns)))
-    shares = excess / np.maximum(excess.sum(axis=1, keepdims=True), 1e-12)
-    order = np.argsort(-shares, axis=1, kind="stable")[:, :SENSORS]
+    order, shares = largest_shares(excess, SENSORS)
     names = [column.name for column in detector.layout.columns]
-    for rank in range(order.shape[1]):
-        share = np.take_along_axis(shares, order[:, rank : rank + 1], axis=1)[:, 0]
-        columns[f"top{rank + 1}"] = [names[i] if s > 0 else "" for i, s in zip(order[:, rank], share, strict=True)]
-        columns[f"top{rank + 1}_share"] = np.round(share, 4)
+    for rank, (sensors, share) in enumerate(zip(order.T, shares.T, strict=True), 1):
+        columns[f"top{rank}"] = [names[i] if s > 0 else "" for i, s in zip(sensors, share, strict=True)]
+        columns[f"top{rank}_share"] = np.round(share, 4)
     return columns
 
 
