@@ -17,7 +17,6 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks, padded
-from anomaly_vae.scoring.parts.sensor_level import LevelStream
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scores import DECIMALS, Scores, weighted
 from anomaly_vae.scoring.windows import Arrays, Finished, Residuals, Stage, WindowFolder
@@ -174,7 +173,7 @@ class Scorer:
     def stage(self) -> Stage:
         """What turns residuals of steps into their nats."""
         level = self.score_model.level
-        return self._residuals() if level is None else LevelStream(*level.variances())
+        return self._residuals() if level is None else level.stream()
 
     def folder(self, stage: Callable[[], Stage]) -> WindowFolder:
         """What cuts steps into windows and folds their results back, for `pushed` and `closed`."""
