@@ -112,6 +112,9 @@ def training(
         "ours": _ours(work, data, config, batch, device),
         "plain": rivals.plain_loop(data, work.model(config), batch, device),
     }
+    if device.type == "cuda":
+        launched = config.model_copy(update={"training": config.training.model_copy(update={"cuda_graph": False})})
+        contenders["without_graph"] = _ours(work, data, launched, batch, device)
     contenders |= _installed(work, data, config, batch, steps)
     seconds = alternate(contenders, options.rounds)
     model = work.model(config).to(device)

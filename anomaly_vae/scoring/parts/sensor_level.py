@@ -85,7 +85,8 @@ class SensorLevel(ElementPart):
 
     def stream(self) -> LevelStream:
         """For the steps of a group, on the CPU, where windows are folded."""
-        return LevelStream(*(variance.cpu() for variance in self.variances()))
+        step, level = self.variances()
+        return LevelStream(step.cpu(), level.cpu())
 
 
 class _Squares:
