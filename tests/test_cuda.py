@@ -172,7 +172,7 @@ def test_a_worker_of_ray_has_the_gpu() -> None:
 
 
 def table(rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
-    frame = pd.DataFrame(rng.normal(size=(400, 4)), columns=list("abcd")).assign(kind=rng.choice(["x", "y"], 400))
+    frame = pd.DataFrame(rng.normal(size=(500, 4)), columns=list("abcd")).assign(kind=rng.choice(["x", "y"], 500))
     frame.loc[::50, "a"] = np.nan
     return frame.assign(still=1), {"scoring__parts": ("lof", "marginals", "missing"), "split__folds": 0}
 
@@ -202,7 +202,9 @@ def feature_maps(rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
 @pytest.fixture(params=[table, folds, series, pictures, tiles, feature_maps], ids=lambda of: of.__name__)
 def fitted(request: pytest.FixtureRequest) -> tuple[Detector, Any]:
     values, extra = request.param(np.random.default_rng(0))
-    return Detector.fit(values, training__steps=40, device="cuda", **extra), values
+    # a copy of a reference has a distance that consists of rounding errors
+    cut = len(values) * 4 // 5
+    return Detector.fit(values[:cut], training__steps=40, device="cuda", **extra), values[cut:]
 
 
 def test_scores_are_those_of_the_cpu(fitted: tuple[Detector, Any]) -> None:
@@ -227,8 +229,8 @@ def test_two_scorings_have_the_same_bits(fitted: tuple[Detector, Any], determini
     detector, values = fitted
     first, again = (np.asarray(detector.score(values)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    if len(values) > 100 and not isinstance(values, pd.DataFrame) and detector.layout.kind != "series":
-        np.testing.assert_array_equal(np.asarray(detector.score(values[:70])), first[:70])
+    if detector.layout.kind != "series":
+        np.testing.assert_array_equal(detector.score(values[:9]), first[:9])
 
 
 def test_a_detector_of_the_gpu_is_saved_and_scores_elsewhere(fitted: tuple[Detector, Any], tmp_path: Path) -> None:

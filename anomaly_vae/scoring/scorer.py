@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_vae.core.device import full_precision
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.threads import workers
 from anomaly_vae.data.kinds import KINDS
@@ -72,6 +73,7 @@ class Scorer:
         parts, nats = self._forward(read, len(chunk), explain, first, own)
         return self._combined(chunk, parts, None if nats is None else self.scaler.by_column(nats))
 
+    @full_precision()
     def _forward(
         self, read: Callable[[slice], NDArray[np.float32]], n: int, keep: bool, first: int, own: Tensor | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
@@ -214,6 +216,7 @@ class Scorer:
             parts.pop("recon", None)  # of a window; steps have theirs from the folded elements
             folder.add(elements, np.stack(list(parts.values()), axis=1))
 
+    @full_precision()
     @torch.inference_mode()
     def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:
         """(N, C, H, W) the expected x of pictures, in 0-1, where the score reconstructs."""
