@@ -46,9 +46,11 @@ def main() -> None:
     if not options.skip_tests:
         lines += [f"Tests: {tests()}", ""]
     options.device, options.overrides = "cuda", []
+    print("\n".join(lines), flush=True)
     for part in (training, scoring, fits):
-        lines += [*part(options), ""]
-        print("\n".join(lines), flush=True)
+        found = [*part(options), ""]
+        print("\n".join(found), flush=True)
+        lines += found
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     Path(options.out).write_text("\n".join(lines), encoding="utf-8")
 
