@@ -29,6 +29,7 @@ PASSED, FAILED = 0, 1  # pytest's exit codes; others mean that it could not do i
 
 FIT, SPLIT, DATASETS = "anomaly_vae/detector/fit.py", "anomaly_vae/data/split.py", "anomaly_vae/data/datasets.py"
 PARTS, LOOP = "anomaly_vae/scoring/parts", "anomaly_vae/training/loop.py"
+STEP = "anomaly_vae/training/step.py"
 LEAKS = "tests/detector/test_leaks.py"
 NO_LEAK = f"{LEAKS}::test_nothing_is_learned_from_test_rows_nor_from_anomalies_that_choose_no_threshold"
 NO_ANOMALY = f"{LEAKS}::test_anomalies_of_validation_change_the_threshold_with_labels_alone"
@@ -148,9 +149,9 @@ MUTANTS = (
            'self.sigma == "optimal" and self.training', 'self.sigma == "optimal"',
            (f"{FORMULAS}::test_an_optimal_sigma_is_that_of_training_whatever_is_scored_together",)),
     # --- training
-    Mutant("beta: ten percent late", LOOP,
-           "x, out, config.objective, beta_at(config.objective, progress),",
-           "x, out, config.objective, beta_at(config.objective, max(0.0, progress - 0.1)),",
+    Mutant("beta: ten percent late", STEP,
+           "self.beta.fill_(beta_at(objective, progress))",
+           "self.beta.fill_(beta_at(objective, max(0.0, progress - 0.1)))",
            (f"{STEPS}::test_every_step_is_charged_beta_at_its_share_of_the_training",)),
     Mutant("beta: its schedule ten percent late", "anomaly_vae/training/schedules.py",
            "t = min(1.0, progress / config.warmup)", "t = min(1.0, max(0.0, progress - 0.1) / config.warmup)",
@@ -160,7 +161,7 @@ MUTANTS = (
     Mutant("noise: on the target too, under a condition", "anomaly_vae/training/augment.py",
            "return (torch.cat([x, condition], 1), torch.cat([read,",
            "return (torch.cat([read, condition], 1), torch.cat([read,", (f"{NOISE}[condition]",)),
-    Mutant("loss: not divided before it is clipped", LOOP,
+    Mutant("loss: not divided before it is clipped", STEP,
            "(total / x[0].numel()).backward()", "total.backward()",
            (f"{STEPS}::test_the_gradient_that_is_clipped_is_in_nats_an_element",)),
     Mutant("active units: by their deviation", "anomaly_vae/training/objective.py",
