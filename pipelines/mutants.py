@@ -28,8 +28,7 @@ PRELOADED = ("mlflow", "pandas", "pytest", "scipy.stats", "sklearn.metrics", "to
 PASSED, FAILED = 0, 1  # pytest's exit codes; others mean that it could not do its work
 
 FIT, SPLIT, DATASETS = "anomaly_vae/detector/fit.py", "anomaly_vae/data/split.py", "anomaly_vae/data/datasets.py"
-PARTS, LOOP = "anomaly_vae/scoring/parts", "anomaly_vae/training/loop.py"
-STEP = "anomaly_vae/training/step.py"
+PARTS, STEP = "anomaly_vae/scoring/parts", "anomaly_vae/training/step.py"
 LEAKS = "tests/detector/test_leaks.py"
 NO_LEAK = f"{LEAKS}::test_nothing_is_learned_from_test_rows_nor_from_anomalies_that_choose_no_threshold"
 NO_ANOMALY = f"{LEAKS}::test_anomalies_of_validation_change_the_threshold_with_labels_alone"
