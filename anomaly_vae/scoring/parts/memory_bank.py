@@ -83,7 +83,7 @@ class MemoryBank(Part):
 
     def place(self, x: Tensor) -> Tensor:
         """(N, A + 1) of features x (N, C)."""
-        return place(x - self.centre, self.axes)
+        return place([x - self.centre], self.axes)
 
     def squared(self, x: Tensor) -> Tensor:
         """(N,) squared distance of features x (N, C) to the nearest reference."""
