@@ -57,7 +57,8 @@ def interpolated(at: Place, values: Tensor) -> Tensor:
 
 def is_knot(at: Place, x: Tensor) -> Tensor:
     """(P, N) whether each x (P, N), of that place, is one of its row's knots, but for rounding."""
-    return torch.minimum(at.after.abs(), (at.width - at.after).abs()) <= CLOSE * (1 + x.abs())
+    near: Tensor = torch.minimum(at.after.abs(), (at.width - at.after).abs()) <= CLOSE * (1 + x.abs())
+    return near
 
 
 def _between(values: Tensor, left: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
