@@ -45,7 +45,8 @@ def _search(x: Tensor, knots: Tensor, row: Tensor) -> Tensor:
         # of the knots of a level, those of all rows behind each other; below knot i are 2 i and 2 i + 1
         knot = padded[:, half - 1 :: 2 * half].flatten().index_select(0, place)
         place = torch.add(knot <= flat, place, alpha=2)
-    return place.view_as(x) - row * 2**levels
+    below: Tensor = place.view_as(x) - row * 2**levels
+    return below
 
 
 def interpolated(at: Place, values: Tensor) -> Tensor:
@@ -57,8 +58,7 @@ def interpolated(at: Place, values: Tensor) -> Tensor:
 
 def is_knot(at: Place, x: Tensor) -> Tensor:
     """(P, N) whether each x (P, N), of that place, is one of its row's knots, but for rounding."""
-    near: Tensor = torch.minimum(at.after.abs(), (at.width - at.after).abs()) <= CLOSE * (1 + x.abs())
-    return near
+    return torch.minimum(at.after.abs(), (at.width - at.after).abs()) <= CLOSE * (1 + x.abs())
 
 
 def _between(values: Tensor, left: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
