@@ -135,7 +135,7 @@ class Scaler:
         """
         if values.dtype == np.uint8:
             return values.astype(np.float32) / np.float32(255)
-        scaled = values[:, self.column]
+        scaled = values.take(self.column, axis=1)  # rows in memory, which an index by columns would not give
         scaled -= self._shift
         scaled /= self._scale
         tails = scaled[:, self._asinh]

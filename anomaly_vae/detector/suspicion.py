@@ -62,7 +62,7 @@ def _concentrated(read: Tensor) -> Nats:
     """(N,) squared Mahalanobis distances, by rounds of which the nearer three quarters make the next (C-steps)."""
     if read.shape[1] > AXES:
         offset = read - read.mean(0)
-        read = place(offset, principal_axes(offset, AXES))
+        read = place([offset], principal_axes(offset, AXES))
     kept = torch.ones(len(read), dtype=torch.bool)
     for _ in range(ROUNDS + 1):
         some = read[kept]

@@ -202,5 +202,4 @@ def elements(x: Tensor, out: Output) -> Tensor:
     0 where x is NaN, for a missing element is no evidence. Of several members the mean: with z drawn from each one's
     posterior, the average of their bounds on log p(x) is a bound too.
     """
-    nats = observed_nll(out.px, out.data(x))
-    return nats if nats.dim() == x.dim() else nats.mean(0)
+    return observed_nll(out.px, out.data(x), over_members=True)

@@ -120,11 +120,15 @@ class Columns(FittedLikelihood):
         return torch.cat([piece.to(pieces[0].dtype) for piece in pieces], dim=-1).index_select(-1, order)
 
 
-def observed_nll(px: Likelihood, x: Tensor) -> Tensor:
-    """-log p(x|z) of each element in nats, shape of px; 0 where x is NaN, for a missing element is no evidence."""
+def observed_nll(px: Likelihood, x: Tensor, over_members: bool = False) -> Tensor:
+    """-log p(x|z) of each element in nats, shape of px; 0 where x is NaN, for a missing element is no evidence.
+
+    over_members: the mean over members, where px has a leading axis of them, shape of x."""
     missing = torch.isnan(x)
     x = torch.where(missing, 0.0, x)
     nats = px.nll_without(x, missing) if isinstance(px, FittedLikelihood) else px.nll(x)
+    if over_members and nats.dim() > x.dim():
+        nats = nats.mean(0)
     return nats.masked_fill_(missing, 0.0)
 
 

@@ -134,7 +134,7 @@ class PatchScore(ScoreModule):
 
     def nats(self, maps: Tensor) -> dict[str, Tensor]:
         """column -> (B, h, w) of feature maps (B, C, h, w), before the border is suppressed."""
-        raw = maps.permute(0, 2, 3, 1).flatten(0, 2)  # (B * h * w, C)
+        raw = maps.permute(0, 2, 3, 1).flatten(0, 2).contiguous()  # (B * h * w, C), a position's features together
         x = self._standardised(raw)
         parts = self.patches.nats(Batch(x, self.model(x), raw))
         return {name: part.unflatten(0, (-1, *maps.shape[2:])) for name, part in parts.items()}

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anomaly_vae.scoring.knots import interpolated
+from anomaly_vae.scoring.knots import interpolated, place
 from anomaly_vae.scoring.scores import DECIMALS
 
 KNOTS = 256  # order statistics of held-out normals at most, evenly spaced in surprise
@@ -88,7 +88,7 @@ class Surprise(nn.Module):
         tail = torch.log1p(shape * excess / scale) / shape
         if self.n_known:
             tail = torch.where(shape == AS_IT_IS, excess, tail)
-        return (interpolated(raw, self.knots, self.surprises) + tail) * self.factor[:, None]
+        return (interpolated(place(raw, self.knots), self.surprises) + tail) * self.factor[:, None]
 
     def of(self, raw: Nats) -> Nats:
         """The same of arrays."""

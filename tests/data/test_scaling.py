@@ -40,6 +40,11 @@ def test_a_sensor_is_standardised_and_missing_cells_stay(values: NDArray[Any]) -
     np.testing.assert_array_equal(np.isnan(scaled), np.isnan(values))
 
 
+def test_scaled_rows_lie_in_memory_one_after_the_other(values: NDArray[Any]) -> None:
+    scaler = Scaler.fit(values.T, numbers("table", 3))
+    assert scaler.read(values, None).flags.c_contiguous  # else every pass of the score goes through memory by columns
+
+
 def test_a_sensor_that_wanders_is_read_as_its_differences(values: NDArray[Any]) -> None:
     wandering = np.c_[np.cumsum(values[:, 0]), values[:, 0]]
     scaler = Scaler.fit(wandering.T, numbers("series", 2))

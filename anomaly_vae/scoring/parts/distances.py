@@ -3,7 +3,7 @@ tiles in which they are computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,12 +11,20 @@ from torch import Tensor
 TILE = {"cpu": 256, "cuda": 4096}  # points whose distances are computed at once
 
 
-def place(offset: Tensor, axes: Tensor) -> Tensor:
-    """(N, A + 1) of offsets (N, C) from a centre: along orthonormal axes (C, A), then the length of the rest."""
-    along = offset @ axes
-    whole, kept = (torch.linalg.vector_norm(part, dim=1, keepdim=True).square() for part in (offset, along))
-    rest = (whole - kept).clamp(min=0).sqrt()
-    return torch.cat([along, rest], dim=1)
+def place(offsets: Sequence[Tensor], axes: Tensor) -> Tensor:
+    """(N, A + 1) of offsets from a centre, in pieces (N, c) of all C: along orthonormal axes (C, A), then the length of
+    the rest. Pieces are not joined, which would take longer than the products."""
+    (piece, some), *others = zip(offsets, axes.split([piece.shape[1] for piece in offsets]), strict=True)
+    along, whole = piece @ some, _squared_length(piece)
+    for piece, some in others:
+        along, whole = torch.addmm(along, piece, some), whole + _squared_length(piece)
+    return torch.cat([along, (whole - _squared_length(along)).clamp(min=0).sqrt()], dim=1)
+
+
+def _squared_length(x: Tensor) -> Tensor:
+    """(N, 1) of x (N, C)."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return length.square()
 
 
 def principal_axes(offset: Tensor, count: int) -> Tensor:

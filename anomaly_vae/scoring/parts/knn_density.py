@@ -77,7 +77,7 @@ class KNNDensity(ReferencePart):
         self.residual_scale = RESIDUAL / squares.mean(1, keepdim=True).sqrt().clamp(min=0.02)
         rows, bags = self._draw(n, generator)
         references = x[rows.to(x.device)]
-        place, apart, nearest = self._fit_space(self._join(self._batch(model, references)), NEAR)
+        place, apart, nearest = self._fit_space(self._pieces(self._batch(model, references)), NEAR)
         near = nearest.mean(1)
         median = near.median().clamp(min=1e-6)
         power = ADAPT * n / (n + ADAPT_ROWS)
@@ -96,7 +96,7 @@ class KNNDensity(ReferencePart):
 
     def nats(self, batch: Batch) -> Tensor:
         """(B,) -log density of scaled rows (B, E) in the joined space, up to a constant."""
-        left = distances.read_against(self._project(self._join(batch)), self.floor[0])
+        left = distances.read_against(self._project(self._pieces(batch)), self.floor[0])
         size = self.weights.shape[2]
         nearest = torch.cat(
             [self._nearest(left[rows], batch.own, rows, scratch) for rows, scratch in distances.tiles(left, size)]
@@ -125,13 +125,15 @@ class KNNDensity(ReferencePart):
     def _residual(self, batch: Batch) -> Tensor:
         """(M, B, F) of the numbers; 0 where x is missing."""
         numbers = self.rows.pick(batch.x[:, : self.rows.elements])
-        return (numbers - self.rows.pick(batch.out.px.mean)).masked_fill_(torch.isnan(numbers), 0.0)
+        there = torch.eq(numbers, numbers).to(numbers.dtype)  # a product with it takes a fifth of filling by a mask
+        return (numbers.nan_to_num() - self.rows.pick(batch.out.px.mean)).mul_(there)
 
-    def _join(self, batch: Batch) -> Tensor:
-        """(B, J): inputs, latent means of all members, and their weighted residuals, members counting as one."""
+    def _pieces(self, batch: Batch) -> list[Tensor]:
+        """The joined space (B, j): inputs, latent means of all members, and their weighted residuals, members counting
+        as one."""
         share = 1 / math.sqrt(self.members)
-        residual = self._residual(batch) * (self.residual_scale * share)
-        return torch.cat([self.rows(batch.x), self._condition(batch.x), batch.out.mu * share, *residual], dim=1)
+        residual = self._residual(batch).mul_(self.residual_scale * share)
+        return [self._inputs(batch.x), batch.out.mu * share, residual.transpose(0, 1).flatten(1)]
 
 
 def nats_of_log_distance(nearest: Tensor, plain: Tensor, scaled: Tensor, references: float) -> Tensor:

@@ -47,7 +47,7 @@ class LocalOutlierFactor(ReferencePart):
     def fit(self, normals: Normals) -> None:
         x = normals.train()
         rows, bags = self._draw(len(x), normals.generator)
-        place, _, nearest = self._fit_space(self._join(x[rows.to(x.device)]), NEAR)
+        place, _, nearest = self._fit_space([self._inputs(x[rows.to(x.device)])], NEAR)
         own = nearest.mean(1)
         least = 0.02 * own.median().clamp(min=1e-3)
         self.smallest, self.unit = (
@@ -57,13 +57,9 @@ class LocalOutlierFactor(ReferencePart):
         self.weights = distances.scaled_references(place, own.clamp(min=float(least)) ** -2, bags)
 
     def nats(self, batch: Batch) -> Tensor:
-        left = distances.read_against(self._project(self._join(batch.x)), self.smallest)
+        left = distances.read_against(self._project([self._inputs(batch.x)]), self.smallest)
         ratios = [
             torch.stack([torch.mm(left[some], bag, out=scratch).amin(1) for bag in self.weights], dim=1)
             for some, scratch in distances.tiles(left, self.weights.shape[2])
         ]
         return self.unit * 0.5 * torch.cat(ratios).clamp(min=1e-12).log().mean(1)
-
-    def _join(self, x: Tensor) -> Tensor:
-        """(B, J): what the network reads of x, and its condition."""
-        return torch.cat([self.rows(x), self._condition(x)], dim=1)

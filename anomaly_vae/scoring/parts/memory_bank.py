@@ -18,6 +18,7 @@ BATCH, CANDIDATES = 64, 4  # references that are chosen at once, and of how many
 ROWS = 8192  # features whose distances to those are computed at once
 CELL = 256  # points of a cell, on average
 PROBED = 8  # cells whose points a feature is compared with
+SEARCHED = 1024  # features that are searched for at once: their products are kept until the best cell is known
 
 
 class MemoryBank(Part):
@@ -83,7 +84,7 @@ class MemoryBank(Part):
 
     def place(self, x: Tensor) -> Tensor:
         """(N, A + 1) of features x (N, C)."""
-        return place(x - self.centre, self.axes)
+        return place([x - self.centre], self.axes)
 
     def squared(self, x: Tensor) -> Tensor:
         """(N,) squared distance of features x (N, C) to the nearest reference."""
@@ -101,22 +102,26 @@ class MemoryBank(Part):
             hidden = x.new_full((len(x), len(self.cells)), torch.inf).scatter(1, near, 0.0)
             sizes, numbers = self.starts.diff(), torch.arange(len(self.cells), device=x.device)
             cell = torch.repeat_interleave(numbers, sizes, output_size=len(self.points))
-            return (torch.addmm(self.points.square().sum(1), x, self.points.T, alpha=-2) + hidden[:, cell]).argmin(1)
+            return (torch.addmm(_squares(self.points), x, self.points.T, alpha=-2) + hidden[:, cell]).argmin(1)
+        if len(x) > SEARCHED:
+            return torch.cat([self.search(some, probed) for some in x.split(SEARCHED)])
         # pairs of a feature and a cell, one cell after the other: a cell is then one product
         order = near.flatten().argsort(stable=True)
-        rows = x[order // probed]
-        squares, index = x.new_empty(len(order)), torch.empty_like(order)
-        counts = torch.bincount(near.flatten(), minlength=len(self.cells)).cumsum(0).tolist()
-        length = self.points.square().sum(1)
-        for pairs, points in zip(pairwise([0, *counts]), pairwise(self.starts.tolist()), strict=True):
+        rows = x.index_select(0, order // probed)
+        first = torch.nn.functional.pad(torch.bincount(near.flatten(), minlength=len(self.cells)).cumsum(0), (1, 0))
+        lengths, products, least = _squares(self.points), [], x.new_empty(len(order))
+        for pairs, points in zip(pairwise(first.tolist()), pairwise(self.starts.tolist()), strict=True):
             some, here = slice(*pairs), slice(*points)
-            if pairs[0] < pairs[1]:
-                product = torch.addmm(length[here], rows[some], self.points[here].T, alpha=-2)
-                torch.min(product, 1, out=(squares[some], index[some]))
-                index[some] += points[0]
-        by_feature = torch.empty_like(squares).index_copy_(0, order, squares).view_as(near)
-        best = torch.empty_like(index).index_copy_(0, order, index).view_as(near)
-        return best.gather(1, by_feature.argmin(1, keepdim=True))[:, 0]
+            products.append(torch.addmm(lengths[here], rows[some], self.points[here].T, alpha=-2))
+            torch.amin(products[-1], 1, out=least[some])
+        # where the least is, of the best cell alone: that takes ten times as long as how much it is
+        pair_of = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=x.device)).view_as(near)
+        best = least[pair_of].argmin(1, keepdim=True)
+        pair, feature = pair_of.gather(1, best)[:, 0].sort()
+        cell = near.gather(1, best)[feature, 0]  # rising
+        places = (pair - first[cell]).split(torch.bincount(cell, minlength=len(self.cells)).tolist())
+        found = [p.index_select(0, rows).argmin(1) for p, rows in zip(products, places, strict=True) if len(rows)]
+        return torch.empty_like(pair).index_copy_(0, feature, self.starts[cell] + torch.cat(found))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         points = state_dict.get(f"{prefix}points")
@@ -124,6 +129,12 @@ class MemoryBank(Part):
             state_dict[f"{prefix}cells"] = points.mean(0, keepdim=True)
             state_dict[f"{prefix}starts"] = torch.tensor([0, len(points)])
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _squares(points: Tensor) -> Tensor:
+    """(R,) squared lengths of points (R, C)."""
+    length: Tensor = torch.linalg.vector_norm(points, dim=1)
+    return length.square()
 
 
 def nearest(x: Tensor, points: Tensor) -> Tensor:

@@ -100,10 +100,10 @@ class MixturePrior(Part):
 
     def kl(self, mu: Tensor) -> Tensor:
         """(B,) nats of posteriors with means mu (B, D)."""
-        offsets = (mu[:, None] - self.means).transpose(0, 1)  # (K, B, D)
-        squared = (offsets @ self.whiten.transpose(1, 2)).square().sum(-1)  # (K, B)
-        # components in a row: summed over columns, the last bit would depend on how many samples there are
-        return -torch.logsumexp((self.constant[:, None] - 0.5 * squared).T.contiguous(), dim=1)
+        means = (self.whiten @ self.means[:, :, None]).flatten()  # (K * D,) whitened, as all of mu are in one product
+        offsets = torch.nn.functional.linear(mu, self.whiten.flatten(0, 1), -means).unflatten(1, self.means.shape)
+        squared = torch.linalg.vector_norm(offsets, dim=2).square()  # (B, K)
+        return -torch.logsumexp(self.constant - 0.5 * squared, dim=1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, D) draws of the mixture, which are samples of where training data lies in latent space."""

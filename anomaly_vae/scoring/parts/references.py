@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -43,24 +44,28 @@ class ReferencePart(Part):
         bags = self._bags(most)
         return torch.randperm(n, generator=generator)[: bags * (most // bags)], bags
 
-    def _fit_space(self, joined: Tensor, near: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Fits the centre and the axes to joined reference rows (R, J).
+    def _fit_space(self, pieces: Sequence[Tensor], near: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Fits the centre and the axes to reference rows joined from pieces (R, j).
 
         Returns their places (R, A), the distances between them (R, R), infinite to themselves, and those to the `near`
         nearest others, rising.
         """
+        joined = torch.cat(list(pieces), dim=1)  # (R, J)
         self.centre = joined.mean(0)
         if self.axes.shape[1]:
             self.axes = distances.principal_axes(joined - self.centre, AXES)
-        place = self._project(joined)
+        place = self._project(pieces)
         apart = torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
         return place, apart, apart.topk(min(near, len(place) - 1), largest=False).values
 
-    def _project(self, joined: Tensor) -> Tensor:
-        """The places (B, A) of joined rows (B, J)."""
-        offset = joined - self.centre
-        return distances.place(offset, self.axes) if self.axes.shape[1] else offset
+    def _project(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The places (B, A) of rows joined from pieces (B, j)."""
+        centres = self.centre.split([piece.shape[1] for piece in pieces])
+        offsets = [piece - centre for piece, centre in zip(pieces, centres, strict=True)]
+        return distances.place(offsets, self.axes) if self.axes.shape[1] else torch.cat(offsets, dim=1)
 
-    def _condition(self, x: Tensor) -> Tensor:
-        """(B, n_condition) of scaled rows x (B, E): a neighbour is one under a like condition."""
-        return x[:, x.shape[1] - self.n_condition :]
+    def _inputs(self, x: Tensor) -> Tensor:
+        """(B, inputs + n_condition) what the network reads of scaled rows x (B, E), and their condition: a neighbour is
+        one under a like condition."""
+        read: Tensor = self.rows(x)
+        return torch.cat([read, x[:, -self.n_condition :]], dim=1) if self.n_condition else read

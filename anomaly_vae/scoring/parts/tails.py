@@ -12,7 +12,7 @@ from anomaly_vae.core.config import ScoringConfig
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.models.base import VAE
 from anomaly_vae.models.inputs import RowInputs
-from anomaly_vae.scoring.knots import interpolated, left_knot, near_knot
+from anomaly_vae.scoring.knots import interpolated, is_knot, place
 from anomaly_vae.scoring.parts.base import Batch, Normals, Part
 
 SIDE = 96  # ranks that are kept of each side of an element's distribution, denser towards its ends
@@ -90,10 +90,10 @@ class Tails(Part):
         """(B,) nats of scaled rows x (B, E)."""
         cells = x[:, : len(self.missing)].contiguous()
         read = cells.nan_to_num().T.contiguous()  # (E, B)
+        at = place(read, self.knots)
         beyond = (read < self.knots[:, :1]) | (read > self.knots[:, -1:])
-        left = left_knot(read, self.knots)
-        unseen = torch.where(self.by_value[:, None], ~near_knot(read, self.knots, left), beyond)
-        nats = torch.where(unseen, self.most, interpolated(read, self.knots, self.surprises, left))
+        unseen = torch.where(self.by_value[:, None], ~is_knot(at, read), beyond)
+        nats = torch.where(unseen, self.most, interpolated(at, self.surprises))
         # a sum has other bits where its numbers do not lie in a row
         return torch.where(torch.isnan(cells), self.missing, nats.T).contiguous().sum(1)
 

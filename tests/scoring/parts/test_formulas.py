@@ -334,9 +334,13 @@ def test_memory_searched_in_all_cells_is_the_exact_search(clustered: tuple[Memor
     assert (ranks[np.arange(len(x)), own] < PROBED).all()
 
 
-def test_memory_gives_a_feature_the_same_bits_in_any_company(clustered: tuple[MemoryBank, Tensor]) -> None:
+def test_memory_gives_a_feature_the_same_bits_in_any_company(
+    clustered: tuple[MemoryBank, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     part, x = clustered
     together = part.squared(x)
+    monkeypatch.setattr("anomaly_vae.scoring.parts.memory_bank.SEARCHED", 128)
+    assert torch.equal(together, part.squared(x))
     assert torch.equal(together, torch.cat([part.squared(some) for some in x.split(7)]))
     assert torch.equal(together, part.squared(x.flip(0)).flip(0))
 

@@ -96,7 +96,7 @@ def test_no_held_out_row_is_its_own_neighbour(fitted_on: int, monkeypatch: pytes
     x = held.take(torch.arange(90))
     with torch.no_grad():
         blind, alone = (score(x, mine)[1]["neighbours"] for mine in (None, own))
-        place = near._project(near._join(Batch(x, model(x), x)))
+        place = near._project(near._pieces(Batch(x, model(x), x)))
     references = (-0.5 * near.weights[:, :-2] / near.weights[:, -2:-1]).transpose(1, 2).flatten(0, 1)  # (R, A)
     mine = own >= 0
     torch.testing.assert_close(references[own[mine]], place[mine], rtol=1e-3, atol=1e-3)
