@@ -125,5 +125,10 @@ def _json(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
 
 
 def batch(columns: dict[str, Any]) -> pa.RecordBatch:
-    """A record batch of arrays (N,) by column name."""
-    return pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
+    """A record batch of arrays (N,) by column name; objects are texts, and None and NaN are missing."""
+
+    def array(values: Any) -> pa.Array:
+        text = pa.string() if getattr(values, "dtype", None) == object else None
+        return pa.array(values, text, from_pandas=True)
+
+    return pa.RecordBatch.from_pydict({name: array(values) for name, values in columns.items()})
