@@ -128,7 +128,7 @@ def batch(columns: dict[str, Any]) -> pa.RecordBatch:
     """A record batch of arrays (N,) by column name; objects are texts, and None and NaN are missing."""
 
     def array(values: Any) -> pa.Array:
-        text = pa.string() if getattr(values, "dtype", None) == object else None
+        text = pa.string() if getattr(getattr(values, "dtype", None), "kind", "") == "O" else None
         return pa.array(values, text, from_pandas=True)
 
     return pa.RecordBatch.from_pydict({name: array(values) for name, values in columns.items()})

@@ -35,8 +35,8 @@ class Options:
     """How data is scored.
 
     threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, see
-    `reasons.reason_columns`. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
-    that cannot be decoded. written: settings of how the file is written, see
+    `reasons.reason_columns`. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out,
+    and name, pictures that cannot be decoded. written: settings of how the file is written, see
     `DataConfig.written`. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
     csv_safe: see `open_writer`. max_pixels: see `reopen`. events: file for the events of a series (.csv, .parquet,
     .json). event_rules: instead of the detector's.
