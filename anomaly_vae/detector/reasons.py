@@ -28,7 +28,7 @@ NORMAL, TYPICAL = 0.9, 0.5  # shares of held-out normals whose scores are usual;
 QUANTILES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)  # of a column's training values that are tried
 COMMON = (0.05, 0.95)  # quantiles between which a value is called usual
 NEXT = 4  # columns that are tried with all values: so many by their median, and by their nats of reconstruction
-LEAST = 0.01  # nats of a reason
+LEAST, AT_LEAST = 0.01, 3  # nats of a reason; reasons that are sought, however few are asked for
 WIDE = 64  # columns that are tried with their median
 MEASURED = {PARTS[name][0] for name in DISTANCES}  # columns of the score
 SLAB = 8192  # rows that are scored at once
@@ -50,6 +50,11 @@ class Reasons:
         columns = np.full((n, most), -1, np.intp)
         return cls(columns, np.zeros((n, most)), np.zeros((n, most)), np.full((n, most), np.nan))
 
+    def first(self, most: int) -> Reasons:
+        """At most so many, by their nats: the column that is mended first has few where another one hides it."""
+        order = np.argsort(-self.nats, axis=1, kind="stable")[:, :most]
+        return Reasons(*(np.take_along_axis(getattr(self, field.name), order, axis=1) for field in fields(self)))
+
     def put(self, rows: NDArray[np.intp], found: Reasons) -> None:
         for field in fields(self):
             getattr(self, field.name)[rows] = getattr(found, field.name)
@@ -69,7 +74,7 @@ def reasons(detector: Detector, chunk: Chunk, scores: Scores, most: int, flagged
     if KINDS[detector.layout.kind].view != "rows":
         found.put(rows, _excess(detector, scores.take(rows), most))
         return found
-    some = Trials(detector).reasons(chunk.take(rows), scores.total[rows], most, usual)
+    some = Trials(detector).reasons(chunk.take(rows), scores.total[rows], max(most, AT_LEAST), usual).first(most)
     above = scores.total[rows, None] - typical
     left = (above - np.cumsum(some.nats, axis=1) + some.nats) / above  # before each reason
     found.put(rows, replace(some, shares=np.minimum(some.nats / above, left.clip(0))))
@@ -135,6 +140,13 @@ class Trials:
             if not len(rows):
                 break
         return found
+
+    def alone(self, chunk: Chunk) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(N, F) each: the nats that rows lose if one column is mended, -inf where none was tried, and with which
+        value."""
+        rows, trained_on = np.arange(len(chunk)), self._trained_on(chunk)
+        totals, suiting = self.best(chunk, chunk.values, rows, trained_on)
+        return self._score(chunk, chunk.values, rows, trained_on)[0][:, None] - totals, suiting
 
     def _trained_on(self, chunk: Chunk) -> NDArray[np.bool_]:
         """(N,) which rows the detector was trained on. Such a row is its own neighbour, whatever is altered in it: the
