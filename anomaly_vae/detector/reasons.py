@@ -251,7 +251,7 @@ class Words:
         elif len(reference.values):
             low, high = np.quantile(reference.values, COMMON)
             text = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-            text += " from step to step" if column in self.differences else ""
+            text = f"changes by {text} a step" if column in self.differences else text
             is_usual = low <= value <= high
         else:
             text = "missing"

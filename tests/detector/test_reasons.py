@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from anomaly_vae.core.errors import DataError
 from anomaly_vae.data.source import Chunk
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.reasons import Trials, reasons
+from anomaly_vae.scoring.graph import RowGraph
 
 
 def table(n: int = 240) -> pd.DataFrame:
@@ -38,10 +43,10 @@ def test_a_reason_is_what_the_score_loses_and_reasons_add_up(detector: Detector)
     assert names[found.columns[1, 0]] == "c"
     mended = odd.copy()
     for row, rank in np.argwhere(found.columns >= 0):
-        before = detector.score(mended)[row]
         name, suiting = names[found.columns[row, rank]], found.suiting[row, rank]
         mended.loc[row, name] = ["x", "y"][int(suiting)] if name == "c" else suiting
-        assert before - detector.score(mended)[row] == pytest.approx(found.nats[row, rank], abs=1e-5)
+    assert scores.total[1] - detector.score(mended)[1] == pytest.approx(found.nats[1, 0], abs=1e-5)
+    assert (np.diff(found.nats, axis=1) <= 0).all() and (found.columns[1, 1:] == -1).all()
     np.testing.assert_allclose(detector.score(mended) + found.nats.sum(1), scores.total, atol=1e-5)
     assert (found.shares.sum(1) <= 1 + 1e-9).all() and found.shares[1, 0] > 0.5
 
@@ -69,3 +74,30 @@ def test_usual_rows_have_no_reason(detector: Detector) -> None:
     found = reasons(detector, chunk_of(detector, new), scores, 3, scores.total >= detector.threshold.value)
     quiet = scores.total <= np.quantile(detector.normal, 0.9)
     assert quiet.mean() > 0.6 and (found.columns[quiet] == -1).all() and not found.nats[quiet].any()
+
+
+def test_a_column_that_matters_only_when_high_has_no_nats_when_low(tmp_path: Path) -> None:
+    frame = table().assign(always=7.0)
+    quick = {"training__steps": 60, "model__hidden": [8], "split__folds": 0, "device": "cpu"}
+    detector = Detector.fit(frame, data__only_high=["b", "always"], **quick)
+    usual = pd.DataFrame({"a": [0.1], "twice": [0.2], "b": [float(frame["b"].median())], "c": ["x"], "always": [7.0]})
+    low, high = usual.assign(b=-50.0, always=3.0), usual.assign(b=60.0)
+    median = detector.scaler.floors[0].value
+    assert abs(median - frame["b"].median()) < 0.2
+    usual["b"] = median
+    assert detector.parts(low).parts.keys() >= {"recon", "kl", "neighbours", "lof", "marginals", "missing", "constant"}
+    np.testing.assert_array_equal(detector.score(low), detector.score(usual))
+    assert detector.score(high)[0] > detector.score(usual)[0] + 3
+    assert detector.explain(high, 1)["column"].tolist() == ["b"]
+    assert detector.predict(usual.assign(always=8.0))[0] and not detector.predict(low)[0]
+    detector.save(tmp_path / "detector")
+    np.testing.assert_array_equal(Detector.load(tmp_path / "detector", "cpu").score(low), detector.score(low))
+    graph = RowGraph(detector.score_model, detector.scaler)
+    cells = torch.from_numpy(chunk_of(detector, pd.concat([low, usual, high])).values)
+    with torch.inference_mode():
+        found = graph(cells)[0].numpy()
+    assert found[0] == found[1] < found[2]
+    with pytest.raises(DataError, match=r"data\.only_high: 'nowhere' not found"):
+        Detector.fit(frame, data__only_high=["nowhere"], **quick)
+    with pytest.raises(DataError, match=r"data\.only_high: 'c' is no column of numbers"):
+        Detector.fit(frame, data__only_high=["c"], **quick)
