@@ -78,7 +78,7 @@ def _histogram(axes: Axes, panel: Panel, colour: str) -> None:
         pad = 0.02 * (high - low) or 0.5
         edges = to_axis.inverted().transform(np.linspace(low - pad, high + pad, BINS + 1))
         axes.axvspan(*np.quantile(values, panel.common), color=FAINT, alpha=0.15, linewidth=0)
-        axes.hist(values, edges, color=NORMAL, alpha=0.55)
+        axes.hist(values, edges.tolist(), color=NORMAL, alpha=0.55)
         axes.set_xlim(edges[0], edges[-1])
         if axes.get_xscale() == "linear":
             axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
