@@ -24,10 +24,10 @@ from anomaly_vae.scoring.parts import DISTANCES, PARTS
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores
 
-NORMAL, TYPICAL = 0.9, 0.5  # shares of held-out normals whose scores are usual; of whose scores shares are counted from
+NORMAL, TYPICAL = 0.95, 0.5  # shares of held-out normals whose scores are usual; of whose scores shares are counted from
 QUANTILES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)  # of a column's training values that are tried
 COMMON = (0.05, 0.95)  # quantiles between which a value is called usual
-NEXT = 4  # columns that are tried with all values: so many by their median, and by their nats of reconstruction
+NEXT = 3  # columns that are tried with all values: so many by their median, and by their nats of reconstruction
 LEAST, AT_LEAST = 0.01, 3  # nats of a reason; reasons that are sought, however few are asked for
 WIDE = 64  # columns that are tried with their median
 MEASURED = {PARTS[name][0] for name in DISTANCES}  # columns of the score
@@ -63,7 +63,7 @@ class Reasons:
 def reasons(detector: Detector, chunk: Chunk, scores: Scores, most: int, flagged: NDArray[np.bool_]) -> Reasons:
     """Of samples and their scores, made with `explain`. flagged: (N,) which are alarms.
 
-    A sample has reasons if it is flagged, or scores above nine in ten held-out normals; and as many until the rest of
+    A sample has reasons if it is flagged, or scores above 19 in 20 held-out normals; and as many until the rest of
     its score is usual in this sense.
     """
     usual, typical = np.quantile(detector.normal, (NORMAL, TYPICAL))
