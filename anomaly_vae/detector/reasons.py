@@ -24,7 +24,10 @@ from anomaly_vae.scoring.parts import DISTANCES, PARTS
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import Scores
 
-NORMAL, TYPICAL = 0.95, 0.5  # shares of held-out normals whose scores are usual; of whose scores shares are counted from
+NORMAL, TYPICAL = (
+    0.95,
+    0.5,
+)  # shares of held-out normals whose scores are usual; of whose scores shares are counted from
 QUANTILES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)  # of a column's training values that are tried
 COMMON = (0.05, 0.95)  # quantiles between which a value is called usual
 NEXT = 3  # columns that are tried with all values: so many by their median, and by their nats of reconstruction
