@@ -93,7 +93,8 @@ def of_series(folder: Path, name: str, config: Config, seed: int) -> Figures:
     split = {f"split__{name}": share for name, share in NO_TEST.items()}
     detector = Detector.fit(train, config=config, seed=seed, kind="series", **split)
     spread, span = train.std(axis=0), np.ptp(train, axis=0)
-    varied = np.flatnonzero(spread > 0)
+    places = {column.name: place for place, column in enumerate(detector.layout.columns)}
+    varied = [sensor for sensor in np.flatnonzero(spread > 0) if f"x{sensor}" in places]
     faults, found = [], []
     for fault in SERIES_FAULTS:
         for _ in range(COPIES):
@@ -112,7 +113,8 @@ def of_series(folder: Path, name: str, config: Config, seed: int) -> Figures:
             at = scores.take(peak)
             first = reasons(detector, chunk.take(peak), at, 1, alarm).columns[0, 0]
             faults.append(fault)
-            found.append((alarm[0], first == sensor, detector.contributions(at, 1)[0][0, 0] == sensor))
+            truth = places[f"x{sensor}"]
+            found.append((alarm[0], first == truth, detector.contributions(at, 1)[0][0, 0] == truth))
     return by_fault(np.array(faults), tuple(np.array(x) for x in zip(*found, strict=True)))  # type: ignore[arg-type]
 
 
