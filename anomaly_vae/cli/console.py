@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anomaly_vae.detector.thresholds import Threshold
     from anomaly_vae.reporting.summary import Result
     from anomaly_vae.scoring.importance import Bound
+    from anomaly_vae.workflows.explain import Explanation
     from anomaly_vae.workflows.feedback import Feedback
     from anomaly_vae.workflows.monitor import Check
     from anomaly_vae.workflows.promote import Promotion
@@ -103,6 +104,17 @@ def evaluation_table(result: Result) -> str:
     rows = [("rows", f"{result.metrics['rows']:.0f}, {result.metrics['anomalies']:.0f} of them anomalies")]
     rows += [*metric_facts(result.metrics), ("threshold", f"{result.threshold:.6g} nats ({result.policy})")]
     rows += pixel_facts(result.pixels)
+    return table(rows)
+
+
+def explanation_table(found: Explanation) -> str:
+    """A sample's score, and a line for each of its reasons."""
+    verdict = "an anomaly" if found.is_anomaly else "no anomaly"
+    rows = [(found.id, f"{found.score:.6g} nats, p-value {found.p_value:.2g}: {verdict}")]
+    for reason in found.reasons:
+        value, usual = reason["value"], f", usual: {reason['usual']}" if reason["usual"] else ""
+        text = value if isinstance(value, str) else f"{value:.12g}"
+        rows.append((reason["column"], f"{text}{usual} ({reason['nats']:.1f} nats, {reason['share']:.0%})"))
     return table(rows)
 
 

@@ -230,6 +230,36 @@ def score_command(
     console.say(f"{alarms} of {rows} at or above the threshold ({used}), by {opened.name}")
 
 
+@click.command("explain", short_help="Draw why one row, time step or picture of DATA has its score.")
+@data_argument()
+@click.option("--row", required=True, metavar="ID", help="Its id, or else its row number, counted from 0.")
+@settings
+@MODEL
+@click.option("-o", "--output", default="explained.png", show_default=True, metavar="FILE", help="Draw here (.png).")
+@ID_COLUMN
+@DEVICE
+@AS_JSON
+@click.pass_context
+def explain_command(
+    ctx: click.Context, /, data: str, row: str, model: str | None, output: str, id_column: str | None, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Draw a row beside the training values of its columns, a time step with the sensors around it, or a picture with
+    its map; and list the reasons of its score."""
+    require_there(data)
+    require_ending(output, [".png"])
+    config = load_config(options)
+    from anomaly_vae.cli.console import Console, explanation_table
+    from anomaly_vae.workflows.explain import explain
+    from anomaly_vae.workflows.opening import find
+
+    opened = find(model, config)
+    with Console(ctx.obj["quiet"]) as console:
+        found = explain(data, opened.detector, row, output, id_column=id_column, say=console.say)
+    click.echo(found.to_json() if as_json else explanation_table(found))
+    console.say(f"drawn in {output}")
+
+
 @click.command("evaluate")
 @data_argument()
 @settings
@@ -366,4 +396,4 @@ def feedback_command(
     click.echo(found.to_json() if as_json else feedback_table(found))
 
 
-COMMANDS = (fit_command, score_command, evaluate_command, threshold_command, feedback_command)
+COMMANDS = (fit_command, score_command, explain_command, evaluate_command, threshold_command, feedback_command)

@@ -117,6 +117,11 @@ class DataConfig(Section):
     missing: tuple[str, ...] = Field(
         (), description="further texts or numbers of a missing cell, e.g. -999; '-', 'n.a.', 'BDL' and such are known"
     )
+    only_high: tuple[str, ...] = Field(
+        (),
+        description="columns of numbers that matter only when high, such as counts: a value below the training median"
+        " counts as the median",
+    )
     contamination: float | None = Field(
         None,
         ge=0,
@@ -176,7 +181,7 @@ class DataConfig(Section):
                 raise PydanticCustomError("encoding", "no encoding that is known, such as utf-8 or cp1252") from error
         return value
 
-    @field_validator("normal", "drop", "keep", "missing", "condition", mode="before")
+    @field_validator("normal", "drop", "keep", "missing", "condition", "only_high", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int | float) else value

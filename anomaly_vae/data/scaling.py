@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Column, Layout
 from anomaly_vae.data.units import moments, unit_of
 
+NAMED = 5  # columns that a message names
 SINH_LIMIT = 300.0  # largest argument of sinh in `inverse`; far larger ones overflow float64
 
 
@@ -50,6 +51,16 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """The training median of a column that matters only when it is high (`data.only_high`): a lower value counts as
+    this one, wherever it is scaled or scored."""
+
+    __pydantic_config__ = STRICT
+    column: int
+    value: float
+
+
+@dataclass(frozen=True)
 class SavedScaler:
     """The scaler in a detector's folder."""
 
@@ -57,6 +68,7 @@ class SavedScaler:
     elements: list[Element]
     limit: float
     conditions: list[Condition] = field(default_factory=list)
+    floors: list[Floor] = field(default_factory=list)
 
 
 class Scaler:
@@ -70,8 +82,15 @@ class Scaler:
     NLLs are therefore densities in scaled units; `log_units` brings them to the units of the data.
     """
 
-    def __init__(self, elements: list[Element], limit: float, conditions: Sequence[Condition] = ()) -> None:
+    def __init__(
+        self,
+        elements: list[Element],
+        limit: float,
+        conditions: Sequence[Condition] = (),
+        floors: Sequence[Floor] = (),
+    ) -> None:
         self.elements, self.limit, self.conditions = elements, limit, tuple(conditions)
+        self.floors = tuple(floors)
         self.n_condition = sum(condition.width for condition in self.conditions)  # number of channels of the condition
         self.column = np.array([e.column for e in elements], np.intp)  # (E,) the column of each element
         self._shift, self._scale, self._centre, self._spread = (
@@ -87,16 +106,42 @@ class Scaler:
         layout: Layout,
         condition: NDArray[np.float64] | None = None,
         after_gap: NDArray[np.bool_] | None = None,
+        only_high: Collection[str] = (),
     ) -> Scaler:
         """The scaler of training data; missing cells are ignored.
 
         columns: the F columns (N,) of the layout, read one after the other so that they need not be in memory together;
         of a series in order of time; of pictures none. condition: (N, K) cells of the layout's conditions. after_gap:
-            (N,) see `Chunk`.
+            (N,) see `Chunk`. only_high: names of columns whose values below the median count as the median.
+        Raises DataError where one of these is no number that is an input.
         """
         conditions = [] if condition is None else list(map(_condition, layout.conditions, condition.T))
-        kind = KINDS[layout.kind]
-        return cls(kind.elements(columns, layout, after_gap), kind.limit, conditions)
+        kind, numbers, floors = KINDS[layout.kind], [c.name for c in layout.columns if c.categories is None], []
+        for name in only_high:
+            if name not in numbers:
+                why = layout.left_out.get(name, "no input" if not numbers else f"none of {', '.join(numbers[:NAMED])}")
+                raise DataError(f"data.only_high: '{name}' is no column of numbers that is read ({why})")
+
+        def raised() -> Iterator[NDArray[Any]]:
+            for index, (column, cells) in enumerate(zip(layout.columns, columns, strict=False)):
+                if column.name in only_high and not np.isnan(cells).all():
+                    floor = Floor(index, float(np.nanmedian(cells)))
+                    floors.append(floor)
+                    cells = np.where(cells < floor.value, floor.value, cells)
+                yield cells
+
+        elements = kind.elements(raised() if only_high else columns, layout, after_gap)
+        return cls(elements, kind.limit, conditions, floors)
+
+    def raised(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Rows (N, F) with low values of columns that matter only when high at the median; missing ones stay so."""
+        if not self.floors:
+            return values
+        values = values.copy()
+        for floor in self.floors:
+            cells = values[:, floor.column]
+            cells[cells < floor.value] = floor.value
+        return values
 
     def read(
         self, values: NDArray[Any], condition: NDArray[np.float64] | None, before: NDArray[Any] | None = None
@@ -135,6 +180,7 @@ class Scaler:
         """
         if values.dtype == np.uint8:
             return values.astype(np.float32) / np.float32(255)
+        values, before = self.raised(values), None if before is None else self.raised(before[None])[0]
         scaled = values.take(self.column, axis=1)  # rows in memory, which an index by columns would not give
         scaled -= self._shift
         scaled /= self._scale
@@ -209,13 +255,14 @@ class Scaler:
 
     def to_json(self) -> dict[str, Any]:
         elements, conditions = [asdict(e) for e in self.elements], [asdict(c) for c in self.conditions]
-        return {"limit": self.limit, "elements": elements, "conditions": conditions}
+        tree: dict[str, Any] = {"limit": self.limit, "elements": elements, "conditions": conditions}
+        return tree | ({"floors": [asdict(f) for f in self.floors]} if self.floors else {})
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Scaler:
         """Raises pydantic's ValidationError for other keys or types."""
         saved = TypeAdapter(SavedScaler).validate_python(tree)
-        return cls(saved.elements, saved.limit, saved.conditions)
+        return cls(saved.elements, saved.limit, saved.conditions, saved.floors)
 
 
 def _run(chosen: NDArray[np.bool_]) -> slice:

@@ -158,6 +158,7 @@ class TabularSource(ABC):
         self.reader.require([name for name in (self.config.label,) if name], "label column")
         self.reader.require(self.config.condition, "condition column")
         self.reader.require(self.config.drop, "data.drop:")
+        self.reader.require(self.config.only_high, "data.only_high:")
         self.reader.require(self.config.keep, "data.keep:")
         self.reader.table(self._read_as_text(special), store)
 
@@ -184,6 +185,7 @@ class TabularSource(ABC):
         """
         self.need_two(rows)
         self.reader.require(self.config.drop, "data.drop:")
+        self.reader.require(self.config.only_high, "data.only_high:")
         self.reader.require(self.config.keep, "data.keep:")
         table = self.reader.table(self._read_as_text(special))
         columns: list[Column] = []

@@ -125,5 +125,10 @@ def _json(file: IO[bytes], schema: pa.Schema) -> Iterator[Write]:
 
 
 def batch(columns: dict[str, Any]) -> pa.RecordBatch:
-    """A record batch of arrays (N,) by column name."""
-    return pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
+    """A record batch of arrays (N,) by column name. None and NaN are missing; a column of them alone is text."""
+
+    def array(values: Any) -> pa.Array:
+        found = pa.array(values, from_pandas=True)
+        return found.cast(pa.string()) if pa.types.is_null(found.type) else found
+
+    return pa.RecordBatch.from_pydict({name: array(values) for name, values in columns.items()})

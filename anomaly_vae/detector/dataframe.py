@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.data.frames import Field, sent_ids
 from anomaly_vae.data.kinds import KINDS
-from anomaly_vae.data.source import Layout
+from anomaly_vae.data.source import Chunk
 from anomaly_vae.detector.detector import Detector
-from anomaly_vae.detector.drift import Reference
+from anomaly_vae.detector.reasons import Words, reason_columns, reasons
 from anomaly_vae.scoring.scores import Scores, join
 
 if TYPE_CHECKING:
@@ -50,85 +50,59 @@ def score_frame(
         raise UsageError(f"explain {explain}: expected a number of columns, or 0")
     if not len(frame):
         raise DataError("memory: no row; send at least one")
-    names, at_least = explained_names(detector, explain), detector.alarm_threshold(threshold)
+    at_least = detector.alarm_threshold(threshold)
+    require_columns(detector, explain)
     chunks = KINDS[detector.layout.kind].frame_chunks(frame, detector.layout, detector.config.data, detector.chunk_rows)
-    scores = join(detector.score_chunks(chunks, bool(explain)))
-    columns = score_columns(scores, detector, scores.total >= at_least, names, explain)
+    stream = list(detector.score_chunks(chunks, bool(explain)))
+    scores = join(stream)
+    columns = score_columns(scores, detector, scores.total >= at_least)
+    if explain:
+        chunk = Chunk.join(chunk for chunk, _ in stream)
+        chunk = chunk if chunk.places is None else chunk.take(np.argsort(chunk.places))
+        found = reason_columns(detector, chunk, reasons(detector, chunk, scores, explain, columns["is_anomaly"]))
+        columns |= {name: pd.Series(cells, dtype=object).where(pd.notna(cells), None) for name, cells in found.items()}
     if (ids := sent_ids(frame, detector.layout)) is not None:
         columns["id"] = ids.to_numpy()
     return pd.DataFrame(columns)
 
 
-def score_columns(
-    scores: Scores, detector: Detector, alarm: NDArray[np.bool_], names: list[str], explain: int, raw: bool = False
-) -> dict[str, Any]:
-    """The columns of a table of scores, in order; `names` and `explain`: see `explained_names`. raw: with the raw nats
-    of each part, behind all parts."""
+def score_columns(scores: Scores, detector: Detector, alarm: NDArray[np.bool_], raw: bool = False) -> dict[str, Any]:
+    """The columns of a table of scores, in order. raw: with the raw nats of each part, behind all parts."""
     columns: dict[str, Any] = {"id": scores.ids, "score": scores.total, **scores.parts}
     if raw:
         columns |= {f"{name}_raw": nats for name, nats in (scores.raw or scores.parts).items()}
-    columns |= {"p_value": detector.p_values(scores.total), "is_anomaly": alarm}
-    if explain:
-        order, shares = detector.contributions(scores, explain)
-        for rank in range(order.shape[1]):
-            columns[f"top{rank + 1}"] = [names[column] for column in order[:, rank]]
-            columns[f"top{rank + 1}_share"] = np.round(shares[:, rank], 4)
-    return columns
+    return columns | {"p_value": detector.p_values(scores.total), "is_anomaly": alarm}
 
 
-def explained_names(detector: Detector, explain: int) -> list[str]:
-    """The names of what a score can be explained by. Raises UsageError to `explain` pictures, which have none."""
-    names = [column.name for column in detector.layout.columns] or list(detector.layout.pixels)
-    if explain and not names:
+def require_columns(detector: Detector, explain: int) -> None:
+    """Raises UsageError to `explain` pictures, which have no columns."""
+    if explain and not (detector.layout.columns or detector.layout.pixels):
         raise UsageError("--explain names columns, and pictures have none; use --maps DIR for heat maps")
-    return names
 
 
 def explanation(detector: Detector, X: Any, most: int) -> pd.DataFrame:
     """See `Detector.explain`."""
     import pandas as pd
 
-    if KINDS[detector.layout.kind].pictures and not detector.layout.pixels:
+    if not (detector.layout.columns or detector.layout.pixels):
         raise UsageError(
             "pictures have no columns; detector.maps(detector.parts(X, explain=True)) has their pixels' nats"
         )
-    names = explained_names(detector, most)
-    usual = {r.name: _usual(r) for r in detector.references}
-    tables, first = [], 0
+    words, by_trial = Words(detector), KINDS[detector.layout.kind].view == "rows"
+    lines, first = [], 0
     for chunk, scores in detector.score_source(detector.opened(X), explain=True):
-        order, shares = detector.contributions(scores, most)
-        assert scores.elements is not None
-        row, place = np.repeat(np.arange(len(chunk)), order.shape[1]), order.reshape(-1)
-        cells = zip(chunk.values.reshape(len(chunk), -1)[row, place], place, strict=True)
+        found = reasons(detector, chunk, scores, most, scores.total >= detector.threshold.value)
         rows = np.arange(first, first + len(chunk)) if chunk.places is None else chunk.places
-        columns = {
-            "row": rows[row],
-            "column": [names[index] for index in place],
-            "value": [_cell(detector.layout, int(index), value) for value, index in cells],
-            "usual": [usual.get(names[index]) for index in place],
-            "nats": scores.elements.reshape(len(chunk), -1)[row, place],
-            "share": shares.reshape(-1),
-        }
-        tables.append(pd.DataFrame(columns))
+        values = chunk.values.reshape(len(chunk), -1)
+        for row, rank in np.argwhere(found.columns >= 0):
+            column = int(found.columns[row, rank])
+            value = float(values[row, column])
+            usual = words.usual(column, value, found.suiting[row, rank], by_trial)
+            nats, share = found.nats[row, rank], found.shares[row, rank]
+            lines.append((rows[row], words.names[column], words.value(column, value), usual, nats, share))
         first += len(chunk)
-    return pd.concat(tables, ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
-
-
-def _usual(reference: Reference) -> Any:
-    """The median of a number in training, the most frequent of the categories."""
-    if reference.categories:
-        return reference.categories[int(np.argmax(reference.counts[:-1]))]
-    return float(np.median(reference.values)) if len(reference.values) else None
-
-
-def _cell(layout: Layout, index: int, value: float) -> Any:
-    """What a cell holds, a category by its name; None for a missing one and for a category that is new."""
-    categories = layout.columns[index].categories if layout.columns else None
-    if np.isnan(value):
-        return None
-    if categories is None:
-        return float(value)
-    return categories[int(value)] if value < len(categories) else None
+    table = pd.DataFrame(lines, columns=["row", "column", "value", "usual", "nats", "share"])
+    return table.sort_values("row", kind="stable", ignore_index=True)
 
 
 def interface(detector: Detector) -> Interface:

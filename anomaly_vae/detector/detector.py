@@ -193,11 +193,11 @@ class Detector:
         return score_frame(self, frame, threshold=threshold, explain=explain)
 
     def explain(self, X: Any, most: int = 3) -> pd.DataFrame:
-        """The columns or sensors behind the score of each sample: so many lines a sample, the largest share first.
+        """The reasons of the score of each sample, at most so many, the largest first; see `detector.reasons`.
 
-        Columns: row (its number in X), column, value, usual (median or most frequent value of training), nats of
-        reconstruction, share (of the nats by which all columns exceed what they have on average in normal samples).
-        Raises UsageError for pictures, which have maps.
+        Columns: row (its number in X), column, value (a number in the units of the data, a category, "missing"), usual
+        (training's usual values, as text), nats of the score, share (of the nats above the median of held-out normals).
+        A sample whose score is usual has no line. Raises UsageError for pictures, which have maps.
         """
         from anomaly_vae.detector.dataframe import explanation
 

@@ -140,7 +140,7 @@ def fit(
     device, window = pick_device(config.device), config.data.window
     learned_from, held_normals = _learned_from(parts), parts.valid[~_wrong(parts)]
     data = load_data(source, layout, store)
-    scaler = _scaler(data, learned_from)
+    scaler = _scaler(data, learned_from, config)
 
     def untrained(config: Config = config) -> ScoreModule:
         score_model = build_score_model(config, layout, scaler)
@@ -335,10 +335,11 @@ def feature_cache(config: Config) -> Path | None:
     return None if folder is None else folder / "features"
 
 
-def _scaler(data: LoadedData, train: NDArray[np.intp]) -> Scaler:
+def _scaler(data: LoadedData, train: NDArray[np.intp], config: Config) -> Scaler:
     condition = None if data.condition is None else data.condition[train]
     after_gap = None if data.after_gap is None else data.after_gap[train]
-    return Scaler.fit(data.columns(train) if data.layout.columns else (), data.layout, condition, after_gap)
+    columns = data.columns(train) if data.layout.columns else ()
+    return Scaler.fit(columns, data.layout, condition, after_gap, config.data.only_high)
 
 
 def _require_samples(training: RowDataset, held: RowDataset, source: Source, config: Config) -> None:

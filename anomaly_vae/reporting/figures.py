@@ -16,6 +16,7 @@ from anomaly_vae.detector.dataframe import score_columns
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.events import Event, event_columns
 from anomaly_vae.detector.fit import Fit
+from anomaly_vae.detector.reasons import Reasons, reasons
 from anomaly_vae.reporting.report import Figure, Table
 from anomaly_vae.reporting.summary import Summary
 from anomaly_vae.scoring.scorer import Scorer
@@ -23,6 +24,7 @@ from anomaly_vae.scoring.scores import Scores
 
 PICTURES = 8  # in a figure with their reconstructions
 STEPS = 4_000  # of a series, at most
+SHARED = 500  # rows at most that the figure of columns is of
 ROWS, EXPLAINED = 100, 3  # of a table, and columns named for each row
 
 Drawn = tuple[str, str, str, Any]  # name, title, alt of a report.Figure, and the matplotlib Figure
@@ -45,6 +47,11 @@ class TestRows:
     def at(self, rows: NDArray[np.intp]) -> Scores:
         """The scores of a few test rows, with their elements and the user's ids."""
         return self.fit.shown(self.rows[rows])
+
+    def reasons(self, rows: NDArray[np.intp], most: int) -> Reasons:
+        """Of some test rows, alarms or not."""
+        chunk = self.fit.data.take(self.rows[rows])
+        return reasons(self.detector, chunk, self.at(rows), most, np.ones(len(rows), bool))
 
     @property
     def pictures(self) -> bool:
@@ -157,14 +164,13 @@ def _series(shown: TestRows) -> Drawn:
 
 
 def _columns(shown: TestRows) -> Drawn:
-    """The columns behind the most anomalous tenth of the test rows."""
+    """The columns behind the most anomalous tenth of the test rows, or the first SHARED of these."""
     from anomaly_vae.reporting import plots
 
-    top = np.sort(shown.worst_first()[: max(1, len(shown.scores) // 10)])
-    mean = np.zeros(len(shown.names))
-    for piece in shown.fit.pieces(shown.rows[top]):
-        order, shares = shown.detector.contributions(piece, len(shown.names))
-        np.add.at(mean, order.ravel(), shares.ravel() / len(top))
+    top = shown.worst_first()[: min(SHARED, max(1, len(shown.scores) // 10))]
+    found, mean = shown.reasons(np.sort(top), len(shown.names)), np.zeros(len(shown.names))
+    there = found.columns >= 0
+    np.add.at(mean, found.columns[there], found.shares[there] / len(top))
     best = np.argsort(-mean)[:15]
     figure = plots.table_parts([shown.names[i] for i in best], mean[best])
     alt = f"Bars; {shown.names[best[0]]} comes first with {mean[best[0]]:.0%}."
@@ -240,10 +246,10 @@ def tables(detector: Detector, fit: Fit, events: Sequence[Event] | None = None) 
 def _cells(shown: TestRows, rows: NDArray[np.intp]) -> tuple[list[str], list[list[Any]]]:
     """Heads and cells of a table of some test rows."""
     scores = shown.at(rows)
-    columns = score_columns(scores, shown.detector, shown.alarm[rows], [], 0)
+    columns = score_columns(scores, shown.detector, shown.alarm[rows])
     if shown.labelled:
         columns["labelled"] = np.where(shown.is_anomaly[rows], "anomalous", "normal")
-    columns |= _places(shown, scores) if shown.pictures else _causes(shown, scores)
+    columns |= _places(shown, scores) if shown.pictures else _causes(shown, rows)
     return _lines(columns)
 
 
@@ -253,12 +259,12 @@ def _lines(columns: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return list(lists), [list(cells) for cells in zip(*lists.values(), strict=True)]
 
 
-def _causes(shown: TestRows, scores: Scores) -> dict[str, Any]:
+def _causes(shown: TestRows, rows: NDArray[np.intp]) -> dict[str, Any]:
     """The column `made_by`: the columns that contribute most to each score."""
-    order, shares = shown.detector.contributions(scores, EXPLAINED)
+    found = shown.reasons(rows, EXPLAINED)
     made_by = [
-        ", ".join(f"{shown.names[column]} {share:.0%}" for column, share in zip(columns, row, strict=True))
-        for columns, row in zip(order, shares, strict=True)
+        ", ".join(f"{shown.names[c]} {share:.0%}" for c, share in zip(columns, shares, strict=True) if c >= 0)
+        for columns, shares in zip(found.columns, found.shares, strict=True)
     ]
     return {"made_by": made_by}
 

@@ -37,10 +37,18 @@ class Scaled(nn.Module):
             values = [getattr(element, name) for element in scaler.elements]
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64))
         self.register_buffer("column", torch.from_numpy(scaler.column))
+        self.floors = [(floor.column, floor.value) for floor in scaler.floors]
         hows = [element.how for element in scaler.elements]
         self.asinh, self.difference = "asinh" in hows, "difference" in hows
         self.register_buffer("is_asinh", torch.tensor([how == "asinh" for how in hows]))
         self.register_buffer("is_difference", torch.tensor([how == "difference" for how in hows]))
+
+    def raised(self, values: Tensor) -> Tensor:
+        """`Scaler.raised`."""
+        columns = list(values.unbind(1)) if self.floors else []
+        for column, floor in self.floors:
+            columns[column] = torch.where(columns[column] < floor, floor, columns[column])
+        return torch.stack(columns, dim=1) if columns else values
 
     def forward(self, values: Tensor) -> Tensor:
         x = values.double()[:, self.column]
@@ -68,6 +76,7 @@ class RowGraph(nn.Module):
         self.scaled = Scaled(scaler) if scaler.elements else None
 
     def forward(self, values: Tensor) -> tuple[Tensor, ...]:
+        values = values if self.scaled is None else self.scaled.raised(values)
         x = self.scaled(values) if self.scaled is not None else values.float() / 255
         parts = self.net(x)[1]
         return _scored([parts[name].double() for name in self.names], values, self.net)
@@ -85,6 +94,7 @@ class SeriesGraph(nn.Module):
         self.net, self.scaled, self.window, self.stride = net, Scaled(scaler), window, max(1, window // 8)
 
     def forward(self, values: Tensor) -> tuple[Tensor, ...]:
+        values = self.scaled.raised(values)
         x = self.scaled(values)  # (N, E)
         n, t = x.shape[0], self.window
         windows = torch.arange((n - t) // self.stride + 2, device=x.device)  # (W,)

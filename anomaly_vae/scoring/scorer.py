@@ -111,7 +111,8 @@ class Scorer:
         """Scores of the model's raw parts, with those of the cells."""
         missing, alarms, added = self.score_model.missing, {}, []
         if self.score_model.cells:
-            values, parts = torch.from_numpy(chunk.values).to(next(self.score_model.parameters()).device), dict(parts)
+            values = torch.from_numpy(self.scaler.raised(chunk.values)).to(next(self.score_model.parameters()).device)
+            parts = dict(parts)
             if missing is not None:
                 added.append(missing.charge(values))
                 parts["recon"] = parts["recon"] + added[0].sum(1).cpu().numpy()

@@ -196,7 +196,7 @@ def _write_scores(path: str, detector: Detector, fit_result: Fit) -> None:
     new = [scores for _, scores in detector.score_chunks(chunk for _, chunk in data.pieces(rest))] if len(rest) else []
     scored = in_order([scored, *new], data.store)
     scored = replace(scored, ids=data.ids(scored.ids.astype(np.intp)))
-    table = batch(score_columns(scored, detector, scored.total >= detector.threshold.value, [], 0))
+    table = batch(score_columns(scored, detector, scored.total >= detector.threshold.value))
     with open_writer(path, table.schema) as write:
         write(table)
 

@@ -20,10 +20,11 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Source
 from anomaly_vae.data.writers import batch, open_writer
-from anomaly_vae.detector.dataframe import explained_names, score_columns
+from anomaly_vae.detector.dataframe import require_columns, score_columns
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.events import EventMeter, event_columns
 from anomaly_vae.detector.likelihood import elbo_measure, elbo_of
+from anomaly_vae.detector.reasons import reason_columns, reasons
 from anomaly_vae.reporting.heatmaps import HeatMaps, heat_maps
 from anomaly_vae.reporting.worries import NewData
 from anomaly_vae.workflows.opening import reopen
@@ -33,9 +34,9 @@ from anomaly_vae.workflows.opening import reopen
 class Options:
     """How data is scored.
 
-    threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, with their
-    shares. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out, and name, pictures
-    that cannot be decoded. written: settings of how the file is written, see
+    threshold: nats, instead of the detector's. explain: so many columns or sensors that contribute most, see
+    `reasons.reason_columns`. raw: with the raw nats of each part. id_column: reported as id. skip_broken: leave out,
+    and name, pictures that cannot be decoded. written: settings of how the file is written, see
     `DataConfig.written`. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
     csv_safe: see `open_writer`. max_pixels: see `reopen`. events: file for the events of a series (.csv, .parquet,
     .json). event_rules: instead of the detector's.
@@ -92,7 +93,7 @@ def score(
         require_ending(options.events, SCORES)
         events = EventMeter(detector, threshold, options.event_rules)
     source = reopen(path, detector, options.id_column, options.skip_broken, options.written, options.max_pixels)
-    names = explained_names(detector, options.explain)
+    require_columns(detector, options.explain)
     rows = alarms = recalled = 0
     new_data = NewData(detector)
     with _drawn(maps, detector, source) as heat_maps:
@@ -108,7 +109,10 @@ def score(
                 if heat_maps is not None:
                     heat_maps.draw(chunk, scores, is_anomaly)
                 columns: dict[str, Any] = {} if file is None else {"file": [file] * len(scores)}
-                columns |= score_columns(scores, detector, is_anomaly, names, options.explain, options.raw)
+                columns |= score_columns(scores, detector, is_anomaly, options.raw)
+                if options.explain:
+                    found = reasons(detector, chunk, scores, options.explain, is_anomaly)
+                    columns |= reason_columns(detector, chunk, found)
                 if options.elbo:
                     columns["elbo"] = elbo_of(detector, chunk, options.elbo, rows)
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from anomaly_vae.data.writers import open_writer
+from anomaly_vae.data.writers import batch, open_writer
 
 TEXTS = ["=1+1", "+1", "-1", "@x", "\tx", "plain", "a=b", "'=1", ""]
 
@@ -35,3 +36,13 @@ def test_a_terminal_is_shown_control_characters_and_a_pipe_gets_them(
         write(rows)
     shown = ["\\x1b[2Jx,1", "é\\x07,2"] if terminal else ["\x1b[2Jx,1", "é\x07,2"]
     assert capsysbinary.readouterr().out.decode().split("\n") == ["id,score", *shown, ""]
+
+
+def test_missing_texts_and_numbers_are_empty_cells_of_their_type(tmp_path: Path) -> None:
+    texts, numbers = np.array([None, "a"], object), np.array([np.nan, 0.5])
+    first = batch({"top1": texts[:1], "top1_nats": numbers[:1], "id": np.array([7], object)})
+    second = batch({"top1": texts[1:], "top1_nats": numbers[1:], "id": np.array([8], object)})
+    with open_writer(tmp_path / "s.csv", first.schema) as write:
+        write(first)
+        write(second)
+    assert (tmp_path / "s.csv").read_text().splitlines() == ["top1,top1_nats,id", ",,7", "a,0.5,8"]

@@ -14,10 +14,12 @@ from anomaly_vae.reporting.plots.curves import (
 from anomaly_vae.reporting.plots.overlays import overlay, save_png
 from anomaly_vae.reporting.plots.pictures import SENSORS, reconstructions, series
 from anomaly_vae.reporting.plots.review import calibration, kl_by_epoch, parts
+from anomaly_vae.reporting.plots.row import Panel, row
 from anomaly_vae.reporting.plots.style import DRAWN, png
 
 __all__ = [
     "DRAWN",
+    "Panel",
     "SENSORS",
     "calibration",
     "kl_by_epoch",
@@ -28,6 +30,7 @@ __all__ = [
     "precision_recall",
     "reconstructions",
     "roc",
+    "row",
     "save_png",
     "score_histogram",
     "series",

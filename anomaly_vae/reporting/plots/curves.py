@@ -143,7 +143,7 @@ def table_parts(names: Sequence[str], shares: ArrayLike, title: str = "Columns b
     axes.bar_label(bars, [f"{100 * value:.1f}" for value in share[order]], padding=3, fontsize=8, color=INK)
     axes.set_yticks(np.arange(len(order)), [short(str(names[i]), 40) for i in order])
     axes.invert_yaxis()
-    axes.set(title=title, xlabel="share of the reconstruction part (%)")
+    axes.set(title=title, xlabel="share of the nats above the usual (%)")
     axes.margins(x=0.1, y=0.02)
     axes.grid(False, axis="y")
     return figure

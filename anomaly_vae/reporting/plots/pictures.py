@@ -101,8 +101,12 @@ def series(
     scores: ArrayLike,
     threshold: float,
     labels: ArrayLike | None = None,
+    shaded: str = "true anomaly",
+    step: int | None = None,
+    title: str = "Sensors and score",
 ) -> Figure:
-    """Sensors (T, C) above, scores (T,) in nats with the threshold below; true anomalies (labels 1) are shaded.
+    """Sensors (T, C) above, scores (T,) in nats with the threshold below; steps with labels 1 are shaded. step: one
+    that is marked.
 
     times: (T,) numbers, datetimes or ISO timestamps; anything else is drawn by step. Of more than 8 sensors, those that
     change most where the score is at or above the threshold are drawn.
@@ -130,7 +134,9 @@ def series(
     below.plot(t, np.where(s >= threshold, s, np.nan), color=ANOMALOUS, linewidth=1, marker="o", markersize=1.5)
     below.axhline(threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label=f"threshold {threshold:.4g}")
     below.set(ylabel="score (nats)", xlabel="time" if is_date else "time or step")
-    truth = _shade(panels, x, labels)
+    truth = _shade(panels, x, labels, shaded)
+    for axes in panels if step is not None else ():
+        axes.axvline(x[step], color=ANOMALOUS, linewidth=1.2)
     below.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
     if is_date:
         locator = dates.AutoDateLocator(minticks=4, maxticks=9)
@@ -140,7 +146,7 @@ def series(
         pad = 0.004 * (x.max() - x.min()) or 1.0
         axes.set_xlim(x.min() - pad, x.max() + pad)
     shown = f", {len(chosen)} of {sensors.shape[1]} sensors" if len(chosen) < sensors.shape[1] else ""
-    figure.suptitle(f"Sensors and score{shown}{truth}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(f"{title}{shown}{truth}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 
 
@@ -200,15 +206,15 @@ def _envelope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[n
     return x[index], y[index]
 
 
-def _shade(panels: Sequence[Axes], x: NDArray[np.float64], labels: ArrayLike | None) -> str:
-    """Shades the true anomalies over all panels; returns what the title says of them."""
+def _shade(panels: Sequence[Axes], x: NDArray[np.float64], labels: ArrayLike | None, what: str) -> str:
+    """Shades what labels tell over all panels; returns what the title says of it."""
     if labels is None:
         return ""
     is_anomaly = np.asarray(labels).astype(bool)
     change = np.flatnonzero(np.diff(np.r_[False, is_anomaly, False].astype(np.int8)))
     begins, ends = change[::2], change[1::2]
     if not len(begins):
-        return ", no true anomaly in sight"
+        return f", no {what} in sight"
     step = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
     spans = [(x[a] - step / 2, x[b - 1] - x[a] + step) for a, b in zip(begins, ends, strict=True)]
     for axes in panels:
@@ -221,6 +227,6 @@ def _shade(panels: Sequence[Axes], x: NDArray[np.float64], labels: ArrayLike | N
             alpha=0.16,
             linewidth=0,
             zorder=0,
-            label="true anomaly" if last else None,
+            label=what if last else None,
         )
     return ""
