@@ -152,10 +152,19 @@ def promotion_table(promotion: Promotion) -> str:
     rows = [
         (name, f"{cell:<{width}}  {champion_cells.get(name, '')}".rstrip()) for name, cell in candidate_cells.items()
     ]
+    if promotion.lead is not None:
+        rows.append(("difference", lead_text(promotion.lead)))
     if promotion.version:
         score = f"anomaly-vae score DATA -m {argument(f'models:/{promotion.version.name}@champion')}"
         rows += [("champion", promotion.version.uri), ("score with", score)]
     return table(rows)
+
+
+def lead_text(lead: tuple[float, float, float]) -> str:
+    """The difference of two AUROCs on the same rows, and whether chance explains it."""
+    difference, low, high = lead
+    verdict = "within what chance makes" if low <= 0 <= high else "more than chance makes"
+    return f"AUROC {difference:+.4f} (95 %: {low:+.4f} to {high:+.4f}, paired), {verdict}"
 
 
 def _trained_row(result: Result) -> tuple[str, str]:

@@ -18,7 +18,8 @@ from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import STRICT, Policy
-from anomaly_vae.detector.metrics import BITS, Curve, share_interval
+from anomaly_vae.detector.auroc import share_interval
+from anomaly_vae.detector.metrics import BITS, Curve
 from anomaly_vae.detector.tails import smallest_rate, tail_threshold
 
 TAIL_SHARE, TAIL_FEWEST = 0.1, 10  # normals that the tail is fitted to: the upper tenth (DuMouchel 1983), at least ten

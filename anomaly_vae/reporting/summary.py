@@ -14,6 +14,7 @@ from anomaly_vae.core.config import Config
 from anomaly_vae.core.worries import Worry, worries
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Source
+from anomaly_vae.detector.auroc import Auroc
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import Fit
 from anomaly_vae.detector.thresholds import Threshold, choose
@@ -189,12 +190,18 @@ def metric_facts(metrics: Mapping[str, float]) -> Facts:
         ("pixel F1", "pixel_f1"),
         ("pixel false alarms", "pixel_false_alarm_rate"),
     ]
-    facts = [(name, f"{metrics[key]:.4f}") for name, key in shown if key in metrics]
+    facts = [(name, f"{metrics[key]:.4f}{interval(metrics, key)}") for name, key in shown if key in metrics]
     if "events" in metrics:
         facts.append(("events", _events(metrics)))
     if "false_alarm_rate" not in metrics:
         facts.append(("alarm rate", f"{metrics['alarm_rate']:.4f} (nothing is labelled)"))
     return facts
+
+
+def interval(metrics: Mapping[str, float], name: str) -> str:
+    """The 95 % interval of a metric, in brackets; empty where it has none."""
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "" if low is None or high is None else f" (95 %: {low:.3f} to {high:.3f})"
 
 
 def _events(metrics: Mapping[str, float]) -> str:
@@ -270,9 +277,10 @@ class Result:
     pixels: Threshold | None = field(default=None, repr=False)
     summary: Summary | None = field(default=None, repr=False)  # of a fit
     trained_on: int | None = None
+    area: Auroc | None = field(default=None, repr=False)  # of an evaluation
 
     def to_json(self) -> str:
-        """All fields but pixels and summary as one JSON object."""
-        tree = asdict(replace(self, summary=None))
-        del tree["summary"], tree["pixels"]
+        """All fields but pixels, summary and area as one JSON object."""
+        tree = asdict(replace(self, summary=None, area=None))
+        del tree["summary"], tree["pixels"], tree["area"]
         return json.dumps(tree, ensure_ascii=False)

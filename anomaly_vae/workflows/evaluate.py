@@ -20,6 +20,7 @@ from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.data.split import is_anomalous, is_labelled, left_out_note
 from anomaly_vae.detector.anomaly_maps import PixelMeter
+from anomaly_vae.detector.auroc import auroc
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.events import EventMeter
 from anomaly_vae.detector.likelihood import measure_of
@@ -153,7 +154,7 @@ def evaluate(
         totals.append(scores.total[tested[rows]])
         meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
     total = np.concatenate(totals)
-    found = metrics(anomalous[tested], total, detector.threshold.value) | meter.metrics()
+    found = metrics(anomalous[tested], total, detector.threshold.value, detector.window) | meter.metrics()
     if events is not None:
         found |= events.metrics()
     if run_id:
@@ -175,7 +176,7 @@ def evaluate(
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
         round(time.perf_counter() - began, 2), {"test": len(total)}, (*source.notes, *filter(None, notes)),
-        detector.pixels, trained_on=trained_on,
+        detector.pixels, trained_on=trained_on, area=auroc(anomalous[tested], total, detector.window),
     )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def fit(
             detector, fit_result = fit_detector(source, config, on_epoch, checkpoint, every_row=bool(scores))
         reported, anomalous = fit_result.part(fit_result.split.reported)
         threshold = detector.threshold
-        test_metrics = metrics(anomalous, reported.total, threshold.value)
+        test_metrics = metrics(anomalous, reported.total, threshold.value, detector.window)
         test_metrics |= fit_result.latent_metrics()
         meter = PixelMeter(detector, source, fit_result.split.anomalous)
         for piece in fit_result.pieces(fit_result.split.reported) if meter.wanted else ():
