@@ -121,6 +121,8 @@ def fit_command(
     "--events", metavar="FILE", help="Also write the events of a series, stretches of alarms, into this file."
 )
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
+@click.option("--keep", is_flag=True, help="Copy the columns of DATA too, behind those of the scores.")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Write only the N highest scores, the highest first.")
 @click.option(
     "--elbo",
     type=click.IntRange(1),
@@ -146,6 +148,8 @@ def score_command(
     threshold: float | None,
     events: str | None,
     explain: int | None,
+    keep: bool,
+    top: int | None,
     elbo: int | None,
     raw: bool,
     csv_safe: bool,
@@ -198,6 +202,8 @@ def score_command(
         max_pixels=config.data.max_pixels,
         events=events,
         event_rules=config.events if config.events.model_fields_set else None,
+        keep=keep,
+        top=top or 0,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:

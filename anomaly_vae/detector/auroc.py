@@ -33,12 +33,12 @@ class Auroc:
 
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval, by DeLong's variance on the logit scale, which keeps it within 0 and 1; None where either
-        class is a single unit. Where the classes do not overlap the variance is 0: there that of as many pairs as can
+        class is a single unit, and where all scores are equal. Where the classes do not overlap the variance is 0: there that of as many pairs as can
         be formed without using a row twice, each in the right order."""
-        if self.units < 2:
-            return None
-        if self.value in (0.0, 1.0):
+        if self.value in (0.0, 1.0) and self.units > 1:
             return share_interval(round(self.value * self.units), self.units)
+        if self.units < 2 or not self.influence.any():
+            return None
         middle = math.log(self.value / (1 - self.value))
         half = _half(self.influence) / (self.value * (1 - self.value))
         return 1 / (1 + math.exp(half - middle)), 1 / (1 + math.exp(-half - middle))

@@ -16,6 +16,7 @@ from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.core.files import SCORES, require_ending
 from anomaly_vae.core.threads import prefetched
 from anomaly_vae.core.worries import lines
+from anomaly_vae.data.kept import HighestRows, KeptColumns
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Source
@@ -38,7 +39,8 @@ class Options:
     that cannot be decoded. written: settings of how the file is written, see
     `DataConfig.written`. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
     csv_safe: see `open_writer`. max_pixels: see `reopen`. events: file for the events of a series (.csv, .parquet,
-    .json). event_rules: instead of the detector's.
+    .json). event_rules: instead of the detector's. keep: copy the columns of the data too, see `KeptColumns`. top:
+    write only so many rows, those with the highest scores; 0: all.
     """
 
     threshold: float | None = None
@@ -52,6 +54,8 @@ class Options:
     max_pixels: int = 0
     events: str | None = None
     event_rules: EventsConfig | None = None
+    keep: bool = False
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def score(
         events = EventMeter(detector, threshold, options.event_rules)
     source = reopen(path, detector, options.id_column, options.skip_broken, options.written, options.max_pixels)
     names = explained_names(detector, options.explain)
+    kept = KeptColumns(source, detector.layout, detector.chunk_rows) if options.keep else None
+    highest = HighestRows(options.top) if options.top else None
     rows = alarms = recalled = 0
     new_data = NewData(detector)
     with _drawn(maps, detector, source) as heat_maps:
@@ -114,14 +120,19 @@ def score(
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
                 recalled += scores.recalled
                 progress("scoring", rows, None)
-                if chunk.places is None:
-                    yield batch(columns)
+                table = batch(columns) if kept is None else kept.beside(batch(columns))
+                if highest is not None:
+                    highest.add(table)
+                elif chunk.places is None:
+                    yield table
                 else:
-                    waiting.append(batch(columns))
+                    waiting.append(table)
                     places.append(chunk.places)
-            if places:
-                table = pa.Table.from_batches(waiting).take(np.argsort(np.concatenate(places)))
-                yield from table.combine_chunks().to_batches()
+            if highest is not None:
+                yield from highest.batches()
+            elif places:
+                in_order = pa.Table.from_batches(waiting).take(np.argsort(np.concatenate(places)))
+                yield from in_order.combine_chunks().to_batches()
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing
@@ -136,6 +147,8 @@ def score(
                 with open_writer(options.events, table.schema, options.csv_safe) as write_events:
                     write_events(table)
                 say(f"{plural(table.num_rows, 'event')} in {options.events}")
+    for note in () if kept is None else kept.notes:
+        say(f"note: {note}")
     if recalled:
         say(
             f"note: {recalled} of {rows} are rows that the detector was fitted on: each has the score of the fit, by"

@@ -74,3 +74,4 @@ def test_steps_count_as_much_as_they_are_independent() -> None:
     one = np.arange(20) > 15
     assert area(one, np.arange(20.0), 4).interval() is None, "a single event tells nothing of the next"
     assert auroc(np.zeros(3, bool), np.arange(3.0)) is None
+    assert area(ANOMALOUS, np.ones(6)).interval() is None
