@@ -23,7 +23,7 @@ from anomaly_vae.cli.options import (
 )
 from anomaly_vae.core.engines import ENGINES, Engine
 from anomaly_vae.core.errors import UsageError
-from anomaly_vae.core.files import SCORES, require_ending
+from anomaly_vae.core.files import REPORTS, SCORES, require_ending
 from anomaly_vae.data.kinds import KINDS
 
 
@@ -121,6 +121,7 @@ def fit_command(
     "--events", metavar="FILE", help="Also write the events of a series, stretches of alarms, into this file."
 )
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
+@click.option("--report", metavar="FILE", help="Also write what a fit reports, of DATA, as one page (.html).")
 @click.option("--keep", is_flag=True, help="Copy the columns of DATA too, behind those of the scores.")
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Write only the N highest scores, the highest first.")
 @click.option(
@@ -148,6 +149,7 @@ def score_command(
     threshold: float | None,
     events: str | None,
     explain: int | None,
+    report: str | None,
     keep: bool,
     top: int | None,
     elbo: int | None,
@@ -176,8 +178,12 @@ def score_command(
         raise UsageError("--maps draws over the pictures of one folder; score it alone")
     if many and events:
         raise UsageError("--events is of one series; score it alone")
+    if many and report:
+        raise UsageError("--report is of one file; score it alone")
     if events:
         require_ending(events, SCORES)
+    if report:
+        require_ending(report, REPORTS)
     if ending and not many:
         raise UsageError("--format is for many files; the format of one follows the ending of -o FILE")
     if output and not many:
@@ -204,6 +210,7 @@ def score_command(
         event_rules=config.events if config.events.model_fields_set else None,
         keep=keep,
         top=top or 0,
+        report=report,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:
@@ -229,6 +236,7 @@ def score_command(
                 output=output,
                 options=scoring,
                 maps=Maps(maps, all=all_maps, values=map_values) if maps else None,
+                model=opened.name,
                 progress=console.progress,
                 say=console.say,
             )

@@ -32,9 +32,11 @@ class Auroc:
     units: int
 
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval, by DeLong's variance on the logit scale, which keeps it within 0 and 1; None where either
-        class is a single unit, and where all scores are equal. Where the classes do not overlap the variance is 0: there that of as many pairs as can
-        be formed without using a row twice, each in the right order."""
+        """The 95 % interval, by DeLong's variance on the logit scale, which keeps it within 0 and 1.
+
+        Where the classes do not overlap the variance is 0: there that of as many pairs as can be formed without using a
+        row twice, each in the right order. None where either class is a single unit, and where all scores are equal.
+        """
         if self.value in (0.0, 1.0) and self.units > 1:
             return share_interval(round(self.value * self.units), self.units)
         if self.units < 2 or not self.influence.any():

@@ -14,11 +14,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anomaly_vae.core.errors import escaped
-from anomaly_vae.reporting.summary import Choice, Summary
+from anomaly_vae.reporting.summary import CHOICE_HEADS, Summary
 
 HALF_WIDTH = 950  # pixels; the page shows figures up to this width two in a line
 NOTE_SETTINGS = 12  # changed settings listed in a note; the parameters of the run hold all
-CHOICE_HEADS = ("policy", "threshold (nats)", "recall", "false-alarm rate", "alarms of all rows")
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ def to_markdown(summary: Summary) -> str:
         parts.append("### What to worry about\n\n" + "\n".join(f"- {_plain(worry)}" for worry in summary.worries))
     if summary.information:
         parts.append("### Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in summary.information))
-    choices = map(_choice_row, summary.choices)
+    choices = [choice.cells() for choice in summary.choices]
     parts.append("### Thresholds on the test data\n\n" + _markdown_table(CHOICE_HEADS, choices))
-    changed = [f"- `{key}` = `{_plain(str(value), code=True)}`" for key, value in summary.changed.items()]
+    changed = [f"- `{key}` = `{_plain(str(value), code=True)}`" for key, value in (summary.changed or {}).items()]
     if len(changed) > NOTE_SETTINGS:
         changed[NOTE_SETTINGS:] = [f"- and {len(changed) - NOTE_SETTINGS} more: the parameters `changed.*`"]
     parts.append("### Changed from the defaults\n\n" + ("\n".join(changed) or "Nothing."))
@@ -83,19 +82,12 @@ def to_html(summary: Summary, title: str, figures: Sequence[Figure], tables: Seq
         summary=summary,
         title=title,
         choice_heads=CHOICE_HEADS,
-        choice_rows=[_choice_row(choice) for choice in summary.choices],
+        choice_rows=[choice.cells() for choice in summary.choices],
         figures=figures,
         half_width=HALF_WIDTH,
         tables=tables,
         foot=foot,
     )
-
-
-def _choice_row(choice: Choice) -> tuple[str, ...]:
-    """The cells of a threshold choice, under CHOICE_HEADS."""
-    policy = f"{choice.policy} (chosen)" if choice.chosen else choice.policy
-    rates = (choice.recall, choice.false_alarm_rate, choice.alarm_rate)
-    return (policy, f"{choice.threshold:.6g}", *("not known" if rate is None else f"{rate:.2%}" for rate in rates))
 
 
 def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pyarrow as pa
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.config import EventsConfig
 from anomaly_vae.core.errors import DataError, UsageError
-from anomaly_vae.core.files import SCORES, require_ending
+from anomaly_vae.core.files import REPORTS, SCORES, require_ending
 from anomaly_vae.core.threads import prefetched
 from anomaly_vae.core.worries import lines
 from anomaly_vae.data.kept import HighestRows, KeptColumns
@@ -28,6 +29,7 @@ from anomaly_vae.detector.likelihood import elbo_measure, elbo_of
 from anomaly_vae.reporting.heatmaps import HeatMaps, heat_maps
 from anomaly_vae.reporting.worries import NewData
 from anomaly_vae.workflows.opening import reopen
+from anomaly_vae.workflows.page import Seen
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Options:
     `DataConfig.written`. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
     csv_safe: see `open_writer`. max_pixels: see `reopen`. events: file for the events of a series (.csv, .parquet,
     .json). event_rules: instead of the detector's. keep: copy the columns of the data too, see `KeptColumns`. top:
-    write only so many rows, those with the highest scores; 0: all.
+    write only so many rows, those with the highest scores; 0: all. report: HTML file of what a fit reports too.
     """
 
     threshold: float | None = None
@@ -56,6 +58,7 @@ class Options:
     event_rules: EventsConfig | None = None
     keep: bool = False
     top: int = 0
+    report: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,15 @@ def score(
     options: Options | None = None,
     maps: Maps | None = None,
     file: str | None = None,
+    model: str = "",
     progress: Progress = lambda *_: None,
     say: Say = lambda _: None,
 ) -> tuple[int, int]:
     """Scores every row of a file or folder into a CSV, Parquet or JSON (None: CSV on stdout); (rows, alarms).
 
     Columns: id, the parts of the score (nats), p_value, is_anomaly, and what the options add. file: a name to stand
-    before every row, where the scores of several files will be read as one table. What is to be said of the data is
-    said when all of it was read.
+    before every row, where the scores of several files will be read as one table. model: the name of the
+    detector, for the report. What is to be said of the data is said when all of it was read.
     """
     if output:
         require_ending(output, SCORES)
@@ -94,21 +98,27 @@ def score(
     events = None
     if options.events:
         require_ending(options.events, SCORES)
+    if options.report:
+        require_ending(options.report, REPORTS)
+    if options.events or (options.report and detector.window):
         events = EventMeter(detector, threshold, options.event_rules)
     source = reopen(path, detector, options.id_column, options.skip_broken, options.written, options.max_pixels)
     names = explained_names(detector, options.explain)
     kept = KeptColumns(source, detector.layout, detector.chunk_rows) if options.keep else None
     highest = HighestRows(options.top) if options.top else None
     rows = alarms = recalled = 0
-    new_data = NewData(detector)
+    new_data, seen, start = NewData(detector), None, time.perf_counter()
+    if options.report:
+        seen = Seen(detector.at_threshold(options.threshold), source, labelled=False)
     with _drawn(maps, detector, source) as heat_maps:
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms, recalled
             waiting, places = [], []  # where scores do not come in the order of the file
-            with_elements = bool(options.explain or maps or events)
+            with_elements = bool(options.explain or maps or events or seen)
             stream = new_data.watch(detector.score_source(source, explain=with_elements))
             stream = stream if events is None else events.watch(stream)
+            stream = stream if seen is None else seen.watch(stream)
             for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
                 is_anomaly = scores.total >= threshold
                 if heat_maps is not None:
@@ -142,8 +152,9 @@ def score(
             write(first)
             for later in batches:
                 write(later)
-            if events is not None and options.events:
-                table = batch(event_columns(events.events(), detector))
+            found = None if events is None else events.events()
+            if found is not None and options.events:
+                table = batch(event_columns(found, detector))
                 with open_writer(options.events, table.schema, options.csv_safe) as write_events:
                     write_events(table)
                 say(f"{plural(table.num_rows, 'event')} in {options.events}")
@@ -155,7 +166,13 @@ def score(
             " models that never saw it"
         )
     worries = new_data.worries(source) + (new_data.alarm_worry() if options.threshold is None else [])
-    for line in lines((*source.notes, *worries), "`anomaly-vae monitor` compares the data with training"):
+    notes = (*source.notes, *worries)
+    if seen is not None and options.report:
+        metrics = {"rows": float(rows), "alarm_rate": alarms / rows} | ({} if events is None else events.metrics())
+        seconds = round(time.perf_counter() - start, 2)
+        seen.page(metrics, notes, seconds, model, found).write(options.report)
+        say(f"report: {options.report}")
+    for line in lines(notes, "`anomaly-vae monitor` compares the data with training"):
         say(line)
     return rows, alarms
 
