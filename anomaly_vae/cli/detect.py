@@ -266,6 +266,7 @@ def score_command(
     metavar="N",
     help="Rows, drawn at random, that --nll is taken over.",
 )
+@click.option("--report", metavar="FILE", help="Also write what a fit reports, of DATA, as one page (.html).")
 @SKIP_BROKEN
 @DEVICE
 @AS_JSON
@@ -279,12 +280,17 @@ def evaluate_command(
     normal: tuple[str, ...],
     draws: int | None,
     most: int,
+    report: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Metrics of a fitted detector on new labelled DATA, or with --nll the likelihood of its model."""
     config = load_config(options)
     require_there(data)
+    if report:
+        require_ending(report, REPORTS)
+    if report and draws is not None:
+        raise UsageError("--report shows the metrics, and --nll measures something else instead; leave one of them out")
     from anomaly_vae.cli.console import Console, bound_table, evaluation_table
     from anomaly_vae.workflows.evaluate import evaluate, evidence
     from anomaly_vae.workflows.opening import find
@@ -316,6 +322,8 @@ def evaluate_command(
         unlabelled=config.data.unlabelled,
         written=config.data.written,
         run_id=opened.run_id,
+        report=report,
+        model=opened.name,
     )
     Console(ctx.obj["quiet"]).tell(result.notes, "--json prints all")
     click.echo(result.to_json() if as_json else evaluation_table(result))

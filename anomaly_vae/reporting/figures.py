@@ -54,7 +54,7 @@ def _quality(scored: ScoredRows, summary: Summary) -> Iterator[Drawn]:
     yield "parts", f"Which part of the score tells{some}", "Scatter of reconstruction against KL, in nats.", figure
     normal = total[~is_anomaly]
     if len(normal):
-        figure = plots.calibration(detector.p_values(normal), len(detector.normal))
+        figure = plots.calibration(detector.p_values(normal), len(detector.normal), scored.labelled)
         what, alt = ("normals", "normal rows") if scored.labelled else ("rows, as those of normals would", "rows")
         alt = f"Share of {len(normal)} {alt} at or below each p-value, beside the diagonal."
         yield "calibration", f"Whether the p-values of {what} keep their promise{some}", alt, figure
@@ -192,8 +192,12 @@ def tables(scored: ScoredRows, events: Sequence[Event] | None = None, check: Che
         heads, cells = _lines(event_columns(events, scored.detector))
         tables.append(Table(name="events", title="Events", text=text, heads=heads, cells=cells))
     if check is not None:
-        text = f"Fit again: {'; '.join(check.reasons)}." if check.reasons else "Nothing drifted."
-        text += " p: corrected for the number of tests; a drift also has a stability index above 0.2."
+        text = (
+            f"{check.alarms} of {check.rows} rows are alarms; {check.low:.1%} to {check.high:.1%} are, if all are"
+            f" normal and as in training. {sum(finding.drifted for finding in check.findings)} of {len(check.findings)}"
+            " quantities drifted: p, corrected for their number, is below 0.01 and the stability index above 0.2."
+        )
+        text += "".join(f" {name} has another value in {n} rows." for name, n in check.moved.items())
         drift = drift_cells(check.findings)
         tables.append(Table(name="drift", title="Drift against training", text=text, heads=DRIFT_HEADS, cells=drift))
     return tables

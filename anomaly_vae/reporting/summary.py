@@ -27,7 +27,12 @@ LABELLED = ("youden", "f1", "fpr=0.01", "fpr=0.05", "recall=0.95")  # policies s
 UNLABELLED = ("fpr=0.01", "fpr=0.05", "fpr=0.1")
 SHOWN = 10  # rows that are listed
 
-CHOICE_HEADS = ("policy", "threshold (nats)", "recall", "precision", "false-alarm rate", "alarms of all rows")
+RATES = {  # field of a Choice -> head of its column
+    "recall": "recall",
+    "precision": "precision",
+    "false_alarm_rate": "false-alarm rate",
+    "alarm_rate": "alarms of all rows",
+}
 DRIFT_HEADS = ("quantity", "test", "p", "stability", "was", "now", "")
 
 Facts = list[tuple[str, str]]  # name, value
@@ -46,14 +51,27 @@ class Choice:
     precision: float | None = None
     per_day: float | None = None  # normal steps a day, where there is a clock
 
-    def cells(self) -> tuple[str, ...]:
-        """The cells of a table, under CHOICE_HEADS."""
-        policy = f"{self.policy} (chosen)" if self.chosen else self.policy
-        rates = (self.recall, self.precision, self.false_alarm_rate, self.alarm_rate)
-        shown = ["not known" if rate is None else f"{rate:.2%}" for rate in rates]
-        if self.per_day is not None and self.false_alarm_rate is not None:
-            shown[2] += f", {self.false_alarm_rate * self.per_day:.3g} a day"
-        return (policy, f"{self.threshold:.6g}", *shown)
+
+def choice_table(choices: Sequence[Choice]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of a table of choices, without the rates that no choice has."""
+
+    def rate(choice: Choice, name: str) -> str:
+        value = getattr(choice, name)
+        if value is None:
+            return "not known"
+        per_day = choice.per_day if name == "false_alarm_rate" else None
+        return f"{value:.2%}" + (f", {value * per_day:.3g} a day" if per_day is not None else "")
+
+    rates = [name for name in RATES if any(getattr(choice, name) is not None for choice in choices)]
+    cells = [
+        [
+            f"{choice.policy} (chosen)" if choice.chosen else choice.policy,
+            f"{choice.threshold:.6g}",
+            *(rate(choice, name) for name in rates),
+        ]
+        for choice in choices
+    ]
+    return ["policy", "threshold (nats)", *(RATES[name] for name in rates)], cells
 
 
 @dataclass(frozen=True)
@@ -62,8 +80,9 @@ class Summary:
 
     data_is: how the data was recognised. rows: number in each part of the split; those that train, and calibrate by
     folds, count as train; of an evaluation test alone, of scored data none. metrics: of the test or scored rows, see
-    `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures. choices: the thresholds of the chosen policy and of
-    others. changed: settings of a fit that differ from the defaults; None of others.
+    `metrics.metrics`, and of the latent space, see `Fit.latent_metrics`. pixels: the pixel threshold of pictures.
+    choices: the thresholds of the chosen policy and of others. changed: settings of a fit that differ from the
+    defaults; None of others.
     seconds: from opening the data to the end of scoring. notes: what the user should know, a sentence each. highest:
     where nothing can be tested, the ids and scores of the highest rows. detector: what scored the data; empty of a fit.
     """

@@ -11,6 +11,7 @@ from anomaly_vae.detector.events import Event
 from anomaly_vae.detector.fit import Fit
 from anomaly_vae.reporting import figures
 from anomaly_vae.reporting.scored_rows import ScoredRows
+from anomaly_vae.reporting.slider import Slider
 from anomaly_vae.reporting.summary import Summary
 from anomaly_vae.tracking.run import Run
 from anomaly_vae.workflows.page import Page
@@ -37,7 +38,8 @@ def log_fit(
     _log_data(run, source, detector.layout, fit)
     run.tags({"data": source.path, "data_is": source.why, **({"notes": "\n".join(fit.notes)} if fit.notes else {})})
     run.text(_kl_csv(fit), "kl_by_epoch.csv")
-    Page(summary, title, figures.pictures(scored, summary, fit), figures.tables(scored, events)).log(run)
+    slider = Slider.of(detector, run.run_id, scored.drawn[:, 0], "the test" if summary.tested else "the data")
+    Page(summary, title, figures.pictures(scored, summary, fit), figures.tables(scored, events), slider).log(run)
 
 
 def _log_data(run: Run, source: Source, layout: Layout, fit: Fit) -> None:

@@ -1,4 +1,4 @@
-"""The page that a person reads of a fit, an evaluation or scored data: built once, written as HTML or logged to a run."""
+"""The page that a person reads of a fit, an evaluation or scored data, as an HTML file or in a run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from anomaly_vae.detector.events import Event
 from anomaly_vae.detector.monitoring import Monitoring
 from anomaly_vae.reporting import figures, report
 from anomaly_vae.reporting.scored_rows import ScoredRows
+from anomaly_vae.reporting.slider import Slider
 from anomaly_vae.reporting.summary import Summary, summarise_scores
 from anomaly_vae.scoring.scores import Scores
 from anomaly_vae.tracking.run import Run
@@ -32,12 +33,13 @@ class Page:
     title: str
     pictures: Sequence[report.Figure]
     tables: Sequence[report.Table]
+    slider: Slider | None
 
     def html(self, run_id: str = "") -> str:
         """The page, with the first rows of each table."""
         short = [replace(table, cells=table.cells[:REPORTED]) for table in self.tables]
         foot = f"anomaly-vae {__version__}" + (f", run {run_id}" if run_id else "")
-        return report.to_html(self.summary, self.title, self.pictures, short, foot)
+        return report.to_html(self.summary, self.title, self.pictures, short, foot, self.slider)
 
     def write(self, path: str) -> None:
         """Raises AnomalyVAEError if the file cannot be written."""
@@ -81,4 +83,6 @@ class Seen:
         check = None if self.monitoring is None else self.monitoring.check(self.source)
         summary = summarise_scores(self.source, self.detector, self.scored, metrics, notes, seconds, model)
         pictures = figures.pictures(self.scored, summary)
-        return Page(summary, self.source.name, pictures, figures.tables(self.scored, events, check))
+        title = f"{self.source.name}, {'evaluated' if self.scored.labelled else 'scored'} by {model}"
+        slider = Slider.of(self.detector, model, self.scored.drawn[:, 0], f"{self.source.name}")
+        return Page(summary, title, pictures, figures.tables(self.scored, events, check), slider)

@@ -160,13 +160,12 @@ def score(
                 say(f"{plural(table.num_rows, 'event')} in {options.events}")
     for note in () if kept is None else kept.notes:
         say(f"note: {note}")
-    if recalled:
-        say(
-            f"note: {recalled} of {rows} are rows that the detector was fitted on: each has the score of the fit, by"
-            " models that never saw it"
-        )
+    recalled_note = (
+        f"{recalled} of {rows} are rows that the detector was fitted on: each has the score of the fit, by models that"
+        " never saw it"
+    )
     worries = new_data.worries(source) + (new_data.alarm_worry() if options.threshold is None else [])
-    notes = (*source.notes, *worries)
+    notes = (*([recalled_note] if recalled else []), *source.notes, *worries)
     if seen is not None and options.report:
         metrics = {"rows": float(rows), "alarm_rate": alarms / rows} | ({} if events is None else events.metrics())
         seconds = round(time.perf_counter() - start, 2)

@@ -71,10 +71,11 @@ def kl_by_epoch(kl: ArrayLike) -> Figure:
 
 
 @styled
-def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
-    """Share of p-values (N,) of normals at or below each level, beside the diagonal of calibrated p-values.
+def calibration(p_values: ArrayLike, calibrated: int, are_normal: bool = True) -> Figure:
+    """Share of p-values (N,) at or below each level, beside the diagonal of calibrated p-values of normals.
 
-    calibrated: number of held-out normals that the p-values come from. The band holds 95 % of such curves at each level
+    are_normal: whether the rows are known to be normal. calibrated: number of held-out normals that the p-values come
+    from. The band holds 95 % of such curves at each level
     if calibration and test rows are exchangeable: the count at or below level k/(n+1) is then beta-binomial (Vovk
     2012).
     """
@@ -97,7 +98,8 @@ def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
         label=f"{len(values):,} rows",
     )
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.03), aspect="equal")
-    axes.set(title="Are the p-values of normals uniform?", xlabel="p-value", ylabel="share of normals at or below")
+    what = "normals" if are_normal else "rows"
+    axes.set(title=f"Are the p-values of {what} uniform?", xlabel="p-value", ylabel=f"share of {what} at or below")
     axes.legend(loc="lower right")
     return figure
 
