@@ -332,15 +332,20 @@ def evaluate_command(
 @click.command("threshold", short_help="Choose the threshold again, without training again.")
 @settings
 @MODEL
-@click.option("--policy", required=True, metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO.")
-def threshold_command(model: str | None, policy: str, **options: Any) -> None:
-    """Choose the threshold again, from the fit's validation scores, without training again."""
+@click.option(
+    "--policy", metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO; default: list what each gives."
+)
+def threshold_command(model: str | None, policy: str | None, **options: Any) -> None:
+    """Choose the threshold again, from the fit's validation scores, without training again; or list the candidates."""
     config = load_config({**options, "policy": policy})
-    from anomaly_vae.cli.console import threshold_table
+    from anomaly_vae.cli.console import candidates_table, threshold_table
     from anomaly_vae.workflows.opening import find
     from anomaly_vae.workflows.threshold import rethreshold
 
     opened = find(model, config)
+    if policy is None:
+        click.echo(candidates_table(opened.detector, model))
+        return
     before = opened.detector.threshold
     after = rethreshold(opened, policy).threshold
     click.echo(threshold_table(before, after))

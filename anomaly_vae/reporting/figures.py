@@ -55,9 +55,9 @@ def _quality(scored: ScoredRows, summary: Summary) -> Iterator[Drawn]:
     normal = total[~is_anomaly]
     if len(normal):
         figure = plots.calibration(detector.p_values(normal), len(detector.normal), scored.labelled)
-        what, alt = ("normals", "normal rows") if scored.labelled else ("rows, as those of normals would", "rows")
-        alt = f"Share of {len(normal)} {alt} at or below each p-value, beside the diagonal."
-        yield "calibration", f"Whether the p-values of {what} keep their promise{some}", alt, figure
+        what = "normal rows" if scored.labelled else "rows"
+        alt = f"Share of {len(normal)} {what} at or below each p-value, beside the diagonal."
+        yield "calibration", f"Whether p-values of {what} keep the promise for normals{some}", alt, figure
 
 
 def _latents(fit: Fit) -> Iterator[Drawn]:

@@ -52,6 +52,10 @@ class Choice:
     per_day: float | None = None  # normal steps a day, where there is a clock
 
 
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+
+
 def choice_table(choices: Sequence[Choice]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table of choices, without the rates that no choice has."""
 
@@ -60,7 +64,7 @@ def choice_table(choices: Sequence[Choice]) -> tuple[list[str], list[list[str]]]
         if value is None:
             return "not known"
         per_day = choice.per_day if name == "false_alarm_rate" else None
-        return f"{value:.2%}" + (f", {value * per_day:.3g} a day" if per_day is not None else "")
+        return f"{value:.2%}" + (f", {_count(value * per_day)} a day" if per_day is not None else "")
 
     rates = [name for name in RATES if any(getattr(choice, name) is not None for choice in choices)]
     cells = [
@@ -171,7 +175,8 @@ class Summary:
         if "train" not in self.rows:
             return (
                 f"Raises an alarm for {metrics['alarm_rate']:.1%} of the {metrics['rows']:.0f} {self.noun}, where"
-                f" {100 * self.threshold.false_alarm_rate:.2g}% of normal ones were promised."
+                f" {100 * self.threshold.false_alarm_rate:.2g}% of normal ones were"
+                f" {'seen to have one' if self.threshold.labelled else 'promised'}."
             )
         return (
             f"Raises an alarm for {metrics['alarm_rate']:.1%} of the test {self.noun}. Nothing there is known to be"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,5 +85,5 @@ class Seen:
         summary = summarise_scores(self.source, self.detector, self.scored, metrics, notes, seconds, model)
         pictures = figures.pictures(self.scored, summary)
         title = f"{self.source.name}, {'evaluated' if self.scored.labelled else 'scored'} by {model}"
-        slider = Slider.of(self.detector, model, self.scored.drawn[:, 0], f"{self.source.name}")
+        slider = Slider.of(self.detector, model, self.scored.drawn[:, 0], Path(self.source.path).name)
         return Page(summary, title, pictures, figures.tables(self.scored, events, check), slider)
