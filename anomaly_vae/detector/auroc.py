@@ -83,7 +83,7 @@ def auroc(anomalous: NDArray[np.bool_], scores: NDArray[np.float64], window: int
         counts.append(len(np.unique(units[here])))
         correction = math.sqrt(counts[-1] / max(1, counts[-1] - 1))
         influence[here] = (placement[here] - value) / here.sum() * correction
-    return Auroc(value, anomalous, np.bincount(units, influence), min(counts))
+    return Auroc(value, anomalous, np.bincount(units, influence).astype(np.float64), min(counts))
 
 
 def _units(anomalous: NDArray[np.bool_], window: int) -> NDArray[np.intp]:

@@ -44,7 +44,8 @@ class Slider:
         cuts = np.r_[now, edges]  # the present threshold first, then the positions
 
         def above(scores: NDArray[np.float64]) -> list[int]:
-            return (len(scores) - np.searchsorted(np.sort(scores), cuts)).tolist()
+            counts: list[int] = (len(scores) - np.searchsorted(np.sort(scores), cuts)).tolist()
+            return counts
 
         data = {
             "cuts": cuts.tolist(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ from anomaly_vae.reporting.worries import NewData, worries_of_test
 from anomaly_vae.scoring.importance import Bound, weigh
 from anomaly_vae.scoring.scores import numbered
 from anomaly_vae.workflows.opening import open_data
-from anomaly_vae.workflows.page import Page, Seen
+
+if TYPE_CHECKING:
+    from anomaly_vae.workflows.page import Page
 
 
 def evidence(
@@ -154,7 +156,11 @@ def evaluate(
             f"{path}: no row with a label is said to be a test; name its part to test on, or one without a split"
         )
     hasher, new_data = RowHasher(detector.layout), NewData(detector)
-    seen = Seen(detector, source, labelled=True) if run_id or report else None
+    seen = None
+    if run_id or report:
+        from anomaly_vae.workflows.page import Seen
+
+        seen = Seen(detector, source, labelled=True)
     with_elements = meter.wanted or seen is not None
     stream = new_data.watch(detector.score_source(source, explain=with_elements))
     stream = stream if seen is None else seen.watch(stream, tested, anomalous)

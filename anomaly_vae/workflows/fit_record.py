@@ -26,7 +26,9 @@ def log_fit(
     scored: the test rows. title: the title of the report, which is the name of the run. events: among the test steps of
     a series.
     """
-    run.params({**detector.config.flat(), **{f"changed.{key}": value for key, value in summary.changed.items()}})
+    run.params(
+        {**detector.config.flat(), **{f"changed.{key}": value for key, value in (summary.changed or {}).items()}}
+    )
     run.params({"kind": source.kind, "threshold_policy": detector.threshold.policy})
     if detector.pixels is not None:
         run.params({"pixel_threshold_policy": detector.pixels.policy})

@@ -29,7 +29,6 @@ from anomaly_vae.detector.likelihood import elbo_measure, elbo_of
 from anomaly_vae.reporting.heatmaps import HeatMaps, heat_maps
 from anomaly_vae.reporting.worries import NewData
 from anomaly_vae.workflows.opening import reopen
-from anomaly_vae.workflows.page import Seen
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,8 @@ def score(
     rows = alarms = recalled = 0
     new_data, seen, start = NewData(detector), None, time.perf_counter()
     if options.report:
+        from anomaly_vae.workflows.page import Seen  # which imports all that a fit needs
+
         seen = Seen(detector.at_threshold(options.threshold), source, labelled=False)
     with _drawn(maps, detector, source) as heat_maps:
 
