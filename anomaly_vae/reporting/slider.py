@@ -44,8 +44,7 @@ class Slider:
         cuts = np.r_[now, edges]  # the present threshold first, then the positions
 
         def above(scores: NDArray[np.float64]) -> list[int]:
-            counts: list[int] = (len(scores) - np.searchsorted(np.sort(scores), cuts)).tolist()
-            return counts
+            return list(map(int, len(scores) - np.searchsorted(np.sort(scores), cuts)))
 
         data = {
             "cuts": cuts.tolist(),
