@@ -44,7 +44,9 @@ class Slider:
         cuts = np.r_[now, edges]  # the present threshold first, then the positions
 
         def above(scores: NDArray[np.float64]) -> list[int]:
-            return list(map(int, len(scores) - np.searchsorted(np.sort(scores), cuts)))
+            below: NDArray[np.intp] = np.asarray(np.searchsorted(np.sort(scores), cuts), np.intp)
+            counts: list[int] = (len(scores) - below).tolist()
+            return counts
 
         data = {
             "cuts": cuts.tolist(),
