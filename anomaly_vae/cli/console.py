@@ -9,22 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
+import numpy as np
 
-from anomaly_vae.core.advice import argument
+from anomaly_vae.core.advice import argument, option
 from anomaly_vae.core.errors import escaped
 from anomaly_vae.core.worries import lines
-from anomaly_vae.reporting.summary import metric_facts, pixel_facts
+from anomaly_vae.data.kinds import KINDS
+from anomaly_vae.reporting.summary import DRIFT_HEADS, choice_table, choices, drift_cells, metric_facts, pixel_facts
 
 if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
+    from anomaly_vae.detector.detector import Detector
+    from anomaly_vae.detector.monitoring import Check
     from anomaly_vae.detector.thresholds import Threshold
     from anomaly_vae.reporting.summary import Result
     from anomaly_vae.scoring.importance import Bound
     from anomaly_vae.workflows.explain import Explanation
     from anomaly_vae.workflows.feedback import Feedback
-    from anomaly_vae.workflows.monitor import Check
     from anomaly_vae.workflows.promote import Promotion
 
 
@@ -118,6 +121,22 @@ def explanation_table(found: Explanation) -> str:
     return table(rows)
 
 
+def candidates_table(detector: Detector, model: str | None) -> str:
+    """What each policy gives on the held-out rows that thresholds are chosen by, and the command that chooses one."""
+    from anomaly_vae.detector.thresholds import CANDIDATES
+
+    normal, anomalous = detector.normal, detector.anomalous
+    is_anomaly = np.arange(len(normal) + len(anomalous)) >= len(normal)
+    found = choices(detector, np.r_[normal, anomalous], is_anomaly, CANDIDATES)
+    heads, cells = choice_table(found)
+    noun, of = KINDS[detector.layout.kind].noun, f" and {len(anomalous)} anomalous" if len(anomalous) else ""
+    command = f"anomaly-vae threshold {option('-m', model)} --policy" if model else "anomaly-vae threshold --policy"
+    return (
+        f"{_columns([heads, *cells])}\n\nof {len(normal)} normal{of} held-out {noun}, which thresholds are chosen by;"
+        f" nothing is changed\n\nchoose one:  {command} POLICY"
+    )
+
+
 def threshold_table(before: Threshold, after: Threshold) -> str:
     """The threshold before and after it was chosen again, each with its policy and false-alarm rate."""
     return table([_threshold_row("was", before), _threshold_row("now", after)])
@@ -164,10 +183,19 @@ def promotion_table(promotion: Promotion) -> str:
     rows = [
         (name, f"{cell:<{width}}  {champion_cells.get(name, '')}".rstrip()) for name, cell in candidate_cells.items()
     ]
+    if promotion.lead is not None:
+        rows.append(("difference", lead_text(promotion.lead)))
     if promotion.version:
         score = f"anomaly-vae score DATA -m {argument(f'models:/{promotion.version.name}@champion')}"
         rows += [("champion", promotion.version.uri), ("score with", score)]
     return table(rows)
+
+
+def lead_text(lead: tuple[float, float, float]) -> str:
+    """The difference of two AUROCs on the same rows, and whether chance explains it."""
+    difference, low, high = lead
+    verdict = "within what chance makes" if low <= 0 <= high else "more than chance makes"
+    return f"AUROC {difference:+.4f} (95 %: {low:+.4f} to {high:+.4f}, paired), {verdict}"
 
 
 def _trained_row(result: Result) -> tuple[str, str]:
@@ -183,12 +211,8 @@ def check_table(check: Check) -> str:
     rows += [(f"new in {name}", ", ".join(values)) for name, values in check.new.items()]
     rows += [(f"gone from {name}", ", ".join(values)) for name, values in check.lost.items()]
     shown = [finding for finding in check.findings if finding.drifted] or check.findings[:5]
-    cells = [("quantity", "test", "p", "stability", "was", "now", "")]
-    for finding in shown:
-        numbers = (f"{finding.p:.2g}", f"{finding.index:.3f}", f"{finding.was:.4g}", f"{finding.now:.4g}")
-        cells.append((finding.name, finding.test, *numbers, "drifted" if finding.drifted else ""))
     verdict = ("verdict", f"fit again: {'; '.join(check.reasons)}" if check.reasons else "as in training")
-    return f"{table(rows)}\n\n{_columns(cells)}\n\n{table([verdict])}"
+    return f"{table(rows)}\n\n{_columns([DRIFT_HEADS, *drift_cells(shown)])}\n\n{table([verdict])}"
 
 
 def runs_table(runs: list[dict[str, Any]]) -> str:

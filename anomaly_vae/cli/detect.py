@@ -23,7 +23,7 @@ from anomaly_vae.cli.options import (
 )
 from anomaly_vae.core.engines import ENGINES, Engine
 from anomaly_vae.core.errors import UsageError
-from anomaly_vae.core.files import SCORES, require_ending
+from anomaly_vae.core.files import REPORTS, SCORES, require_ending
 from anomaly_vae.data.kinds import KINDS
 
 
@@ -121,6 +121,9 @@ def fit_command(
     "--events", metavar="FILE", help="Also write the events of a series, stretches of alarms, into this file."
 )
 @click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
+@click.option("--report", metavar="FILE", help="Also write what a fit reports, of DATA, as one page (.html).")
+@click.option("--keep", is_flag=True, help="Copy the columns of DATA too, behind those of the scores.")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Write only the N highest scores, the highest first.")
 @click.option(
     "--elbo",
     type=click.IntRange(1),
@@ -146,6 +149,9 @@ def score_command(
     threshold: float | None,
     events: str | None,
     explain: int | None,
+    report: str | None,
+    keep: bool,
+    top: int | None,
     elbo: int | None,
     raw: bool,
     csv_safe: bool,
@@ -172,8 +178,12 @@ def score_command(
         raise UsageError("--maps draws over the pictures of one folder; score it alone")
     if many and events:
         raise UsageError("--events is of one series; score it alone")
+    if many and report:
+        raise UsageError("--report is of one file; score it alone")
     if events:
         require_ending(events, SCORES)
+    if report:
+        require_ending(report, REPORTS)
     if ending and not many:
         raise UsageError("--format is for many files; the format of one follows the ending of -o FILE")
     if output and not many:
@@ -198,6 +208,9 @@ def score_command(
         max_pixels=config.data.max_pixels,
         events=events,
         event_rules=config.events if config.events.model_fields_set else None,
+        keep=keep,
+        top=top or 0,
+        report=report,
     )
     opened = find(model, config)
     with Console(ctx.obj["quiet"]) as console:
@@ -223,6 +236,7 @@ def score_command(
                 output=output,
                 options=scoring,
                 maps=Maps(maps, all=all_maps, values=map_values) if maps else None,
+                model=opened.name,
                 progress=console.progress,
                 say=console.say,
             )
@@ -282,6 +296,7 @@ def explain_command(
     metavar="N",
     help="Rows, drawn at random, that --nll is taken over.",
 )
+@click.option("--report", metavar="FILE", help="Also write what a fit reports, of DATA, as one page (.html).")
 @SKIP_BROKEN
 @DEVICE
 @AS_JSON
@@ -295,12 +310,17 @@ def evaluate_command(
     normal: tuple[str, ...],
     draws: int | None,
     most: int,
+    report: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Metrics of a fitted detector on new labelled DATA, or with --nll the likelihood of its model."""
     config = load_config(options)
     require_there(data)
+    if report:
+        require_ending(report, REPORTS)
+    if report and draws is not None:
+        raise UsageError("--report shows the metrics, and --nll measures something else instead; leave one of them out")
     from anomaly_vae.cli.console import Console, bound_table, evaluation_table
     from anomaly_vae.workflows.evaluate import evaluate, evidence
     from anomaly_vae.workflows.opening import find
@@ -332,6 +352,8 @@ def evaluate_command(
         unlabelled=config.data.unlabelled,
         written=config.data.written,
         run_id=opened.run_id,
+        report=report,
+        model=opened.name,
     )
     Console(ctx.obj["quiet"]).tell(result.notes, "--json prints all")
     click.echo(result.to_json() if as_json else evaluation_table(result))
@@ -340,15 +362,20 @@ def evaluate_command(
 @click.command("threshold", short_help="Choose the threshold again, without training again.")
 @settings
 @MODEL
-@click.option("--policy", required=True, metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO.")
-def threshold_command(model: str | None, policy: str, **options: Any) -> None:
-    """Choose the threshold again, from the fit's validation scores, without training again."""
+@click.option(
+    "--policy", metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO; default: list what each gives."
+)
+def threshold_command(model: str | None, policy: str | None, **options: Any) -> None:
+    """Choose the threshold again, from the fit's validation scores, without training again; or list the candidates."""
     config = load_config({**options, "policy": policy})
-    from anomaly_vae.cli.console import threshold_table
+    from anomaly_vae.cli.console import candidates_table, threshold_table
     from anomaly_vae.workflows.opening import find
     from anomaly_vae.workflows.threshold import rethreshold
 
     opened = find(model, config)
+    if policy is None:
+        click.echo(candidates_table(opened.detector, model))
+        return
     before = opened.detector.threshold
     after = rethreshold(opened, policy).threshold
     click.echo(threshold_table(before, after))

@@ -26,6 +26,7 @@ except ImportError:  # Windows: nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 SCORES = (".csv", ".parquet", ".json")  # suffixes of score tables
+REPORTS = (".html", ".htm")
 GRAPHS = {".onnx": "onnx", ".pt2": "torch"}  # suffix of an exported detector -> its format
 TAKEN = "already there, and nothing is overwritten; name a new folder"
 TEMPORARY = re.compile(r"\..*\.av(\d+)-\w+(\.\w+)?")

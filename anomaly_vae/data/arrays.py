@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from anomaly_vae.core.errors import DataError
@@ -60,6 +61,9 @@ class ArraySource:
         if name != "label" or self._labels is None:
             raise DataError(f"memory: pictures have no column '{name}'")
         return self._labels[:]
+
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        raise DataError("memory: pictures have no columns to copy")
 
     def roles(self) -> NDArray[np.str_] | None:
         return None

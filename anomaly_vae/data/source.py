@@ -15,6 +15,8 @@ from anomaly_vae.core.settings import STRICT
 from anomaly_vae.data.readers.cells import NumberFormat
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from anomaly_vae.data.images.masks import ImageFiles
     from anomaly_vae.data.spill import ArrayStore
 
@@ -214,6 +216,10 @@ class Source(Protocol):
 
     def column(self, name: str) -> NDArray[np.str_]:
         """The cells of any column as text, (N,), empty for a missing one. Raises DataError for an unknown column."""
+
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        """All columns as the data has them, those of text files as text, in tables of at most `rows` rows, in the order
+        of `chunks`. Raises DataError for data without columns."""
 
     def roles(self) -> NDArray[np.str_] | None:
         """The part that the data itself assigns every row to, (N,): 'train', 'valid' or 'test'; else None."""

@@ -89,6 +89,12 @@ class TabularSource(ABC):
         self.reader.require([name], "column")
         return np.concatenate([as_names(cells) for cells in self._cells(name)])
 
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        types: dict[str, pa.DataType] = dict.fromkeys(self.reader.columns, pa.string())
+        for field in self.reader.peek.schema if self.reader.decimal is None else ():
+            types[field.name] = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        yield from self.reader.batches(types, rows)
+
     def roles(self) -> NDArray[np.str_] | None:
         return None
 

@@ -261,6 +261,14 @@ class Detector:
             raise UsageError(f"threshold {value}: not a finite number of nats")
         return value
 
+    def at_threshold(self, value: float | None) -> Detector:
+        """The same detector with a threshold of so many nats, which promises what its p-value is; None: as it is."""
+        if value is None:
+            return self
+        rate = float(self.p_values(np.array([value]))[0])
+        chosen = Threshold(value, f"--threshold {value:g}", False, rate, len(self.normal), 0)
+        return replace(self, threshold=replace(chosen, per_day=self.threshold.per_day, folds=self.threshold.folds))
+
     def with_threshold(self, policy: str) -> Detector:
         """The same detector with its threshold chosen again from the validation scores."""
         tree = self.config.model_dump()

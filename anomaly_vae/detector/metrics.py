@@ -7,12 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_vae.detector.auroc import auroc
 
-def metrics(anomalous: NDArray[np.bool_] | None, scores: NDArray[np.float64], threshold: float) -> dict[str, float]:
+
+def metrics(
+    anomalous: NDArray[np.bool_] | None, scores: NDArray[np.float64], threshold: float, window: int | None = None
+) -> dict[str, float]:
     """Named figures of scores (N,) at a threshold; anomalous (N,), or None where nothing is labelled.
 
-    auroc, auprc (average precision), fpr_at_95_tpr, f1, precision, recall, false_alarm_rate (share of normals at or
-    above the threshold) and alarm_rate (of all rows). Those that need both classes are left out without them.
+    auroc with its 95 % interval, auroc_low and auroc_high (see `auroc.auroc`, and for window), auprc (average
+    precision), fpr_at_95_tpr, f1, precision, recall, false_alarm_rate (share of normals at or above the threshold) and
+    alarm_rate (of all rows). Those that need both classes are left out without them.
     """
     alarms = scores >= threshold
     found = {"rows": float(len(scores)), "alarm_rate": float(alarms.mean()) if len(scores) else 0.0}
@@ -26,24 +31,15 @@ def metrics(anomalous: NDArray[np.bool_] | None, scores: NDArray[np.float64], th
         found["recall"] = hits / float(all_anomalies)
         found["precision"] = hits / float(all_alarms) if all_alarms else 0.0
         found["f1"] = 2 * hits / float(all_alarms + all_anomalies)
-    if anomalous.any() and (~anomalous).any():
-        from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+    if (area := auroc(anomalous, scores, window)) is not None:
+        from sklearn.metrics import average_precision_score, roc_curve
 
         fpr, tpr, _ = roc_curve(anomalous, scores, drop_intermediate=False)
-        found["auroc"] = float(roc_auc_score(anomalous, scores))
+        found["auroc"] = area.value
+        found |= dict(zip(("auroc_low", "auroc_high"), area.interval() or (), strict=False))
         found["auprc"] = float(average_precision_score(anomalous, scores))
         found["fpr_at_95_tpr"] = float(fpr[np.argmax(tpr >= 0.95)])
     return found
-
-
-def share_interval(count: int, of: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a share of which `count` of `of`, at least one, were seen (Clopper & Pearson 1934)."""
-    from scipy.stats import beta
-
-    outside = (1 - level) / 2
-    low = 0.0 if count == 0 else float(beta.ppf(outside, count, of - count + 1))
-    high = 1.0 if count == of else float(beta.ppf(1 - outside, count + 1, of - count))
-    return low, high
 
 
 AUPRO_LIMIT = 0.3  # share of normal pixels in alarm up to which the regions' overlap is integrated (Bergmann 2021)

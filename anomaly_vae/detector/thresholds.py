@@ -18,11 +18,16 @@ from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import STRICT, Policy
-from anomaly_vae.detector.metrics import BITS, Curve, share_interval
+from anomaly_vae.detector.auroc import share_interval
+from anomaly_vae.detector.metrics import BITS, Curve
 from anomaly_vae.detector.tails import smallest_rate, tail_threshold
 
 TAIL_SHARE, TAIL_FEWEST = 0.1, 10  # normals that the tail is fitted to: the upper tenth (DuMouchel 1983), at least ten
 GAP_RATE = 1e-3  # share of normals at or above the highest cut that a gap between the classes allows
+CANDIDATES = (  # policies that `anomaly-vae threshold` lists
+    "youden", "f1", "recall=0.9", "recall=0.95", "recall=0.99", "cost=10", "cost=100", "fpr=0.001", "fpr=0.01",
+    "fpr=0.05", "fpr=0.1", "tail=0.001", "tail=0.01",
+)  # fmt: skip
 UNSURE = 0.2  # width of the interval of the recall on validation from which a note says that it is uncertain
 
 
@@ -183,7 +188,7 @@ def _conformal(rule: Policy, normal: NDArray[np.float64], independent: float | N
     are."""
     assert rule.value is not None
     n, rate = len(normal), rule.value
-    allowed = math.floor(rate * (n + 1) + 1e-9)  # alarms have rank <= allowed among the n + 1
+    allowed = allowed_ranks(n, rate)
     note = ""
     if allowed == 0:
         smallest = 1 / (n + 1)
@@ -194,8 +199,29 @@ def _conformal(rule: Policy, normal: NDArray[np.float64], independent: float | N
         allowed, rate = 1, smallest
     elif independent is not None and rate < smallest_rate(independent):
         note = f"{_support(n, independent)}; {rate:g} is their share, which consecutive steps may exceed"
-    edge = np.sort(normal)[n - allowed]
-    return Threshold(float(np.nextafter(edge, np.inf)), str(rule), False, rate, n, 0, note)
+    return Threshold(float(conformal_edges(np.sort(normal), np.array(allowed))), str(rule), False, rate, n, 0, note)
+
+
+def conformal_edges(normal: NDArray[np.float64], allowed: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The smallest thresholds whose alarms have at most the ranks `allowed` (K,), 1 to n, among sorted normals (n,) and
+    themselves."""
+    edges: NDArray[np.float64] = np.nextafter(normal[len(normal) - allowed], np.inf)
+    return edges
+
+
+def conformal_policies(n: int, allowed: NDArray[np.intp]) -> list[str]:
+    """The shortest `fpr=RATE` that allows so many ranks (K,) of n + 1, each below n + 1."""
+
+    def shortest(rank: int) -> str:
+        rates = (f"{rank / (n + 1):.{digits}g}" for digits in range(1, 18))
+        return next(rate for rate in rates if 0 < float(rate) < 1 and allowed_ranks(n, float(rate)) == rank)
+
+    return [f"fpr={shortest(rank)}" for rank in allowed.tolist()]
+
+
+def allowed_ranks(n: int, rate: float) -> int:
+    """The largest rank among n normals and itself at which a sample may be an alarm, for a false-alarm rate."""
+    return math.floor(rate * (n + 1) + 1e-9)
 
 
 def _tail(rule: Policy, normal: NDArray[np.float64], independent: float) -> Threshold:

@@ -1,7 +1,8 @@
 """The summary of a fit as markdown for the run's note, and as an HTML page for people who have no MLflow.
 
-The page holds its style and its images and has no script, so it opens offline, in the sandbox of MLflow's artifact
-viewer and on paper. Its text is in templates/report.html.j2, its style in templates/report.css.
+The page holds its style, its images and the script of its slider, so it opens offline, in the sandbox of MLflow's
+artifact viewer and on paper; without scripts the slider is not shown. See templates/: report.html.j2, report.css and
+slider.js.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anomaly_vae.core.errors import escaped
-from anomaly_vae.reporting.summary import Choice, Summary
+from anomaly_vae.reporting.slider import Slider
+from anomaly_vae.reporting.summary import Summary, choice_table
 
 HALF_WIDTH = 950  # pixels; the page shows figures up to this width two in a line
 NOTE_SETTINGS = 12  # changed settings listed in a note; the parameters of the run hold all
-CHOICE_HEADS = ("policy", "threshold (nats)", "recall", "false-alarm rate", "alarms of all rows")
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,22 @@ def to_markdown(summary: Summary) -> str:
         parts.append("### What to worry about\n\n" + "\n".join(f"- {_plain(worry)}" for worry in summary.worries))
     if summary.information:
         parts.append("### Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in summary.information))
-    choices = map(_choice_row, summary.choices)
-    parts.append("### Thresholds on the test data\n\n" + _markdown_table(CHOICE_HEADS, choices))
-    changed = [f"- `{key}` = `{_plain(str(value), code=True)}`" for key, value in summary.changed.items()]
+    parts.append("### Thresholds on the test data\n\n" + _markdown_table(*choice_table(summary.choices)))
+    changed = [f"- `{key}` = `{_plain(str(value), code=True)}`" for key, value in (summary.changed or {}).items()]
     if len(changed) > NOTE_SETTINGS:
         changed[NOTE_SETTINGS:] = [f"- and {len(changed) - NOTE_SETTINGS} more: the parameters `changed.*`"]
     parts.append("### Changed from the defaults\n\n" + ("\n".join(changed) or "Nothing."))
     return "\n\n".join(parts)
 
 
-def to_html(summary: Summary, title: str, figures: Sequence[Figure], tables: Sequence[Table], foot: str) -> str:
+def to_html(
+    summary: Summary,
+    title: str,
+    figures: Sequence[Figure],
+    tables: Sequence[Table],
+    foot: str,
+    slider: Slider | None = None,
+) -> str:
     """The report as one HTML page. title: name of the run. foot: version and run, the last line of the page."""
     environment = Environment(
         loader=PackageLoader("anomaly_vae.reporting"),
@@ -82,20 +89,13 @@ def to_html(summary: Summary, title: str, figures: Sequence[Figure], tables: Seq
     return environment.get_template("report.html.j2").render(
         summary=summary,
         title=title,
-        choice_heads=CHOICE_HEADS,
-        choice_rows=[_choice_row(choice) for choice in summary.choices],
+        choices=choice_table(summary.choices),
         figures=figures,
+        slider=slider,
         half_width=HALF_WIDTH,
         tables=tables,
         foot=foot,
     )
-
-
-def _choice_row(choice: Choice) -> tuple[str, ...]:
-    """The cells of a threshold choice, under CHOICE_HEADS."""
-    policy = f"{choice.policy} (chosen)" if choice.chosen else choice.policy
-    rates = (choice.recall, choice.false_alarm_rate, choice.alarm_rate)
-    return (policy, f"{choice.threshold:.6g}", *("not known" if rate is None else f"{rate:.2%}" for rate in rates))
 
 
 def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

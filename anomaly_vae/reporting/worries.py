@@ -13,9 +13,9 @@ from anomaly_vae.data.conditions import unseen_classes
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.data.tabular import TabularSource
+from anomaly_vae.detector.auroc import share_interval
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import LARGE, MonitoredValues, missing_test
-from anomaly_vae.detector.metrics import share_interval
 from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.scoring.scores import Scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from anomaly_vae.core.callbacks import Progress
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.files import REPORTS, require_ending
 from anomaly_vae.core.worries import Gravity, Worry
 from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.kinds import KINDS
@@ -20,6 +21,7 @@ from anomaly_vae.data.open import open_source
 from anomaly_vae.data.source import Chunk, Source
 from anomaly_vae.data.split import is_anomalous, is_labelled, left_out_note
 from anomaly_vae.detector.anomaly_maps import PixelMeter
+from anomaly_vae.detector.auroc import auroc
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.events import EventMeter
 from anomaly_vae.detector.likelihood import measure_of
@@ -30,6 +32,9 @@ from anomaly_vae.reporting.worries import NewData, worries_of_test
 from anomaly_vae.scoring.importance import Bound, weigh
 from anomaly_vae.scoring.scores import numbered
 from anomaly_vae.workflows.opening import open_data
+
+if TYPE_CHECKING:
+    from anomaly_vae.workflows.page import Page
 
 
 def evidence(
@@ -124,11 +129,17 @@ def evaluate(
     unlabelled: str = "leave_out",
     written: Mapping[str, Any] | None = None,
     run_id: str = "",
+    report: str | None = None,
+    model: str = "",
 ) -> Result:
-    """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`.
+    """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`, with a run
+    under it that has what a fit reports: figures, tables of the worst rows, of mistakes and of drift.
 
-    Of data that names its parts, on the test part alone. label, normal, unlabelled, written: as in `evidence`.
+    Of data that names its parts, on the test part alone. label, normal, unlabelled, written: as in `evidence`. report:
+    HTML file of what a fit reports too. model: the name of the detector, for the report.
     """
+    if report:
+        require_ending(report, REPORTS)
     began = time.perf_counter()
     config = detector.config.labelled(label, normal, skip_broken, unlabelled, written)
     source = open_data(path, config)
@@ -145,7 +156,14 @@ def evaluate(
             f"{path}: no row with a label is said to be a test; name its part to test on, or one without a split"
         )
     hasher, new_data = RowHasher(detector.layout), NewData(detector)
-    stream = new_data.watch(detector.score_source(source, explain=meter.wanted))
+    seen = None
+    if run_id or report:
+        from anomaly_vae.workflows.page import Seen
+
+        seen = Seen(detector, source, labelled=True)
+    with_elements = meter.wanted or seen is not None
+    stream = new_data.watch(detector.score_source(source, explain=with_elements))
+    stream = stream if seen is None else seen.watch(stream, tested, anomalous)
     events = EventMeter(detector, detector.threshold.value) if KINDS[source.kind].ordered else None
     if events is not None:
         stream = events.watch(stream, tested, anomalous)
@@ -153,15 +171,9 @@ def evaluate(
         totals.append(scores.total[tested[rows]])
         meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
     total = np.concatenate(totals)
-    found = metrics(anomalous[tested], total, detector.threshold.value) | meter.metrics()
+    found = metrics(anomalous[tested], total, detector.threshold.value, detector.window) | meter.metrics()
     if events is not None:
         found |= events.metrics()
-    if run_id:
-        from anomaly_vae import tracking
-
-        with tracking.update(run_id, detector.config) as run:
-            run.metrics({f"evaluate_{name}": value for name, value in found.items()})
-            run.tags({"evaluated_on": path})
     noun, trained_on = KINDS[source.kind].noun, None
     if detector.trained_rows is not None:
         trained_on = int(detector.trained_rows.contains(hasher.hashes()[tested]).sum())
@@ -172,11 +184,37 @@ def evaluate(
         *worries_of_test(detector, total[~anomalous[tested]], found),
         *new_data.worries(source),
     )
+    notes, seconds = (*source.notes, *filter(None, notes)), round(time.perf_counter() - began, 2)
+    if seen is not None:
+        page = seen.page(found, notes, seconds, model or run_id, None if events is None else events.events())
+        if report:
+            page.write(report)
+        if run_id:
+            _log(run_id, detector, source, page)
     return Result(
         run_id, "", source.kind, source.path, detector.threshold.value, detector.threshold.policy, found,
-        round(time.perf_counter() - began, 2), {"test": len(total)}, (*source.notes, *filter(None, notes)),
-        detector.pixels, trained_on=trained_on,
+        seconds, {"test": len(total)}, notes, detector.pixels, trained_on=trained_on,
+        area=auroc(anomalous[tested], total, detector.window),
     )  # fmt: skip
+
+
+def _log(run_id: str, detector: Detector, source: Source, page: Page) -> None:
+    """Adds the metrics to the run of the detector, and logs the evaluation as a run under it."""
+    from anomaly_vae import tracking
+
+    metrics = page.summary.metrics
+    with tracking.update(run_id, detector.config) as run:
+        run.metrics({f"evaluate_{name}": value for name, value in metrics.items()})
+        run.tags({"evaluated_on": source.path})
+    _, experiment, _ = tracking.run_facts(run_id, detector.config)
+    settings = detector.config.tracking.model_copy(update={"experiment": experiment})
+    config = detector.config.model_copy(update={"tracking": settings})
+    name = f"evaluate-{source.name}"
+    with tracking.start(config, data_name=source.name, run_name=name, parent=run_id) as run:
+        run.params({"kind": source.kind, "model.kind": detector.config.model.kind, "evaluates": run_id})
+        run.metrics({**metrics, "seconds": page.summary.seconds})
+        run.tags({"data": source.path, "data_is": source.why})
+        page.log(run)
 
 
 def _trained_note(detector: Detector, trained_on: int | None, rows: int, noun: str) -> str:

@@ -21,6 +21,7 @@ from anomaly_vae.core.errors import AnomalyVAEError, RunError
 from anomaly_vae.core.files import SCORES, replacing, require_ending, require_free
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData
+from anomaly_vae.data.source import Source
 from anomaly_vae.data.writers import batch, open_writer
 from anomaly_vae.detector.anomaly_maps import PixelMeter
 from anomaly_vae.detector.configuration import load
@@ -30,6 +31,7 @@ from anomaly_vae.detector.events import Event, EventMeter
 from anomaly_vae.detector.fit import Fit
 from anomaly_vae.detector.fit import fit as fit_detector
 from anomaly_vae.detector.metrics import metrics
+from anomaly_vae.reporting.scored_rows import Rows, ScoredRows
 from anomaly_vae.reporting.summary import Result, summarise
 from anomaly_vae.scoring.scores import in_order
 from anomaly_vae.tracking.run import MODEL, NoRun, Run
@@ -108,13 +110,13 @@ def fit(
             detector, fit_result = fit_detector(source, config, on_epoch, checkpoint, every_row=bool(scores))
         reported, anomalous = fit_result.part(fit_result.split.reported)
         threshold = detector.threshold
-        test_metrics = metrics(anomalous, reported.total, threshold.value)
+        test_metrics = metrics(anomalous, reported.total, threshold.value, detector.window)
         test_metrics |= fit_result.latent_metrics()
         meter = PixelMeter(detector, source, fit_result.split.anomalous)
         for piece in fit_result.pieces(fit_result.split.reported) if meter.wanted else ():
             meter.add(piece, np.asarray(piece.ids, np.intp))
         test_metrics |= meter.metrics()
-        events = _events(detector, fit_result)
+        scored, events = _scored_rows(source, detector, fit_result)
         test_metrics |= {} if events is None else events.metrics()
         seconds = time.perf_counter() - start
         summary = summarise(source, detector, fit_result, config, test_metrics, round(seconds, 2))
@@ -122,8 +124,9 @@ def fit(
             from anomaly_vae.tracking.model import log_model
 
             log_model(run, detector)  # before the metrics, so that MLflow links them to the model
+            scored.rename(fit_result.data.ids)
             found = None if events is None else _with_ids(events.events(), fit_result.data)
-            log_fit(run, source, detector, fit_result, summary, run_name, found)
+            log_fit(run, source, detector, fit_result, scored, summary, run_name, found)
         if scores and lead:
             _write_scores(scores, detector, fit_result)
     if output and lead:
@@ -152,17 +155,23 @@ def fit(
     )
 
 
-def _events(detector: Detector, fit_result: Fit) -> EventMeter | None:
-    """The events among the test steps of a series, whose ids are row numbers; None for other data."""
-    if not KINDS[detector.layout.kind].ordered:
-        return None
-    meter, split = EventMeter(detector, detector.threshold.value), fit_result.split
-    is_tested = np.zeros(len(fit_result.data), bool)
-    is_tested[split.reported] = True
-    data, rows = fit_result.data, np.arange(len(is_tested))
+def _scored_rows(source: Source, detector: Detector, fit_result: Fit) -> tuple[ScoredRows, EventMeter | None]:
+    """What the report shows of the test rows and, of a series, the events among them. Ids are row numbers."""
+    split, data = fit_result.split, fit_result.data
+    scored = ScoredRows(detector, split.anomalous is not None, source.image_files())
+    events, rows = None, split.reported
+    if KINDS[detector.layout.kind].ordered:
+        events, rows = EventMeter(detector, detector.threshold.value), np.arange(len(data))
+    is_tested = np.isin(rows, split.reported)
     for (here, chunk), scores in zip(data.pieces(rows), fit_result.pieces(rows), strict=True):
-        meter.add(chunk, scores, is_tested[here], None if split.anomalous is None else split.anomalous[here])
-    return meter
+        anomalous = None if split.anomalous is None else split.anomalous[rows[here]]
+        if events is not None:
+            events.add(chunk, scores, is_tested[here], anomalous)
+        at = np.flatnonzero(is_tested[here])
+        if len(at):
+            flags = np.zeros(len(at), bool) if anomalous is None else anomalous[at]
+            scored.add(Rows(rows[here][at], chunk.take(at), scores.take(at), flags))
+    return scored, events
 
 
 def _with_ids(events: list[Event], data: LoadedData) -> list[Event]:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from anomaly_vae.data.source import Layout, Source
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.events import Event
 from anomaly_vae.detector.fit import Fit
-from anomaly_vae.reporting import figures, report
+from anomaly_vae.reporting import figures
+from anomaly_vae.reporting.scored_rows import ScoredRows
+from anomaly_vae.reporting.slider import Slider
 from anomaly_vae.reporting.summary import Summary
 from anomaly_vae.tracking.run import Run
-
-REPORT = "report.html"
-REPORTED = 20  # number of rows of each table in the report; the tables of the run are complete
+from anomaly_vae.workflows.page import Page
 
 
 def log_fit(
-    run: Run, source: Source, detector: Detector, fit: Fit, summary: Summary, title: str,
+    run: Run, source: Source, detector: Detector, fit: Fit, scored: ScoredRows, summary: Summary, title: str,
     events: Sequence[Event] | None = None,
 ) -> None:  # fmt: skip
     """Logs a finished fit: every setting, the test metrics, the data, figures, tables, the note and the report.
 
-    title: the title of the report, which is the name of the run. events: among the test steps of a series.
+    scored: the test rows. title: the title of the report, which is the name of the run. events: among the test steps of
+    a series.
     """
-    import pandas as pd
-
-    run.params({**detector.config.flat(), **{f"changed.{key}": value for key, value in summary.changed.items()}})
+    run.params(
+        {**detector.config.flat(), **{f"changed.{key}": value for key, value in (summary.changed or {}).items()}}
+    )
     run.params({"kind": source.kind, "threshold_policy": detector.threshold.policy})
     if detector.pixels is not None:
         run.params({"pixel_threshold_policy": detector.pixels.policy})
@@ -39,18 +39,9 @@ def log_fit(
     run.metrics({**summary.metrics, "seconds": summary.seconds, **final})
     _log_data(run, source, detector.layout, fit)
     run.tags({"data": source.path, "data_is": source.why, **({"notes": "\n".join(fit.notes)} if fit.notes else {})})
-    run.note(report.to_markdown(summary))
-    pictures, tables = (
-        figures.pictures(detector, fit, summary, source.image_files()),
-        figures.tables(detector, fit, events),
-    )
-    for picture in pictures:
-        run.content(picture.png, f"figures/{picture.name}.png")
-    for table in tables:
-        run.table(pd.DataFrame(table.cells, columns=list(table.heads)), table.name)
     run.text(_kl_csv(fit), "kl_by_epoch.csv")
-    short = [replace(table, cells=table.cells[:REPORTED]) for table in tables]
-    run.text(report.to_html(summary, title, pictures, short, _foot(run)), REPORT)
+    slider = Slider.of(detector, run.run_id, scored.drawn[:, 0], "the test" if summary.tested else "the data")
+    Page(summary, title, figures.pictures(scored, summary, fit), figures.tables(scored, events), slider).log(run)
 
 
 def _log_data(run: Run, source: Source, layout: Layout, fit: Fit) -> None:
@@ -85,10 +76,3 @@ def _kl_csv(fit: Fit) -> str:
     frame.index.name = "epoch"
     text: str = frame.round(6).to_csv()
     return text
-
-
-def _foot(run: Run) -> str:
-    """The last line of the report."""
-    from anomaly_vae.core.version import __version__
-
-    return f"anomaly-vae {__version__}" + (f", run {run.run_id}" if run.run_id else "")

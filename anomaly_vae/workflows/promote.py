@@ -36,6 +36,12 @@ class Promotion:
     refused: str = ""
     excuse: str = ""
 
+    @property
+    def lead(self) -> tuple[float, float, float] | None:
+        """By how much the candidate's AUROC is above the champion's, and the 95 % interval of that; None if unknown."""
+        mine, theirs = self.candidate.area, self.before and self.before.area
+        return mine.minus(theirs) if mine and theirs else None
+
     def to_json(self) -> str:
         return json.dumps(
             {
@@ -47,6 +53,7 @@ class Promotion:
                 "trained_on": self.candidate.trained_on,
                 "was_trained_on": self.before and self.before.trained_on,
                 "champion": self.version and self.version.uri,
+                "lead": self.lead,
                 "refused": self.refused,
             },
             ensure_ascii=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ import pyarrow as pa
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.config import EventsConfig
 from anomaly_vae.core.errors import DataError, UsageError
-from anomaly_vae.core.files import SCORES, require_ending
+from anomaly_vae.core.files import REPORTS, SCORES, require_ending
 from anomaly_vae.core.threads import prefetched
 from anomaly_vae.core.worries import lines
+from anomaly_vae.data.kept import HighestRows, KeptColumns
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Source
@@ -39,7 +41,8 @@ class Options:
     and name, pictures that cannot be decoded. written: settings of how the file is written, see
     `DataConfig.written`. elbo: draws of the posterior for a column `elbo`, see `Detector.elbo`; 0: no such column.
     csv_safe: see `open_writer`. max_pixels: see `reopen`. events: file for the events of a series (.csv, .parquet,
-    .json). event_rules: instead of the detector's.
+    .json). event_rules: instead of the detector's. keep: copy the columns of the data too, see `KeptColumns`. top:
+    write only so many rows, those with the highest scores; 0: all. report: HTML file of what a fit reports too.
     """
 
     threshold: float | None = None
@@ -53,6 +56,9 @@ class Options:
     max_pixels: int = 0
     events: str | None = None
     event_rules: EventsConfig | None = None
+    keep: bool = False
+    top: int = 0
+    report: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +79,15 @@ def score(
     options: Options | None = None,
     maps: Maps | None = None,
     file: str | None = None,
+    model: str = "",
     progress: Progress = lambda *_: None,
     say: Say = lambda _: None,
 ) -> tuple[int, int]:
     """Scores every row of a file or folder into a CSV, Parquet or JSON (None: CSV on stdout); (rows, alarms).
 
     Columns: id, the parts of the score (nats), p_value, is_anomaly, and what the options add. file: a name to stand
-    before every row, where the scores of several files will be read as one table. What is to be said of the data is
-    said when all of it was read.
+    before every row, where the scores of several files will be read as one table. model: the name of the
+    detector, for the report. What is to be said of the data is said when all of it was read.
     """
     if output:
         require_ending(output, SCORES)
@@ -91,19 +98,29 @@ def score(
     events = None
     if options.events:
         require_ending(options.events, SCORES)
+    if options.report:
+        require_ending(options.report, REPORTS)
+    if options.events or (options.report and detector.window):
         events = EventMeter(detector, threshold, options.event_rules)
     source = reopen(path, detector, options.id_column, options.skip_broken, options.written, options.max_pixels)
     require_columns(detector, options.explain)
+    kept = KeptColumns(source, detector.layout, detector.chunk_rows) if options.keep else None
+    highest = HighestRows(options.top) if options.top else None
     rows = alarms = recalled = 0
-    new_data = NewData(detector)
+    new_data, seen, start = NewData(detector), None, time.perf_counter()
+    if options.report:
+        from anomaly_vae.workflows.page import Seen  # which imports all that a fit needs
+
+        seen = Seen(detector.at_threshold(options.threshold), source, labelled=False)
     with _drawn(maps, detector, source) as heat_maps:
 
         def tables() -> Iterator[pa.RecordBatch]:
             nonlocal rows, alarms, recalled
             waiting, places = [], []  # where scores do not come in the order of the file
-            with_elements = bool(options.explain or maps or events)
+            with_elements = bool(options.explain or maps or events or seen)
             stream = new_data.watch(detector.score_source(source, explain=with_elements))
             stream = stream if events is None else events.watch(stream)
+            stream = stream if seen is None else seen.watch(stream)
             for chunk, scores in prefetched(stream):  # the next chunk is scored while this one is written
                 is_anomaly = scores.total >= threshold
                 if heat_maps is not None:
@@ -118,14 +135,19 @@ def score(
                 rows, alarms = rows + len(scores), alarms + int(is_anomaly.sum())
                 recalled += scores.recalled
                 progress("scoring", rows, None)
-                if chunk.places is None:
-                    yield batch(columns)
+                table = batch(columns) if kept is None else kept.beside(batch(columns))
+                if highest is not None:
+                    highest.add(table)
+                elif chunk.places is None:
+                    yield table
                 else:
-                    waiting.append(batch(columns))
+                    waiting.append(table)
                     places.append(chunk.places)
-            if places:
-                table = pa.Table.from_batches(waiting).take(np.argsort(np.concatenate(places)))
-                yield from table.combine_chunks().to_batches()
+            if highest is not None:
+                yield from highest.batches()
+            elif places:
+                in_order = pa.Table.from_batches(waiting).take(np.argsort(np.concatenate(places)))
+                yield from in_order.combine_chunks().to_batches()
 
         batches = tables()
         first = next(batches, None)  # the first rows are scored before anything is opened for writing
@@ -135,18 +157,26 @@ def score(
             write(first)
             for later in batches:
                 write(later)
-            if events is not None and options.events:
-                table = batch(event_columns(events.events(), detector))
+            found = None if events is None else events.events()
+            if found is not None and options.events:
+                table = batch(event_columns(found, detector))
                 with open_writer(options.events, table.schema, options.csv_safe) as write_events:
                     write_events(table)
                 say(f"{plural(table.num_rows, 'event')} in {options.events}")
-    if recalled:
-        say(
-            f"note: {recalled} of {rows} are rows that the detector was fitted on: each has the score of the fit, by"
-            " models that never saw it"
-        )
+    for note in () if kept is None else kept.notes:
+        say(f"note: {note}")
+    recalled_note = (
+        f"{recalled} of {rows} are rows that the detector was fitted on: each has the score of the fit, by models that"
+        " never saw it"
+    )
     worries = new_data.worries(source) + (new_data.alarm_worry() if options.threshold is None else [])
-    for line in lines((*source.notes, *worries), "`anomaly-vae monitor` compares the data with training"):
+    notes = (*([recalled_note] if recalled else []), *source.notes, *worries)
+    if seen is not None and options.report:
+        metrics = {"rows": float(rows), "alarm_rate": alarms / rows} | ({} if events is None else events.metrics())
+        seconds = round(time.perf_counter() - start, 2)
+        seen.page(metrics, notes, seconds, model, found).write(options.report)
+        say(f"report: {options.report}")
+    for line in lines(notes, "`anomaly-vae monitor` compares the data with training"):
         say(line)
     return rows, alarms
 

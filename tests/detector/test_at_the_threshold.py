@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from anomaly_vae.data.open import open_source
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.metrics import PixelCounts, metrics
+from anomaly_vae.detector.monitoring import LEVEL
 from anomaly_vae.detector.thresholds import alarm_interval
 from anomaly_vae.reporting import plots
 from anomaly_vae.reporting.heatmaps import heat_maps
@@ -98,7 +99,7 @@ def test_monitoring(table: tuple[Detector, pd.DataFrame, NDArray[np.float64], in
     there, _ = moved(detector, third, at)
     check = monitor.monitor("table.csv", there)
     n, m = len(detector.normal), len(total)
-    assert (check.low, check.high) == alarm_interval(3 + at, n, m, 1 - monitor.LEVEL)
+    assert (check.low, check.high) == alarm_interval(3 + at, n, m, 1 - LEVEL)
 
 
 @SIDES

@@ -28,6 +28,8 @@ def test_by_hand() -> None:
             "precision": 2 / 3,
             "f1": 4 / 5,
             "auroc": 7 / 8,  # of 8 pairs, only (5, 4) is in the wrong order
+            "auroc_low": 0.22760752907208126,  # see test_auroc.py
+            "auroc_high": 0.9940221012770113,
             "auprc": 0.5 * 1 + 0.5 * 2 / 3,
             "fpr_at_95_tpr": 1 / 4,
         }

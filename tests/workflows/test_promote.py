@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def test_promotion(workplace: Path) -> None:
     theirs = ok("evaluate", "new.csv", "-m", worse).splitlines()
     mine = ok("evaluate", "new.csv", "-m", better).splitlines()
     auroc = [next(line.split()[1] for line in lines if line.startswith("AUROC")) for lines in (mine, theirs)]
-    assert next(line.split()[1:] for line in shown if line.startswith("AUROC")) == auroc
+    assert next(re.findall(r" (0\.\d{4}) ", line) for line in shown if line.startswith("AUROC")) == auroc
+    lead = next(line for line in shown if line.startswith("difference"))
+    assert f"{float(auroc[0]) - float(auroc[1]):+.3f}"[:5] in lead and "more than chance makes" in lead
     assert f"score DATA -m {shlex.quote(CHAMPION)}" in shown[-1]
     refused = run("promote", worse)  # on what it was evaluated on
     assert refused.exit_code == 1
@@ -60,6 +63,7 @@ def test_promotion(workplace: Path) -> None:
     ok("threshold", "-m", better, "--policy", "fpr=0.3")
     assert ok("score", "table.csv", "-m", CHAMPION) == before
     again = json.loads(ok("promote", better, "--json"))
+    assert again["lead"] == [0, 0, 0], "the same scores"
     assert (again["trained_on"], again["was_trained_on"]) == (0, 0)
     assert (again["was"], again["champion"]) == tuple(f"models:/anomaly-vae-plant-7-é/{v}" for v in (2, 3))
     assert ok("score", "table.csv", "-m", CHAMPION) == ok("score", "table.csv", "-m", better) != before

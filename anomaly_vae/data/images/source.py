@@ -96,6 +96,11 @@ class ImageSource:
             )
         return self._listing.labels
 
+    def tables(self, rows: int) -> Iterator[pa.Table]:
+        if self._manifest is None:
+            raise DataError(f"{self.path}: pictures have no columns to copy; leave --keep out")
+        yield pa.table({name: self.column(name) for name in self._manifest.columns})
+
     def roles(self) -> NDArray[np.str_] | None:
         return self._listing.roles
 

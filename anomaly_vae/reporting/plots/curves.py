@@ -50,9 +50,9 @@ def precision_recall(labels: ArrayLike, scores: ArrayLike, threshold: float) -> 
 
 @styled
 def score_histogram(normal_scores: ArrayLike, anomalous_scores: ArrayLike | None, threshold: float) -> Figure:
-    """Histograms of scores (N,) and (M,) in nats, each a share of its own class, and the threshold."""
+    """Histograms of scores (N,) and (M,; None: no anomaly is known), nats, each a share of its class; the threshold."""
     figure, axes = new_figure(7, 4)
-    groups = [("normal", _finite(normal_scores), NORMAL)]
+    groups = [("all" if anomalous_scores is None else "normal", _finite(normal_scores), NORMAL)]
     if anomalous_scores is not None:
         groups.append(("anomalous", _finite(anomalous_scores), ANOMALOUS))
     groups = [group for group in groups if len(group[1])]
@@ -67,7 +67,7 @@ def score_histogram(normal_scores: ArrayLike, anomalous_scores: ArrayLike | None
         weights = np.full(len(scores), 100 / len(scores))
         axes.hist(scores, edges, weights=weights, color=colour, alpha=0.6, label=label)
     axes.axvline(threshold, color=INK, linewidth=1.4, linestyle=(0, (4, 2)), label=f"threshold {threshold:.4g}")
-    axes.set(title="Scores on test data", xlabel="score (nats)", ylabel="share of the class (%)")
+    axes.set(title="Scores", xlabel="score (nats)", ylabel="share of the class (%)")
     axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= 100])
     axes.set_ylim(0, axes.dataLim.y1 * 1.35)  # space for the legend
     axes.legend(loc="upper left", ncols=1)
@@ -186,7 +186,7 @@ def _draw_roc(axes: Axes, is_anomaly: Labels, score: Scores, threshold: float, o
             zorder=4,
             label=policy,
         )
-    axes.set(title="ROC on test data", xlabel="false-positive rate", ylabel="true-positive rate (recall)")
+    axes.set(title="ROC", xlabel="false-positive rate", ylabel="true-positive rate (recall)")
     axes.legend(loc="lower right")
 
 
@@ -208,7 +208,7 @@ def _draw_precision_recall(axes: Axes, is_anomaly: Labels, score: Scores, thresh
     if alarms.any():
         point = (float(alarms[is_anomaly].mean()), float(is_anomaly[alarms].mean()))
         _mark(axes, point, f"threshold {threshold:.4g}: recall {point[0]:.3f}, precision {point[1]:.3f}")
-    axes.set(title="Precision and recall on test data", xlabel="recall", ylabel="precision")
+    axes.set(title="Precision and recall", xlabel="recall", ylabel="precision")
     axes.legend(loc="lower left")
 
 

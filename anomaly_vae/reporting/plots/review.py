@@ -16,15 +16,19 @@ LOWEST = 1e-3  # nats; lower values get the same colour
 
 
 @styled
-def parts(recon: ArrayLike, kl: ArrayLike, anomalous: ArrayLike, threshold: float | None) -> Figure:
-    """Scatter of reconstruction against KL (N,), in nats. anomalous: (N,) whether each sample is an anomaly.
+def parts(recon: ArrayLike, kl: ArrayLike, anomalous: ArrayLike | None, threshold: float | None) -> Figure:
+    """Scatter of reconstruction against KL (N,), in nats. anomalous: (N,) whether each sample is an anomaly;
+    None: that is not known.
 
     threshold: of their sum, drawn as a line; None if the score has further parts.
     """
     x, y = np.asarray(recon, dtype=float), np.asarray(kl, dtype=float)
-    is_anomaly = np.asarray(anomalous).astype(bool)
+    is_anomaly = np.zeros(len(x), bool) if anomalous is None else np.asarray(anomalous).astype(bool)
     figure, axes = new_figure(7, 4.6)
-    for mask, colour, name, size in ((~is_anomaly, NORMAL, "normal", 12), (is_anomaly, ANOMALOUS, "anomalous", 12)):
+    for mask, colour, name, size in (
+        (~is_anomaly, NORMAL, "all" if anomalous is None else "normal", 12),
+        (is_anomaly, ANOMALOUS, "anomalous", 12),
+    ):
         some = _some(np.flatnonzero(mask))
         if len(some):
             label = f"{name}: {int(mask.sum()):,}" + (f", {len(some):,} drawn" if len(some) < mask.sum() else "")
@@ -38,7 +42,7 @@ def parts(recon: ArrayLike, kl: ArrayLike, anomalous: ArrayLike, threshold: floa
         at = np.linspace(low, high, 400)
         axes.plot(at, threshold - at, color=INK, linewidth=1.3, linestyle=(0, (4, 2)), label=f"sum {threshold:.4g}")
         axes.set(xlim=(low, high), ylim=(bottom, top))
-    axes.set(title="Reconstruction and KL on test data", xlabel="reconstruction (nats)", ylabel="KL (nats)")
+    axes.set(title="Reconstruction and KL", xlabel="reconstruction (nats)", ylabel="KL (nats)")
     if len(x):
         axes.legend(loc="best")
     return figure
@@ -67,17 +71,18 @@ def kl_by_epoch(kl: ArrayLike) -> Figure:
 
 
 @styled
-def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
-    """Share of p-values (N,) of test normals at or below each level, beside the diagonal of calibrated p-values.
+def calibration(p_values: ArrayLike, calibrated: int, are_normal: bool = True) -> Figure:
+    """Share of p-values (N,) at or below each level, beside the diagonal of calibrated p-values of normals.
 
-    calibrated: number of held-out normals that the p-values come from. The band holds 95 % of such curves at each level
+    are_normal: whether the rows are known to be normal. calibrated: number of held-out normals that the p-values come
+    from. The band holds 95 % of such curves at each level
     if calibration and test rows are exchangeable: the count at or below level k/(n+1) is then beta-binomial (Vovk
     2012).
     """
     values = np.sort(np.asarray(p_values, dtype=float))
     figure, axes = new_figure(5.6, 5.2)
     if not len(values) or calibrated < 1:
-        return say(figure, axes, "no normal test rows")
+        return say(figure, axes, "no normal rows")
     ranks = np.unique(np.linspace(1, calibrated, min(calibrated, 200)).round().astype(int))
     level = ranks / (calibrated + 1)
     low, high = _band(len(values), ranks, calibrated + 1)
@@ -90,10 +95,11 @@ def calibration(p_values: ArrayLike, calibrated: int) -> Figure:
         np.r_[0, share, 1],
         where="post",
         color=NORMAL,
-        label=f"{len(values):,} normal test rows",
+        label=f"{len(values):,} rows",
     )
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.03), aspect="equal")
-    axes.set(title="Are the p-values of normals uniform?", xlabel="p-value", ylabel="share of normals at or below")
+    what = "normals" if are_normal else "rows"
+    axes.set(title=f"Are the p-values of {what} uniform?", xlabel="p-value", ylabel=f"share of {what} at or below")
     axes.legend(loc="lower right")
     return figure
 
