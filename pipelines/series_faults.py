@@ -1,4 +1,4 @@
-"""Seven faults of sensors in a drawn log: which does the default find, and how often is a week without any disturbed?
+"""Eight faults of sensors in a drawn log: which does the default find, and how often is a week without any disturbed?
 
     python -m pipelines.series_faults --seeds 1
     python -m pipelines.series_faults --only stuck --only noise --set training.steps=400
@@ -14,6 +14,7 @@ stuck      repeats its last value for 6 hours
 lost       wanders off the process: its mean and white noise of its usual size, for 6 hours
 noise      four times its white noise, for 6 hours
 drift      runs away, to 3 standard deviations within two days
+hour       shows for 6 hours what it showed half a day before
 phase      all sensors are a quarter of a day late, for a day
 
 Columns: found, share of copies with an alarm while the fault lasts or in the hour after it; steps, share of its steps
@@ -63,9 +64,16 @@ def compute(fault: str, fitted: Callable[[], Fitted], seed: int) -> Figures:
 def fit(config: Config, seed: int) -> Fitted:
     """The detector of a log, its fresh steps, their white noise, and which of them are alarms without any fault."""
     log, noise = drawn(TRAIN + FRESH, seed)
-    detector = Detector.fit(log[:TRAIN], config=config, seed=seed)
+    detector = Detector.fit(timed(log[:TRAIN], 0), config=config, seed=seed)
     fresh = log[TRAIN:]
-    return detector, fresh, noise[TRAIN:], detector.predict(fresh)
+    return detector, fresh, noise[TRAIN:], detector.predict(timed(fresh, TRAIN))
+
+
+def timed(log: Rows, first: int) -> pd.DataFrame:
+    """Steps (N, SENSORS), of which the first is number `first` from a Monday on, with their times."""
+    frame = pd.DataFrame(log, columns=[f"sensor{number}" for number in range(log.shape[1])])
+    frame["time"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(5 * (first + np.arange(len(log))), "min")
+    return frame
 
 
 def figures(
@@ -79,7 +87,8 @@ def figures(
         here = slice(first, first + length)
         make(log, noise, here, sensor, float(spread[sensor]), rng)
         # scored from a day before on, which is more than a score looks back
-        alarms = detector.predict(log[first - DAY : first + length + DAY])[DAY : DAY + length + HOUR]
+        scored = timed(log[first - DAY : first + length + DAY], TRAIN + first - DAY)
+        alarms = detector.predict(scored)[DAY : DAY + length + HOUR]
         found.append(alarms.any())
         steps.append(alarms[:length].mean())
     return {
@@ -154,6 +163,10 @@ def late(log: Rows, noise: Rows, here: slice, sensor: int, spread: float, rng: n
     log[here] = log[here.start - DAY // 4 : here.stop - DAY // 4].copy()
 
 
+def half_a_day(log: Rows, noise: Rows, here: slice, sensor: int, spread: float, rng: np.random.Generator) -> None:
+    log[here, sensor] = log[here.start - DAY // 2 : here.stop - DAY // 2, sensor].copy()
+
+
 FAULTS: dict[str, tuple[Fault, int]] = {  # name: what it does, and for how many steps
     "level": (level, 6 * HOUR),
     "spike": (spike, 1),
@@ -162,6 +175,7 @@ FAULTS: dict[str, tuple[Fault, int]] = {  # name: what it does, and for how many
     "noise": (noisy, 6 * HOUR),
     "drift": (drift, 2 * DAY),
     "phase": (late, DAY),
+    "hour": (half_a_day, 6 * HOUR),
 }
 
 

@@ -97,6 +97,11 @@ class DataConfig(Section):
     id: str | None = Field(None, description="column reported as id; None: row number, timestamp or file name")
     time: str | None = Field(None, description="time column of a series; None: recognised, or the order of the file")
     group: str | None = Field(None, description="column naming the machine of a series; windows never span two")
+    calendar: Literal["auto", "none", "day", "week"] = Field(
+        "auto",
+        description="the longest cycle whose profile is taken off a series, by the clock: what is usual at a time of"
+        " day, or of week too; auto: where training spans three of them and they explain more than chance",
+    )
     drop: tuple[str, ...] = Field((), description="columns to leave out")
     skip: int | None = Field(None, ge=0, description="lines above the header of a text file; None: recognised")
     header: int | None = Field(

@@ -172,7 +172,8 @@ def scaled_rows(
         for first in range(0, len(part), layout.chunk_rows):
             chunk = data.take(part[first : first + layout.chunk_rows])
             scaled[n_scaled : n_scaled + len(chunk)] = scaler.read(chunk.values, chunk.condition, before)
-            before, n_scaled = chunk.values[-1], n_scaled + len(chunk)
+            last = None if chunk.condition is None else chunk.condition[-1]
+            before, n_scaled = (chunk.values[-1], last), n_scaled + len(chunk)
             release(scaled)
             release(data.values)
     return scaled

@@ -32,7 +32,12 @@ class Field:
 
 def column_fields(layout: Layout) -> tuple[Field, ...]:
     """The columns of a table, a series or a pixel table, and `id`, which comes back, where no other has that name."""
-    required = {layout.id: False, layout.time: False, layout.time_of_day: False, layout.group: True}
+    required = {
+        layout.id: False,
+        layout.time: layout.profile is not None,
+        layout.time_of_day: layout.profile is not None,
+        layout.group: True,
+    }
     required |= dict.fromkeys((column.name for column in layout.conditions), True)
     others = tuple(Field(name, "any", is_required) for name, is_required in required.items() if name)
     # any: MLflow would refuse integers in a column declared double, and a missing cell in one declared boolean

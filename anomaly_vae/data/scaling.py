@@ -12,11 +12,13 @@ from pydantic import TypeAdapter
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import STRICT
+from anomaly_vae.data.daily_profile import Profile
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Column, Layout
 from anomaly_vae.data.units import moments, unit_of
 
 NAMED = 5  # columns that a message names
+Step = tuple[NDArray[Any], NDArray[np.float64] | None]  # values (F,) and condition (K,)
 SINH_LIMIT = 300.0  # largest argument of sinh in `inverse`; far larger ones overflow float64
 
 
@@ -77,7 +79,7 @@ class Scaler:
     A number of a table becomes two elements: the standardised value, and the standardised asinh of its robust z-score.
     The first keeps distances, the second resolves values in the bulk of a heavy-tailed column. A sensor of a series is
     standardised; a sensor that drifts within the training rows is read as its differences, because its later level is
-    not comparable.
+    not comparable. What is usual at its time of day is taken off first, where the layout has a profile.
 
     NLLs are therefore densities in scaled units; `log_units` brings them to the units of the data.
     """
@@ -88,8 +90,10 @@ class Scaler:
         limit: float,
         conditions: Sequence[Condition] = (),
         floors: Sequence[Floor] = (),
+        profile: Profile | None = None,
     ) -> None:
-        self.elements, self.limit, self.conditions = elements, limit, tuple(conditions)
+        """profile: that of the layout."""
+        self.elements, self.limit, self.conditions, self.profile = elements, limit, tuple(conditions), profile
         self.floors = tuple(floors)
         self.n_condition = sum(condition.width for condition in self.conditions)  # number of channels of the condition
         self.column = np.array([e.column for e in elements], np.intp)  # (E,) the column of each element
@@ -115,6 +119,10 @@ class Scaler:
             (N,) see `Chunk`. only_high: names of columns whose values below the median count as the median.
         Raises DataError where one of these is no number that is an input.
         """
+        profile = layout.profile
+        if profile is not None:
+            phase = cls._phase(condition)
+            columns = (x - profile.at(phase, slice(f, f + 1))[:, 0] for f, x in enumerate(columns))
         conditions = [] if condition is None else list(map(_condition, layout.conditions, condition.T))
         kind, numbers, floors = KINDS[layout.kind], [c.name for c in layout.columns if c.categories is None], []
         for name in only_high:
@@ -131,7 +139,7 @@ class Scaler:
                 yield cells
 
         elements = kind.elements(raised() if only_high else columns, layout, after_gap)
-        return cls(elements, kind.limit, conditions, floors)
+        return cls(elements, kind.limit, conditions, floors, profile)
 
     def raised(self, values: NDArray[Any]) -> NDArray[Any]:
         """Rows (N, F) with low values of columns that matter only when high at the median; missing ones stay so."""
@@ -144,19 +152,32 @@ class Scaler:
         return values
 
     def read(
-        self, values: NDArray[Any], condition: NDArray[np.float64] | None, before: NDArray[Any] | None = None
+        self, values: NDArray[Any], condition: NDArray[np.float64] | None, before: Step | None = None
     ) -> NDArray[np.float32]:
         """The network's inputs: `transform`, followed on axis 1 by the condition (N, K), encoded.
 
-        The condition of a row becomes further elements, that of a picture constant planes.
+        The condition of a row becomes further elements, that of a picture constant planes. What the profile says is
+        taken off. before: values (F,) and condition (K,) of the time step before the first row; None: there is none.
         Raises DataError if the detector has a condition and the data has none.
         """
-        scaled = self.transform(values, before)
+        last = None if before is None else before[0]
+        if self.profile is not None:
+            values = values - self.profile.at(self._phase(condition))
+            if before is not None and before[1] is not None:
+                last = before[0] - self.profile.at(before[1][-1:])[0]
+            condition = None if condition is None else condition[:, :-1]
+        scaled = self.transform(values, last)
         if not self.conditions:
             return scaled
         encoded = self.encode_condition(condition)
         planes = encoded.reshape(*encoded.shape, *(1,) * (scaled.ndim - 2))
         return np.concatenate([scaled, np.broadcast_to(planes, (*encoded.shape, *scaled.shape[2:]))], axis=1)
+
+    @staticmethod
+    def _phase(condition: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        if condition is None:
+            raise DataError("the detector judges by the time of day, and these samples come without one")
+        return condition[:, -1]
 
     def encode_condition(self, condition: NDArray[np.float64] | None) -> NDArray[np.float32]:
         """Condition cells (N, K) as (N, n_condition): numbers standardised, classes one-hot.
@@ -259,10 +280,10 @@ class Scaler:
         return tree | ({"floors": [asdict(f) for f in self.floors]} if self.floors else {})
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> Scaler:
-        """Raises pydantic's ValidationError for other keys or types."""
+    def from_json(cls, tree: dict[str, Any], profile: Profile | None = None) -> Scaler:
+        """profile: that of the layout. Raises pydantic's ValidationError for other keys or types."""
         saved = TypeAdapter(SavedScaler).validate_python(tree)
-        return cls(saved.elements, saved.limit, saved.conditions, saved.floors)
+        return cls(saved.elements, saved.limit, saved.conditions, saved.floors, profile)
 
 
 def _run(chosen: NDArray[np.bool_]) -> slice:

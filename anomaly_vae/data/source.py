@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from anomaly_vae.core.settings import STRICT
+from anomaly_vae.data.daily_profile import Profile
 from anomaly_vae.data.readers.cells import NumberFormat
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Layout:
     label, id, time, group: the names of these columns; None: there is none.
     time_of_day: the second time column, where a date and a time of day stand in two.
     per_day: the time steps of a day, of a series whose time column is a clock; else None.
+    profile: what is usual at a time of day and of week, which the network reads a step's departure from; None: nothing.
     step, gap: seconds, or units of a time column of numbers: the usual time from a step to the next, and the longest
         one within a window; None where steps are irregular.
     tile, overlap: how images are cut into tiles, see `tiles.Tiling`; tile None: they are not cut.
@@ -77,6 +79,7 @@ class Layout:
     per_day: float | None = None
     step: float | None = None
     gap: float | None = None
+    profile: Profile | None = None
     tile: int | None = None
     overlap: float = 0.0
     left_out: dict[str, str] = field(default_factory=dict)
@@ -160,7 +163,8 @@ class Chunk:
     groups: (N,) the name of each step's group, e.g. a machine; None for a single one.
     after_gap: (N,) whether time jumped before this step of its group, see `Layout.gap`; None: it never did.
     places: (N,) the row of the file that each step is; None: rows come in the order of the file.
-    condition: (N, K) cells of the layout's conditions, coded like those of a table; None if it has none.
+    condition: (N, K) cells of the layout's conditions, coded like those of a table, and behind them, where the layout
+        has a profile, the phase of each step in it; None if it has neither.
     """
 
     ids: NDArray[Any]

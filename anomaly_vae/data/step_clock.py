@@ -24,8 +24,8 @@ class StepClock:
         self._clock: timestamps.Clock | None = None  # its formats are those that read all steps so far
         self._steps: dict[str, timestamps.Steps] = {}
 
-    def read(self, reader: Reader, group: str) -> tuple[str, bool]:
-        """(time as text, whether time jumped before) of the next step, the only row of a reader, of a group.
+    def read(self, reader: Reader, group: str) -> tuple[str, bool, float]:
+        """(time as text, whether time jumped before, local time) of the next step of a group, the only row of a reader.
 
         Raises DataError, and forgets the step, where it holds no time, an ambiguous one, or one before the last.
         """
@@ -56,4 +56,5 @@ class StepClock:
                 " order of time, and `score` puts those of a file in order"
             )
         self._clock, self._steps[group] = clock, steps
-        return text, since > (np.inf if self.layout.gap is None else self.layout.gap * 1e6)
+        jumped = since > (np.inf if self.layout.gap is None else self.layout.gap * 1e6)
+        return text, jumped, float(timestamps.local(cells, clock.format)[0])

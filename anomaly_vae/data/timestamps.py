@@ -75,6 +75,13 @@ class Clock:
         """Whether its times are on a calendar, whose seconds are known; not a number of an unknown unit."""
         return self.format != NUMBER
 
+    @property
+    def weekly(self) -> bool:
+        """Whether its times tell the day of the week."""
+        return self.dated and (
+            not self.format.startswith("%") or any(year in self.format for year in ("%Y", "%y", "%G"))
+        )
+
     def cells(self, table: pa.Table) -> pa.ChunkedArray:
         """The texts of the times, (N,); joined of two columns. The columns of `table` are text or numbers."""
         parts = [table[name] if is_text(table[name].type) else pc.cast(table[name], pa.string(), safe=False)
@@ -154,6 +161,18 @@ def read(cells: pa.ChunkedArray, format_: str) -> Times:
             format_ = format_.replace(left_out, "")
             times[unread] = parsed(series[unread], format_)
     return times
+
+
+def local(cells: pa.ChunkedArray, format_: str) -> Times:
+    """The same as a clock on the wall shows them: with the offset of their zone, where it is written."""
+    times = read(cells, format_)
+    if format_ != ISO_ZONE and "%z" not in format_:
+        return times
+    found = pc.extract_regex(_plain(cells), r"(?P<s>[+-])(?P<h>\d{2}):?(?P<m>\d{2})$").combine_chunks()
+    hours, minutes = (pc.fill_null(pc.cast(found.field(name), pa.float64()), 0.0).to_numpy() for name in "hm")
+    sign = np.where(pc.fill_null(pc.equal(found.field("s"), "-"), False).to_numpy(zero_copy_only=False), -1.0, 1.0)
+    shown: Times = times + sign * (hours + minutes / 60) * HOUR
+    return shown
 
 
 def _iso(cells: pa.ChunkedArray, type_: pa.DataType) -> Times:

@@ -132,4 +132,10 @@ def example(detector: Detector) -> pd.DataFrame:
     for column, known in zip(layout.conditions, detector.scaler.conditions, strict=True):
         cells[column.name] = known.mean if column.categories is None else column.categories[0]
     cells |= KINDS[layout.kind].frame_example(layout)
-    return pd.DataFrame({name: [cell] * rows for name, cell in cells.items()})
+    frame = pd.DataFrame({name: [cell] * rows for name, cell in cells.items()})
+    if layout.profile is not None and layout.time is not None and layout.step is not None:
+        times = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(rows) * layout.step, unit="s")
+        frame[layout.time] = times.astype(str) if layout.time_of_day is None else times.strftime("%Y-%m-%d")
+        if layout.time_of_day is not None:
+            frame[layout.time_of_day] = times.strftime("%H:%M:%S")
+    return frame

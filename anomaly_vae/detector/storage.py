@@ -124,7 +124,7 @@ def _read(files: Files, device: str) -> Detector:
     if config.threshold.unlabelled is None:
         raise ValueError("config.yaml lacks threshold.unlabelled")
     layout = Layout.from_json(files.json("layout.json"))
-    scaler = Scaler.from_json(files.json("scaler.json"))
+    scaler = Scaler.from_json(files.json("scaler.json"), layout.profile)
     require_consistent(config, layout, scaler)
     weights, validation = files.tensors("weights.safetensors"), files.tensors("validation.safetensors")
     score_model = _build(config, layout, scaler, weights, files.format)
@@ -239,6 +239,15 @@ def require_consistent(config: Config, layout: Layout, scaler: Scaler) -> None:
     classes = [0 if column.categories is None else len(column.categories) for column in layout.conditions]
     if [condition.classes for condition in scaler.conditions] != classes:
         raise ValueError("the scaler's conditions are not those of the layout")
+    profile = layout.profile
+    if profile is not None and (
+        not KINDS[kind].ordered
+        or profile.days not in (1, 7)
+        or not profile.usual
+        or len(profile.usual) % profile.days
+        or {len(row) for row in profile.usual} != {width}
+    ):
+        raise ValueError("a profile of other columns than the layout's, or of no day or week")
 
 
 def seal(folder: Path, version: str) -> None:

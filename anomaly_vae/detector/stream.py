@@ -95,8 +95,10 @@ class Stream:
             return chunk
         assert isinstance(source, TabularSource)
         name = "" if chunk.groups is None else str(chunk.groups[0])
-        time, after_gap = self._clock.read(source.reader, name)
+        time, after_gap, local = self._clock.read(source.reader, name)
         ids = chunk.ids if layout.id is not None else np.array([time])
+        if layout.profile is not None and chunk.condition is not None:
+            chunk.condition[:, -1] = layout.profile.phase(np.array([local]))
         return replace(chunk, ids=ids, after_gap=np.array([after_gap]))
 
     def _step(self, chunk: Chunk, window: int) -> Answer | None:

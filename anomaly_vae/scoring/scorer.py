@@ -184,7 +184,8 @@ class Scorer:
         sensors = self.layout.shape[0]
 
         def prepare(raw: NDArray[np.float64], before: NDArray[np.float64] | None) -> NDArray[np.float32]:
-            return self.scaler.read(raw[:, :sensors], raw[:, sensors:], None if before is None else before[:sensors])
+            last = None if before is None else (before[:sensors], before[sensors:])
+            return self.scaler.read(raw[:, :sensors], raw[:, sensors:], last)
 
         net = self.score_model
         layers = len(net.step_columns) - (0 if net.level is None else len(net.level.further_columns))

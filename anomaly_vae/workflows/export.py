@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 
+from anomaly_vae.core.advice import setting
 from anomaly_vae.core.errors import DetectorError, UsageError
 from anomaly_vae.core.files import graph_format, replacing
 from anomaly_vae.core.version import __version__
@@ -74,6 +75,11 @@ def trace(detector: Detector) -> ExportedProgram:
         raise DetectorError(
             "a graph has one input, the values, and this detector reads a condition besides; `score`, Python and the"
             " served model take both"
+        )
+    if detector.layout.profile is not None:
+        raise DetectorError(
+            "a graph has one input, the values, and this detector judges by the time of day besides;"
+            f" {setting('data.calendar', 'none')} fits one without"
         )
     net = copy.deepcopy(detector.score_model).cpu().eval().requires_grad_(False)
     layout, window = detector.layout, detector.config.data.window

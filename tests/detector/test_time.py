@@ -1,4 +1,4 @@
-"""Time: gaps cut what is trained, calibrated and scored; the order and form of new data does not matter."""
+"""Time: gaps cut what is trained, calibrated and scored; order and form of new data do not matter; the hour does."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import pytest
 
 from anomaly_vae import Detector
 from anomaly_vae.core.config import DataConfig
+from anomaly_vae.core.errors import DataError, DetectorError
 from anomaly_vae.data.datasets import segment_starts
 from anomaly_vae.data.kinds.series import SERIES
 from anomaly_vae.data.open import open_memory
 from anomaly_vae.detector.configuration import load
+from anomaly_vae.detector.dataframe import example
 from anomaly_vae.detector.fit import fit
 from anomaly_vae.detector.step_residuals import step_residuals
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import join
+from anomaly_vae.workflows.export import trace
 from tests.commands import run
 
 SMALL = ["training.steps=5", "device=cpu", "tracking.enabled=false", "data.window=8", "model.latent=2"]
@@ -102,3 +105,57 @@ def test_a_jump_over_a_gap_does_not_widen_a_drifting_sensor() -> None:
     assert (narrow.how, wide.how) == ("difference", "difference")
     assert narrow.spread * narrow.scale == pytest.approx(1, rel=0.1)
     assert wide.spread * wide.scale > 40
+
+
+@pytest.fixture(scope="module")
+def clocked() -> tuple[Detector, pd.DataFrame]:
+    """Two machines whose sensor follows the hour, in times of a zone with summer time."""
+    times = pd.date_range("2024-03-27", periods=48 * 8, freq="30min", tz="Europe/Berlin")
+    rng, parts = np.random.default_rng(0), []
+    for name, level in (("p", 0.0), ("q", 3.0)):
+        hour = times.hour + times.minute / 60
+        a = level + 10 * np.sin(2 * np.pi * hour / 24) + rng.normal(size=len(times))
+        b = rng.normal(size=len(times))
+        text = [time.isoformat() for time in times]
+        parts.append(pd.DataFrame({"time": text, "machine": name, "a": a.to_numpy().round(3), "b": b.round(3)}))
+    data = pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
+    config = load(overrides=[*SMALL, "data.group=machine", "split.train=0.8", "split.valid=0.2"])
+    return fit(open_memory(data[: 2 * 48 * 6], config.data), config)[0], data
+
+
+def test_the_hour_is_that_of_the_clock_however_times_are_written(
+    clocked: tuple[Detector, pd.DataFrame], tmp_path: Path
+) -> None:
+    detector, data = clocked
+    profile = detector.layout.profile
+    assert profile is not None
+    assert profile.days == 1
+    scores = detector.score(data)
+    # summer time began on March 31: by the clock on the wall the same hours go on
+    usual = profile.at(np.concatenate([c.condition[:, -1] for c in detector.opened(data).chunks(detector.layout, 99)]))
+    level = np.where(data["machine"] == "p", 0.0, 3.0)
+    assert np.abs(data["a"] - level - usual[:, 0])[2 * 48 * 6 :].max() < 6  # of an amplitude of 10 and noise of 1
+    naive = data.assign(time=data["time"].str[:19])  # as a log without zones has them
+    np.testing.assert_array_equal(detector.score(naive), scores)
+    detector.save(tmp_path / "d")
+    np.testing.assert_array_equal(Detector.load(tmp_path / "d").score(data), scores)
+    stream, settled = detector.stream(), []
+    for row in data.to_dict("records"):
+        stream.push(row)
+        settled += stream.settled
+    settled = sorted(settled + stream.close(), key=lambda answer: answer.row)
+    np.testing.assert_array_equal([answer.score for answer in settled], scores)
+
+
+def test_a_level_of_midnight_is_odd_at_noon_and_times_are_needed(clocked: tuple[Detector, pd.DataFrame]) -> None:
+    detector, data = clocked
+    one = data[data["machine"] == "p"].reset_index(drop=True)
+    late = one.assign(a=np.r_[one["a"].to_numpy()[:260], one["a"].to_numpy()[236:-24]])  # half a day late
+    assert detector.score(late)[280:].mean() > 5 * detector.score(one)[280:].mean()
+    with pytest.raises(DataError, match="no time column, and the detector judges by the time of day"):
+        detector.score(data.drop(columns="time"))
+    with pytest.raises(DetectorError, match=r"judges by the time of day besides; --set data.calendar=none fits one"):
+        trace(detector)
+    shown = example(detector)
+    assert len(detector.score_frame(shown)) == 8
+    assert shown["time"].is_unique

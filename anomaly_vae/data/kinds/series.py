@@ -13,15 +13,17 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from anomaly_vae.core.advice import option
+from anomaly_vae.core.advice import option, setting
 from anomaly_vae.core.config import DataConfig
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.worries import Gravity, Worry
-from anomaly_vae.data import time_column, timestamps
+from anomaly_vae.data import daily_profile, time_column, timestamps
+from anomaly_vae.data.daily_profile import Profile
 from anomaly_vae.data.datasets import RowDataset, WindowDataset, by_run, scaled_rows, window_starts
 from anomaly_vae.data.frames import column_chunks, column_example, column_fields
 from anomaly_vae.data.kinds.kind import Kind
 from anomaly_vae.data.loaded import LoadedData
+from anomaly_vae.data.matrix import matrix, types_of
 from anomaly_vae.data.readers.base import Reader, plural
 from anomaly_vae.data.readers.cells import NumberFormat, as_labels, is_number, is_truth_pair
 from anomaly_vae.data.readers.reordered import ReorderedReader
@@ -124,10 +126,11 @@ class SeriesSource(TabularSource):
                 gap = max(GAP * step, float(np.quantile(since, 1 - GAP_SHARE, method="higher")) / 1e6)
             if self.clock.dated and len(since):
                 per_day = float(timestamps.DAY / np.median(since))
+        read = (*sensors, *watched)
         return Layout(
             kind=self.kind,
             shape=(len(sensors) + len(watched),),
-            columns=(*sensors, *watched),
+            columns=read,
             conditions=self.conditions(rows),
             label=self.config.label,
             id=self.config.id,
@@ -138,7 +141,53 @@ class SeriesSource(TabularSource):
             per_day=per_day,
             step=step,
             gap=gap,
+            profile=self._profile(rows, read, len(sensors), step),
         )
+
+    def _profile(
+        self, rows: NDArray[np.intp], columns: Sequence[Column], sensors: int, step: float | None
+    ) -> Profile | None:
+        """What is usual of the columns, the first of which are sensors, at a time of day and of week."""
+        wanted, clock = self.config.calendar, self.clock
+        chosen = wanted not in ("auto", "none")
+        if wanted == "none" or clock is None or not clock.dated or step is None:
+            if chosen:
+                raise DataError(
+                    f"{self.path}: data.calendar={wanted} needs a time column of regular steps whose times are on a"
+                    " calendar; name one with data.time, or leave data.calendar out"
+                )
+            return None
+        pieces = timestamps.pieces(self.reader, clock, None, ROWS)
+        local = np.concatenate([timestamps.local(texts, clock.format) for texts, _ in pieces])[rows]
+        groups = self.groups()
+
+        def cells() -> Iterator[NDArray[np.float64]]:
+            for column in columns[:sensors]:
+                tables = self.reader.batches(types_of(self.reader, [column]), ROWS)
+                yield np.concatenate([matrix(self.reader, table, [column], 0) for table in tables])[rows, 0]
+
+        longest = 1 if wanted == "day" or not clock.weekly else 7
+        machines = None if groups is None else groups.codes[rows]
+        profile, shares = daily_profile.learn(cells(), local, machines, step * 1e6, longest, chosen)
+        if profile is None:
+            if chosen:
+                raise DataError(
+                    f"{self.path}: data.calendar={wanted} finds nothing that follows the clock in the training rows,"
+                    f" which should span {daily_profile.CYCLES} cycles; leave data.calendar out"
+                )
+            return None
+        best = int(np.argmax(shares))
+        self._note(
+            f"what is usual at a time of {'day' if profile.days == 1 else 'week'} is taken off the sensors that follow"
+            " it"
+            + (
+                f" (it explains {shares[best]:.0%} of how '{columns[best].name}' varies within a day)"
+                if shares.any()
+                else ""
+            )
+            + f"; {setting('data.calendar', 'none')} judges steps whatever their time"
+        )
+        return replace(profile, usual=tuple(row + (0.0,) * (len(columns) - sensors) for row in profile.usual))
 
     def ids(self, layout: Layout, rows: NDArray[np.intp]) -> NDArray[Any]:
         id_ = self.id_of(layout)
@@ -158,6 +207,11 @@ class SeriesSource(TabularSource):
         columns = () if self.clock is None else self.clock.columns
         steps = None if self.clock is None else self.clock.steps(self._usual)
         gaps, medians = [np.empty(0)], []
+        if layout.profile is not None and self.clock is None:
+            raise DataError(
+                f"{self.path}: no time column, and the detector judges by the time of day, which '{layout.time}' told"
+                f" it in training; {setting('data.calendar', 'none')} fits one that does not"
+            )
         for first, table, chunk in self.matrices(layout, rows, self.id_of(layout) or self.time, columns):
             if self.clock is not None and steps is not None:
                 texts = self.clock.cells(table)
@@ -171,6 +225,10 @@ class SeriesSource(TabularSource):
                 medians += [np.median(since[since > 0])] if (since > 0).any() else []
                 places = None if self._order is None else self._order[first : first + len(chunk)]
                 chunk = replace(chunk, after_gap=after_gap, places=places)
+                if layout.profile is not None:
+                    phase = layout.profile.phase(timestamps.local(texts, self.clock.format))[:, None]
+                    known = () if chunk.condition is None else (chunk.condition,)
+                    chunk = replace(chunk, condition=np.concatenate([*known, phase], axis=1))
             yield chunk
         self._compare(layout, np.concatenate(gaps), medians)
 

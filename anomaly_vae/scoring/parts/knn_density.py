@@ -38,6 +38,7 @@ class KNNDensity(ReferencePart):
     residual_scale: Tensor  # (M, 1, F)
     floor: Tensor  # (2,) smallest squared distance, and smallest scaled one
     unit: Tensor  # () nats of a unit of log distance
+    usual: Tensor  # () mean log distance of references to the nearest others, which has 0 nats
 
     def __init__(self, model: VAE, references: int) -> None:
         """references: how many rows are wanted. Raises ConfigError where the model reads no rows with numbers."""
@@ -50,6 +51,7 @@ class KNNDensity(ReferencePart):
         self.register_buffer("residual_scale", torch.ones(model.members, 1, numbers))
         self.register_buffer("floor", torch.zeros(2))
         self.register_buffer("unit", torch.tensor(float(joined)))
+        self.register_buffer("usual", torch.zeros(()))
 
     @classmethod
     def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> KNNDensity:
@@ -84,24 +86,27 @@ class KNNDensity(ReferencePart):
         weight = (near / median).clamp(0.5, 5.0) ** (-2 * power)
         smallest = (0.02 * median) ** 2
         by_bag = (apart.square() + smallest).unflatten(1, (bags, -1))  # (R, bags, R / bags)
+        scaled = (by_bag * weight.view(bags, -1)).amin(2).log() / 2  # (R, bags)
         self.unit = nats_of_log_distance(
-            nearest.clamp(min=0.02 * float(median)),
-            by_bag.amin(2).log() / 2,
-            (by_bag * weight.view(bags, -1)).amin(2).log() / 2,
-            len(place) / bags,
+            nearest.clamp(min=0.02 * float(median)), by_bag.amin(2).log() / 2, scaled, len(place) / bags
         )
+        self.usual = scaled.mean()
         self.floor = torch.stack([smallest, smallest * weight.min()])
         self.weights = distances.scaled_references(place, weight, bags)
         return rows
 
     def nats(self, batch: Batch) -> Tensor:
-        """(B,) -log density of scaled rows (B, E) in the joined space, up to a constant."""
+        """(B,) -log density of scaled rows (B, E) in the joined space, less that of a usual one.
+
+        The constant is each fit's own. From 0 on, `unit` would move the level of all rows by the few percent that it
+        differs from fit to fit, and what models of other folds say of a row would not calibrate the final one.
+        """
         left = distances.read_against(self._project(self._pieces(batch)), self.floor[0])
         size = self.weights.shape[2]
         nearest = torch.cat(
             [self._nearest(left[rows], batch.own, rows, scratch) for rows, scratch in distances.tiles(left, size)]
         )
-        return self.unit * 0.5 * nearest.clamp(min=self.floor[1]).log().mean(1)
+        return self.unit * (0.5 * nearest.clamp(min=self.floor[1]).log().mean(1) - self.usual)
 
     def _nearest(self, left: Tensor, own: Tensor | None, some: slice, scratch: Tensor | None) -> Tensor:
         """(B, bags) the smallest scaled squared distance to each bag, of `some` of the rows."""
@@ -116,7 +121,8 @@ class KNNDensity(ReferencePart):
         return torch.stack(nearest, dim=1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
-        state_dict.setdefault(f"{prefix}unit", self.unit)  # folders that were saved before it was fitted
+        for name in ("unit", "usual"):  # folders that were saved before they were fitted
+            state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _batch(self, model: VAE, x: Tensor) -> Batch:

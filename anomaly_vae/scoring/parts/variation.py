@@ -56,7 +56,7 @@ class Variation(StepPart):
     @torch.no_grad()
     def fit(self, normals: Normals) -> None:
         """To the blocks of training and held-out windows."""
-        x = torch.cat([_some(normals.train()), _some(normals.held()[0])])
+        x = torch.cat([_some(normals.train()), _some(normals.held()[0])])[:, : len(self.floor)]  # no condition
         for number, length in enumerate(self.lengths):
             squares = self._mean_squares(x, length).transpose(0, 1).flatten(1)  # (C, n)
             if not number:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -294,6 +294,9 @@ class _Series:
             raise DataError(f"{source.path}: {len(self.data)} time steps, fewer than the {self.window} of one window")
         cpu = torch.device("cpu")
         self.windows = make_dataset(self.data, rows, detector.scaler, detector.layout, cpu, self.window)
+        profile, condition = detector.layout.profile, self.data.condition
+        if profile is not None and condition is not None:  # what is decoded are departures from it
+            self.data = replace(self.data, values=self.data.values - profile.at(condition[:, -1]))
 
     def at(self, numbers: NDArray[np.intp]) -> Items:
         """The windows with these indices into `starts`."""

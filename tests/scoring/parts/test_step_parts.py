@@ -89,6 +89,8 @@ def test_a_block_without_any_difference_has_no_nats() -> None:
     windows = torch.randn(40, 1, 8, generator=torch.Generator().manual_seed(0))
     part = fitted(Variation(1, 8), windows, windows)
     assert not nats(part, torch.full((1, 1, 8), math.nan)).any()
+    with_condition = torch.cat([windows, torch.randn(40, 2, 8)], dim=1)  # which is not judged
+    assert torch.equal(nats(fitted(Variation(1, 8), with_condition, with_condition), windows), nats(part, windows))
     alone = fitted(Variation(1, 1), windows[:, :, :1], windows[:, :, :1])  # windows of one step
     assert not nats(alone, windows[:, :, :1]).any()
 
