@@ -336,6 +336,11 @@ class ScoringConfig(Section):
         description="what each part counts: by the anomalies of validation and of `feedback`, where that ranks them"
         " better; none: 1",
     )
+    local: bool | None = Field(
+        None,
+        description="nats stay with the steps that they are of: a level falls when its sensor is back, and a block that"
+        " changes too much gives its nats to the steps that do (series)",
+    )
     border: bool = Field(
         True,
         description="positions near the border count less where normal pictures score more (features)",

@@ -53,7 +53,7 @@ class StepResiduals:
         early = rank < counts[machine] / 2
         nats = np.empty((2, len(normals)))
         for half in (early, ~early):
-            other = SensorLevel(self.values.shape[1], level.weight)
+            other = SensorLevel(self.values.shape[1], level.weight, level.back)
             self.fit(other, np.r_[train, normals[~half]])
             nats[:, half] = self._nats(other)[:, place[normals[half]]]
         parts = dict(zip((level.column, *level.further_columns), np.round(nats, DECIMALS), strict=True))
@@ -64,7 +64,7 @@ class StepResiduals:
         found = np.empty((2, len(self.values)))
         starts = np.flatnonzero(self.first)
         for start, end in zip(starts, np.r_[starts[1:], len(self.values)], strict=True):
-            stream, done = LevelStream(*level.variances()), start
+            stream, done = LevelStream(*level.measures()), start
             for here in range(start, end, PIECE):
                 stop = min(here + PIECE, end)
                 for row, nats in zip(found, stream.push(self.values[here:stop], stop == end), strict=True):

@@ -174,7 +174,7 @@ class Scorer:
     def stage(self) -> Stage:
         """What turns residuals of steps into their nats."""
         level = self.score_model.level
-        return self._residuals() if level is None else LevelStream(*level.variances())
+        return self._residuals() if level is None else LevelStream(*level.measures())
 
     def folder(self, stage: Callable[[], Stage]) -> WindowFolder:
         """What cuts steps into windows and folds their results back, for `pushed` and `closed`."""
