@@ -33,8 +33,8 @@ class Variation(StepPart):
     the median of normal ones, in standard deviations z on either side, measured to the quantiles of RARE: a block has
     the nats (z - FREE)^2 / 2, linear from STRAIGHT on, and most normal ones none.
 
-    local: a block that changes too much gives its nats to the steps that do (`shares`), so that a spike is told where it
-    is; one that changes too little has as many in each.
+    local: a block that changes too much gives its nats to the steps that do (`shares`), so that a spike is told
+    where it is; one that changes too little has as many in each.
 
     Missing values have no difference; a block without any has no nats.
     """
