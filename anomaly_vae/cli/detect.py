@@ -310,7 +310,12 @@ def evaluate_command(
 @click.command("threshold", short_help="Choose the threshold again, without training again.")
 @settings
 @MODEL
-@click.option("--policy", required=True, metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO.")
+@click.option(
+    "--policy",
+    required=True,
+    metavar="POLICY",
+    help="youden, f1, fpr=RATE, recall=RATE, cost=RATIO, or of a series events=1 (a day), tail=RATE.",
+)
 def threshold_command(model: str | None, policy: str, **options: Any) -> None:
     """Choose the threshold again, from the fit's validation scores, without training again."""
     config = load_config({**options, "policy": policy})

@@ -146,6 +146,9 @@ def watch_command(
     SIGTERM and Ctrl-C end it, with exit code 0, after the file at hand; the same command goes on from there. A grown
     file is scored again from its start: its scores are those of one `score` of the whole file.
     """
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     config = load_config(options)
     from anomaly_vae.cli.console import Console
     from anomaly_vae.data.readers.base import plural
@@ -153,9 +156,6 @@ def watch_command(
     from anomaly_vae.workflows.score import Options
     from anomaly_vae.workflows.watch import watch
 
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     opened = find(model, config)
     rules = config.events if config.events.model_fields_set else None
     scoring = Options(threshold=threshold, explain=explain or 0, written=config.data.written, event_rules=rules)

@@ -79,6 +79,10 @@ def _filled_in(config: Config, kind: str, train_rows: int | None = None) -> Conf
                 if tree[section][key] is None:
                     tree[section][key] = value
     tree["split"]["folds"] = tree["split"]["folds"] or 0
+    if config.threshold.asks_for_events() and not kind_of_data.ordered:
+        raise ConfigError(
+            f"threshold policy events=RATE is of the steps of a series, and this is a {kind}; use fpr=RATE"
+        )
     if tree["scoring"]["weights"] == "auto" and kind_of_data.ordered:
         raise ConfigError(
             f"scoring.weights=auto is of samples that are independent, as {kind_of_data.noun} are not; leave it out"
