@@ -111,7 +111,8 @@ def shares(squares: Tensor) -> Tensor:
     squares = squares.nan_to_num()
     weight: Tensor = squares / (squares + squares.mean(-1, keepdim=True))
     weight = weight.nan_to_num(1.0)  # 0 / 0: all are 0
-    return weight / weight.mean(-1, keepdim=True)
+    share: Tensor = weight / weight.mean(-1, keepdim=True)
+    return share
 
 
 def _some(x: Tensor) -> Tensor:
