@@ -94,7 +94,8 @@ class Variation(StepPart):
         """(B, C, T / length, length) squared differences of the steps of each block to the ones before them; NaN where
         there is none, as for the first step of a window."""
         squares = torch.nn.functional.pad((x[:, :, 1:] - x[:, :, :-1]).square(), (1, 0), value=torch.nan)
-        return squares.unflatten(2, (-1, length))
+        blocks: Tensor = squares.unflatten(2, (-1, length))
+        return blocks
 
 
 def _mean(squares: Tensor) -> Tensor:
