@@ -20,7 +20,7 @@ from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout, Source
 from anomaly_vae.detector.anomaly_maps import excess_maps
 from anomaly_vae.detector.calibration import Calibration
-from anomaly_vae.detector.configuration import unlabelled
+from anomaly_vae.detector.configuration import require_steps, unlabelled
 from anomaly_vae.detector.drift import Reference
 from anomaly_vae.detector.event_rate import HeldOutSteps
 from anomaly_vae.detector.thresholds import Threshold, alarm_interval, choose, p_values
@@ -268,7 +268,9 @@ class Detector:
         """The same detector with its threshold chosen again from the validation scores."""
         tree = self.config.model_dump()
         tree["threshold"]["policy"] = policy
-        return replace(self, threshold=self.threshold_by(policy), config=Config.model_validate(tree))
+        config = Config.model_validate(tree)
+        require_steps(config, self.layout.kind)
+        return replace(self, threshold=self.threshold_by(policy), config=config)
 
     def threshold_by(self, policy: str) -> Threshold:
         """The threshold that a policy chooses from the validation scores."""

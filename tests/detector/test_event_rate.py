@@ -10,7 +10,7 @@ import pytest
 
 from anomaly_vae.core.errors import ConfigError, DataError
 from anomaly_vae.core.settings import EventsConfig, Policy
-from anomaly_vae.detector.configuration import load, resolve
+from anomaly_vae.detector.configuration import load, opening, resolve
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.event_rate import JUMP, HeldOutSteps
 from anomaly_vae.detector.thresholds import choose
@@ -72,8 +72,9 @@ def test_days_that_cannot_tell_a_rate_say_so() -> None:
         choose("events=1", steps.scores, NONE, steps=steps)
     with pytest.raises(DataError, match="an older version saved it; fit again, or use tail=RATE"):
         choose("events=1", steps.scores, NONE, per_day=96.0)
-    with pytest.raises(ConfigError, match="is of the steps of a series, and this is a table; use fpr=RATE"):
+    with pytest.raises(ConfigError, match="is of the steps of a series, and this data is of the kind table; fpr=RATE"):
         resolve(load(overrides=["threshold.policy=events=1"]), "table")
+    opening(load(overrides=["threshold.policy=events=1"]))  # of no kind yet
     assert str(Policy.parse("events=2/day")) == "events=2"
     for wrong in ("events", "events=0", "events=inf", "events=1/week"):
         with pytest.raises(ValueError, match="is no threshold policy"):
