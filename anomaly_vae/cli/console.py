@@ -152,6 +152,8 @@ def feedback_table(found: Feedback) -> str:
 
 
 def _threshold_row(name: str, threshold: Threshold) -> tuple[str, str]:
+    if threshold.events_a_day is not None:
+        return f"{name} {threshold.policy}", f"{threshold.value:.6g} nats, {threshold.frequency('time steps')}"
     how = "" if threshold.labelled else "about " if threshold.policy.startswith("tail") else "at most "
     rate = f"{how}{threshold.false_alarm_rate:.3g}"
     return f"{name} {threshold.policy}", f"{threshold.value:.6g} nats, false-alarm rate {rate}"

@@ -363,7 +363,10 @@ def evaluate_command(
 @settings
 @MODEL
 @click.option(
-    "--policy", metavar="POLICY", help="youden, f1, fpr=RATE, recall=RATE or cost=RATIO; default: list what each gives."
+    "--policy",
+    metavar="POLICY",
+    help="youden, f1, fpr=RATE, recall=RATE, cost=RATIO, or of a series events=1 (a day), tail=RATE;"
+    " default: list what each gives.",
 )
 def threshold_command(model: str | None, policy: str | None, **options: Any) -> None:
     """Choose the threshold again, from the fit's validation scores, without training again; or list the candidates."""

@@ -1,13 +1,25 @@
-"""promote, export and monitor: putting a fitted detector into use, and checking new data against its training."""
+"""promote, export, monitor and watch: putting a detector into use, and checking new data against its training."""
 
 from __future__ import annotations
 
 import json
+import signal
+from threading import Event
 from typing import Any
 
 import click
 
-from anomaly_vae.cli.options import AS_JSON, LABEL, MODEL, NORMAL, data_argument, load_config, require_there, settings
+from anomaly_vae.cli.options import (
+    AS_JSON,
+    DEVICE,
+    LABEL,
+    MODEL,
+    NORMAL,
+    data_argument,
+    load_config,
+    require_there,
+    settings,
+)
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.core.files import graph_format
 
@@ -109,4 +121,50 @@ def monitor_command(
     ctx.exit(RETRAIN if check.reasons else 0)
 
 
-COMMANDS = (export_command, monitor_command, promote_command)
+@click.command("watch", short_help="Score what arrives in a FOLDER, until it is stopped.")
+@click.argument("folder", type=click.Path())
+@settings
+@MODEL
+@click.option(
+    "-o", "--output", required=True, metavar="DIR", help="Write FILE.scores.csv, and events of a series, here."
+)
+@click.option("--format", "ending", type=click.Choice(["csv", "parquet", "json"]), default="csv", show_default=True)
+@click.option("--threshold", type=float, metavar="NATS", help="Threshold instead of the detector's.")
+@click.option("--explain", type=click.IntRange(1), metavar="N", help="Add the N columns that contribute most.")
+@click.option(
+    "--every", type=click.FloatRange(0.01), default=2.0, show_default=True, metavar="SECONDS", help="Between two looks."
+)
+@click.option("--once", is_flag=True, help="Look once, and end: for cron.")
+@DEVICE
+@click.pass_context
+def watch_command(
+    ctx: click.Context, /, folder: str, model: str | None, output: str, ending: str, threshold: float | None,
+    explain: int | None, every: float, once: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Score the files of FOLDER, those that are added and those whose lines are appended, into a folder of scores.
+
+    SIGTERM and Ctrl-C end it, with exit code 0, after the file at hand; the same command goes on from there. A grown
+    file is scored again from its start: its scores are those of one `score` of the whole file.
+    """
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    config = load_config(options)
+    from anomaly_vae.cli.console import Console
+    from anomaly_vae.data.readers.base import plural
+    from anomaly_vae.workflows.opening import find
+    from anomaly_vae.workflows.score import Options
+    from anomaly_vae.workflows.watch import watch
+
+    opened = find(model, config)
+    rules = config.events if config.events.model_fields_set else None
+    scoring = Options(threshold=threshold, explain=explain or 0, written=config.data.written, event_rules=rules)
+    console = Console(ctx.obj["quiet"])
+    files, _ = watch(
+        folder, opened.detector, output, ending=ending, options=scoring, every=every, once=once, stop=stop,
+        say=console.say,
+    )  # fmt: skip
+    console.say(f"{plural(files, 'file')} scored by {opened.name}")
+
+
+COMMANDS = (export_command, monitor_command, promote_command, watch_command)

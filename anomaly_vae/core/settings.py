@@ -32,23 +32,24 @@ class Policy(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """The policy of `youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO` or `tail=RATE`.
+        """The policy of `youden`, `f1`, `fpr=RATE`, `recall=RATE`, `cost=RATIO`, `tail=RATE` or `events=RATE`, a day.
 
         Raises ValueError for any other text.
         """
         name, equals, number = text.partition("=")
         if name in ("youden", "f1") and not equals:
             return cls(name)
-        if name in ("fpr", "recall", "cost", "tail") and equals:
+        if name in ("fpr", "recall", "cost", "tail", "events") and equals:
             try:
-                value = float(number)
+                value = float(number.removesuffix("/day") if name == "events" else number)
             except ValueError:
                 value = -1.0
-            if (0 < value < 1) or (name == "recall" and value == 1) or (name == "cost" and 0 < value < float("inf")):
+            is_any = name in ("cost", "events") and 0 < value < float("inf")
+            if (0 < value < 1) or (name == "recall" and value == 1) or is_any:
                 return cls(name, value)
         raise ValueError(
             f"'{text}' is no threshold policy; use youden, f1, fpr=0.01, recall=0.95, cost=10 (a miss costs 10 false"
-            " alarms) or tail=0.001"
+            " alarms), tail=0.001 or events=1, a day (series)"
         )
 
     def __str__(self) -> str:
@@ -347,6 +348,11 @@ class ScoringConfig(Section):
         description="what each part counts: by the anomalies of validation and of `feedback`, where that ranks them"
         " better; none: 1",
     )
+    local: bool | None = Field(
+        None,
+        description="nats stay with the steps that they are of: a level falls when its sensor is back, and a block that"
+        " changes too much gives its nats to the steps that do (series)",
+    )
     border: bool = Field(
         True,
         description="positions near the border count less where normal pictures score more (features)",
@@ -359,11 +365,13 @@ class ThresholdConfig(Section):
     policy: str = Field(
         "auto",
         description="by the ROC curve youden, f1, recall=RATE, cost=RATIO (a miss costs RATIO false alarms); of the"
-        " normals alone fpr=RATE, tail=RATE; auto: youden where validation has anomalies, else `unlabelled`",
+        " normals alone fpr=RATE, tail=RATE, events=RATE (events a day of a series); auto: youden where validation has"
+        " anomalies, else `unlabelled`",
     )
     unlabelled: str | None = Field(
         None,
-        description="auto without anomalies: fpr=RATE by conformal prediction, or tail=RATE, extrapolated, of a series",
+        description="auto without anomalies: fpr=RATE by conformal prediction, or of a series tail=RATE, extrapolated,"
+        " or events=RATE a day",
     )
 
     pixels: str = Field(
@@ -378,6 +386,17 @@ class ThresholdConfig(Section):
         if policy not in ("auto", None):
             Policy.parse(policy)
         return policy
+
+    @field_validator("pixels")
+    @classmethod
+    def _of_pictures(cls, policy: str) -> str:
+        if policy.startswith("events"):
+            raise ValueError("events are of the steps of a series; fpr=RATE would work")
+        return policy
+
+    def asks_for_events(self) -> bool:
+        """Whether a policy is of events a day."""
+        return any(policy is not None and policy.startswith("events") for policy in (self.policy, self.unlabelled))
 
 
 class EventsConfig(Section):

@@ -57,8 +57,18 @@ def resolve(config: Config, kind: str, train_rows: int | None = None) -> Config:
     """
     from anomaly_vae.models import backbone, pretrained
 
+    require_steps(config, kind)
     config = _filled_in(config, kind, train_rows)
     return config.model_copy(update={"model": backbone.adapted(pretrained.adapted(config.model))})
+
+
+def require_steps(config: Config, kind: str) -> None:
+    """Raises ConfigError where a policy is of events and the data is no series."""
+    if config.threshold.asks_for_events() and not KINDS[kind].ordered:
+        raise ConfigError(
+            f"threshold policy events=RATE is of the steps of a series, and this data is of the kind {kind}; fpr=RATE"
+            " would work"
+        )
 
 
 def _filled_in(config: Config, kind: str, train_rows: int | None = None) -> Config:

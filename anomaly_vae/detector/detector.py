@@ -20,8 +20,9 @@ from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout, Source
 from anomaly_vae.detector.anomaly_maps import excess_maps
 from anomaly_vae.detector.calibration import Calibration
-from anomaly_vae.detector.configuration import unlabelled
+from anomaly_vae.detector.configuration import require_steps, unlabelled
 from anomaly_vae.detector.drift import Reference
+from anomaly_vae.detector.event_rate import HeldOutSteps
 from anomaly_vae.detector.thresholds import Threshold, alarm_interval, choose, p_values
 from anomaly_vae.detector.trained_rows import TrainedRows
 from anomaly_vae.detector.training_scores import TrainingScores
@@ -49,7 +50,8 @@ class Detector:
     data with. trained_rows: hashes of the training rows; None of more than a million, and of detectors that were saved
     before there were any. training: the out-of-sample scores of cross-fitted training rows, before parts are weighted;
     None of others. calibration: the rows of normal and anomalous, for `feedback` to weigh parts by; None where that is
-    not done. verdicts: what `feedback` was given, the latest last.
+    not done. verdicts: what `feedback` was given, the latest last. steps: of a series, the normals in order of
+    time; None of detectors that were saved before they were kept.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class Detector:
     training: TrainingScores | None = field(default=None, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
     verdicts: tuple[Verdicts, ...] = field(default=(), repr=False)
+    steps: HeldOutSteps | None = field(default=None, repr=False)
 
     @classmethod
     def fit(cls, X: Any, y: ArrayLike | None = None, *, config: Config | None = None, **settings: Any) -> Detector:
@@ -273,7 +276,9 @@ class Detector:
         """The same detector with its threshold chosen again from the validation scores."""
         tree = self.config.model_dump()
         tree["threshold"]["policy"] = policy
-        return replace(self, threshold=self.threshold_by(policy), config=Config.model_validate(tree))
+        config = Config.model_validate(tree)
+        require_steps(config, self.layout.kind)
+        return replace(self, threshold=self.threshold_by(policy), config=config)
 
     def threshold_by(self, policy: str) -> Threshold:
         """The threshold that a policy chooses from the validation scores."""
@@ -281,7 +286,8 @@ class Detector:
         if independent is None and self.window is not None:  # a folder of an older version: a window counts as one
             independent = max(1.0, len(self.normal) / self.window)
         policies = (policy, self.normal, self.anomalous, unlabelled(self.config))
-        return replace(choose(*policies, independent, self.layout.per_day), folds=self.threshold.folds)
+        chosen = choose(*policies, independent, self.layout.per_day, self.steps, self.config.events)
+        return replace(chosen, folds=self.threshold.folds)
 
     def feedback(self, X: Any, y: ArrayLike) -> Detector:
         """The same detector with the threshold, and what each part counts, chosen again with verdicts on samples.

@@ -19,10 +19,10 @@ from anomaly_vae.core.settings import EventsConfig
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Chunk
 from anomaly_vae.detector.detector import Detector, largest_shares
+from anomaly_vae.detector.event_rate import JUMP
 from anomaly_vae.scoring.scores import Scores
 
 SENSORS = 3  # that an event names
-JUMP = 1 << 32  # steps that a jump in time counts as, so that no event goes on over it
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,9 @@ def undo(detector: Detector) -> Detector:
 
 def _reach(detector: Detector, normal: NDArray[np.float64]) -> float:
     """What a fit gives an alarm by its normals (sorted); see `alarms.set_alarms`."""
-    policy = unlabelled(detector.config)
-    return reach(normal, choose(policy, normal, normal[:0], policy, detector.threshold.independent).value)
+    policy, independent = unlabelled(detector.config), detector.threshold.independent
+    of_series = (independent, detector.layout.per_day, detector.steps, detector.config.events)
+    return reach(normal, choose(policy, normal, normal[:0], policy, *of_series).value)
 
 
 def _changed(

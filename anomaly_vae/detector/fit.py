@@ -38,6 +38,7 @@ from anomaly_vae.detector.configuration import load, resolve, unlabelled
 from anomaly_vae.detector.cross_fit import CrossFit, Ranked, rank
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
+from anomaly_vae.detector.event_rate import HeldOutSteps, require_clock
 from anomaly_vae.detector.step_residuals import step_residuals
 from anomaly_vae.detector.tails import independent_scores
 from anomaly_vae.detector.thresholds import choose
@@ -134,6 +135,8 @@ def fit(
     store = ArrayStore(config.data.memory, cache_folder(config))
     source.preload(store)
     parts, layout = _split_and_learn(source, config, every_row)
+    if config.threshold.asks_for_events():
+        require_clock(layout.per_day)
     image_files = source.image_files()
     masks_note = "" if image_files is None or parts.anomalous is None else image_files.require(parts.anomalous)
     config = resolve(config, source.kind, len(parts.train))
@@ -208,7 +211,7 @@ def fit(
         score_model.set_weights(weighing.weights)
         seen = replace(seen, notes=(*seen.notes, *filter(None, [weighing.note])))
     valid = valid.take(np.flatnonzero(~wrong))
-    unseen, independent = valid.total, None
+    unseen, independent, steps = valid.total, None, None
     if weighing is not None and weighing.weights is not None:
         seen = replace(seen, scores=replace(seen.scores, parts=weighted(seen.scores.parts, weighing.weights)))
         unseen = weighing.totals[~wrong]
@@ -216,17 +219,19 @@ def fit(
         # A level that was calibrated on these very steps would make their scores, and the threshold, too small.
         if score_model.level is not None and residuals is not None and score_model.surprise is None:
             unseen = residuals.cross_scores(score_model.level, parts.train, normals, valid)
-        in_order = unseen if data.groups is None else unseen[np.argsort(data.groups[normals], kind="stable")]
-        independent = independent_scores(in_order, 1 if residuals is None else SMOOTH)
+        steps = HeldOutSteps.of(data, normals, unseen)
+        independent = independent_scores(steps.scores, 1 if residuals is None else SMOOTH)
     normal = np.sort(unseen)
     if score_model.cells:
-        alone = choose(unlabelled(config), normal, normal[:0], unlabelled(config), independent)
+        policy = unlabelled(config)
+        alone = choose(policy, normal, normal[:0], policy, independent, layout.per_day, steps, config.events)
         set_alarms(score_model, len(np.union1d(parts.train, normals)), normal, alone.value)
         add_alarms(score_model, data, seen.scores)
     anomalous = np.sort(seen.part(parts.valid)[0].total[wrong])
     if calibration is not None and weighing is not None and weighing.weights is not None:
         anomalous = calibration.anomalous_scores(weighing, score_model)
-    threshold = choose(config.threshold.policy, normal, anomalous, unlabelled(config), independent, layout.per_day)
+    policies = (config.threshold.policy, normal, anomalous, unlabelled(config))
+    threshold = choose(*policies, independent, layout.per_day, steps, config.events)
     if folded is not None and parts.folds is not None:
         threshold = replace(threshold, folds=int(parts.folds.max()) + 1)
     normal_mean = seen.normal_mean(normals)
@@ -269,6 +274,7 @@ def fit(
         trained_rows=trained_rows,
         training=training_scores,
         calibration=calibration,
+        steps=steps,
     )
     return detector, seen
 

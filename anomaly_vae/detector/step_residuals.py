@@ -53,7 +53,7 @@ class StepResiduals:
         early = rank < counts[machine] / 2
         nats = np.empty((2, len(normals)))
         for half in (early, ~early):
-            other = SensorLevel(self.values.shape[1], level.weight)
+            other = SensorLevel(self.values.shape[1], level.weight, level.back)
             self.fit(other, np.r_[train, normals[~half]])
             nats[:, half] = self._nats(other)[:, place[normals[half]]]
         parts = dict(zip((level.column, *level.further_columns), np.round(nats, DECIMALS), strict=True))

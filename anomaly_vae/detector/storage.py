@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from anomaly_vae.detector.calibration import Calibration
 from anomaly_vae.detector.configuration import load
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import Reference
+from anomaly_vae.detector.event_rate import HeldOutSteps
 from anomaly_vae.detector.feedback import Before, Verdicts
 from anomaly_vae.detector.thresholds import Threshold
 from anomaly_vae.detector.trained_rows import TrainedRows
@@ -49,6 +50,7 @@ REFERENCE_VALUES, REFERENCES = "reference.safetensors", "reference.json"  # of `
 TRAINED_ROWS = "trained_rows.safetensors"
 TRAINING_SCORES = "training_scores.safetensors"
 CALIBRATION = "calibration.safetensors"  # the rows that `feedback` weighs parts by
+STEPS = "held_out_steps.safetensors"  # of a series
 VERDICTS, BEFORE = "verdicts.safetensors", "verdicts.json"  # of `feedback`
 PIXELS = "pixel_threshold.json"
 NORMAL_MEAN = "usual"  # what the file of validation calls it, since format 2
@@ -87,6 +89,8 @@ def save_detector(detector: Detector, folder: str | Path) -> None:
             _write_arrays(new / TRAINING_SCORES, detector.training.arrays())
         if detector.calibration is not None:
             _write_arrays(new / CALIBRATION, detector.calibration.arrays())
+        if detector.steps is not None:
+            _write_arrays(new / STEPS, asdict(detector.steps))
         if detector.verdicts:
             arrays: dict[str, NDArray[Any]] = {}
             for number, verdicts in enumerate(detector.verdicts):
@@ -154,6 +158,7 @@ def _read(files: Files, device: str) -> Detector:
         training=load_training_scores(files, score_model.part_names),
         calibration=_load_calibration(files, score_model.part_names),
         verdicts=_load_verdicts(files, score_model.part_names),
+        steps=HeldOutSteps(**_arrays(files, STEPS)) if STEPS in files.names else None,
     )
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.core.settings import STRICT, Policy
+from anomaly_vae.core.settings import STRICT, EventsConfig, Policy
 from anomaly_vae.detector.auroc import share_interval
+from anomaly_vae.detector.event_rate import HeldOutSteps, event_threshold
 from anomaly_vae.detector.metrics import BITS, Curve
 from anomaly_vae.detector.tails import smallest_rate, tail_threshold
 
@@ -40,7 +41,7 @@ class Threshold:
     validation behind the choice. note: what the user should know of it, else empty. independent: of a series, how many
     independent steps those normals are worth. per_day: of a series with a time column, its steps a day. folds: in how
     many folds those normals were scored, each by models of the others (see `detector.cross_fit`); 0: by a model that
-    was fitted without them.
+    was fitted without them. events_a_day: what a policy of events promises.
     """
 
     __pydantic_config__ = STRICT
@@ -54,6 +55,7 @@ class Threshold:
     independent: float | None = None
     per_day: float | None = None
     folds: int = 0
+    events_a_day: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,7 +66,11 @@ class Threshold:
         return TypeAdapter(cls).validate_python(tree)
 
     def frequency(self, noun: str) -> str:
-        """The false-alarm rate as alarms a day, or of 1,000 normals where no clock is known. noun: of the samples."""
+        """The false-alarm rate as events or alarms a day, or of 1,000 normals where no clock is known. noun: of the
+        samples."""
+        if self.events_a_day is not None and self.per_day is not None:
+            days = self.normals / self.per_day
+            return f"at most {self.events_a_day:.3g} events a day on average, by {days:.3g} held-out days"
         if self.per_day is not None:
             return f"{self.false_alarm_rate * self.per_day:.3g} of {self.per_day:.6g} normal {noun} a day"
         return f"{self.false_alarm_rate * 1000:.3g} of 1,000 normal {noun}"
@@ -77,12 +83,15 @@ def choose(
     unlabelled: str = "fpr=0.01",
     independent: float | None = None,
     per_day: float | None = None,
+    steps: HeldOutSteps | None = None,
+    rules: EventsConfig | None = None,
 ) -> Threshold:
     """The threshold that a policy picks from validation scores (nats): by the ROC curve, conformal or of a tail.
 
     fpr and tail are of the normals alone: with anomalies or without, the threshold is the same. unlabelled: the policy
     of `auto` where there are no anomalies. independent, per_day: of a series, see `Threshold`; None: all normals are
-    independent, no clock is known.
+    independent, no clock is known. steps, rules: those normals in order of time and what is an event, for a policy of
+    events.
 
     Raises DataError for a policy that needs anomalies where there are none, or where no normal scores are given.
     """
@@ -92,7 +101,14 @@ def choose(
         rule = Policy("youden") if len(anomalous) else Policy.parse(unlabelled)
     else:
         rule = Policy.parse(policy)
-    found = _by_rule(rule, normal, anomalous, independent)
+    if rule.name == "events":
+        assert rule.value is not None
+        value, rate, note = event_threshold(rule.value, steps, per_day, rules or EventsConfig())
+        assert steps is not None
+        share, n = float((steps.scores >= value).mean()), len(steps.scores)
+        found = Threshold(value, str(rule), False, share, n, 0, note, events_a_day=rate)
+    else:
+        found = _by_rule(rule, normal, anomalous, independent)
     return replace(found, independent=independent, per_day=per_day)
 
 

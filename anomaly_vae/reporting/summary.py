@@ -149,7 +149,7 @@ class Summary:
         policy, normals = self.threshold.policy, self.threshold.normals
         if self.threshold.labelled:
             how = f"{policy} on the ROC curve of {normals} normal and {self.threshold.anomalies} anomalous"
-        elif policy.startswith("tail"):
+        elif policy.startswith(("tail", "events")):
             how = f"{policy}, {self.threshold.frequency(self.noun)}, from {normals} held-out normal"
         else:
             rate = f"{self.threshold.false_alarm_rate:.3g}"

@@ -113,7 +113,7 @@ class SeriesGraph(nn.Module):
                 share = (nats.double() * weight / t)[:, None, None].expand(-1, t, 1)
                 shared.append((_gathered(rows, share, n) / count)[:, 0])
         level = self.net.level
-        of_steps = mean.split(x.shape[1], 1) if level is None else step_nats(mean, *level.variances())
+        of_steps = mean.split(x.shape[1], 1) if level is None else step_nats(mean, *level.measures())
         found = dict(zip(self.net.step_columns, (nats.sum(1) for nats in of_steps), strict=True))
         found |= dict(zip(self.net.shared_columns, shared, strict=True))
         return _scored([found[name] for name in self.net.model_parts], values, self.net)

@@ -83,8 +83,8 @@ def score_many(
         elbo_measure(detector)
     detector.alarm_threshold(options.threshold)
     packed = _packed(detector)
-    _claim(folder, packed[MANIFEST], options)
-    scored, states = _scored_before(folder), {part.name: part.state() for part in parts}
+    claim(folder, packed[MANIFEST], options)
+    scored, states = scored_before(folder), {part.name: part.state() for part in parts}
     todo = [part for part in parts if scored.get(part.name) != states[part.name] or not Path(part.output).is_file()]
     say(f"{plural(len(parts), 'file')}, {len(parts) - len(todo)} of them scored before")
     rows = alarms = 0
@@ -94,7 +94,7 @@ def score_many(
         if done.failed:
             failed.append(done.failed)
         else:
-            _record(folder, part.name, states[part.name])
+            record(folder, part.name, states[part.name])
         for note in done.notes:
             say(f"{part.name}: {note}")
         progress("files", number + 1, len(todo))
@@ -140,7 +140,7 @@ def _until_magic(pattern: Path) -> list[str]:
     return fixed
 
 
-def _claim(folder: str, manifest: bytes, options: Options) -> None:
+def claim(folder: str, manifest: bytes, options: Options) -> None:
     """Makes the folder one of this detector's scores with these options. Raises UsageError where it is another's."""
     asked = {"detector": hashlib.sha256(manifest).hexdigest(), **asdict(options)}
     del asked["max_pixels"]  # no score depends on it
@@ -157,7 +157,7 @@ def _claim(folder: str, manifest: bytes, options: Options) -> None:
         raise UsageError(f"{folder}: holds scores of another detector or with other options; name a new folder")
 
 
-def _scored_before(folder: str) -> dict[str, str]:
+def scored_before(folder: str) -> dict[str, str]:
     """The state of each part when its scores were written, by its name. A line that a full disk cut off is none."""
     path = Path(folder) / SCORED
     states: dict[str, str] = {}
@@ -167,7 +167,7 @@ def _scored_before(folder: str) -> dict[str, str]:
     return states
 
 
-def _record(folder: str, name: str, state: str) -> None:
+def record(folder: str, name: str, state: str) -> None:
     with explained(Path(folder)), open(Path(folder) / SCORED, "a", encoding="utf-8") as file:
         file.write(json.dumps({name: state}) + "\n")
 
@@ -178,6 +178,11 @@ def _job(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path}: cannot be read, so nobody knows what was scored here; name a new folder") from error
+
+
+def packed_manifest(detector: Detector) -> bytes:
+    """The manifest of a detector's folder, which tells it from others."""
+    return _packed(detector)[MANIFEST]
 
 
 def _packed(detector: Detector) -> dict[str, bytes]:

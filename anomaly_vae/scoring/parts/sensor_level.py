@@ -12,6 +12,7 @@ after the step it is of (`Detector.delay`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from anomaly_vae.scoring.parts.base import Batch, ElementPart, residual
 
 LEVEL = 32  # trailing steps over which a sensor's mean residual is judged
 SMOOTH = 8  # steps over which the reconstruction nats are averaged, t - 4 .. t + 3
+BACK, USUAL = 2.0, 3.0  # a level counts as so many times the mean of its last SMOOTH steps at most, or deviations
 AHEAD = SMOOTH - SMOOTH // 2 - 1  # later steps that a step's nats depend on
 LEAST = 1e-3  # added to every residual variance, in units of the sensor's variance
 PIECE = 65_536  # steps looked at together when the variances are fitted
@@ -45,10 +47,10 @@ class SensorLevel(ElementPart):
     step: Tensor
     level: Tensor
 
-    def __init__(self, sensors: int, weight: float = 1.0) -> None:
-        """weight: of the level's nats."""
+    def __init__(self, sensors: int, weight: float = 1.0, back: float = BACK) -> None:
+        """weight: of the level's nats. back: see `levels`."""
         super().__init__()
-        self.weight = weight
+        self.weight, self.back = weight, back
         self.register_buffer("step", torch.ones(sensors))
         self.register_buffer("level", torch.ones(sensors))
 
@@ -56,7 +58,7 @@ class SensorLevel(ElementPart):
     def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> SensorLevel:
         if len(shape) != 2:
             raise ConfigError("scoring.recon=level is of the sensors of a series; scoring.recon=likelihood would work")
-        return cls(shape[0], BESIDE if config.neighbours else 1.0)
+        return cls(shape[0], BESIDE if config.neighbours else 1.0, BACK if config.local else math.inf)
 
     def elements(self, batch: Batch) -> Tensor:
         return residual(batch)
@@ -79,14 +81,15 @@ class SensorLevel(ElementPart):
         level = (gapless if gapless.rows else any_).mean() + SHARE * step + LEAST
         self.step, self.level = torch.from_numpy(step).float(), torch.from_numpy(level).float()
 
-    def variances(self) -> tuple[Tensor, Tensor]:
-        """(step, level), (C,) float64 each, by which `step_nats` have the level's weight."""
-        return self.step.double(), self.level.double() / self.weight
+    def measures(self) -> tuple[Tensor, Tensor, float]:
+        """What `step_nats` measure by: the variances step and level, (C,) float64 each, by which they have the level's
+        weight, and back."""
+        return self.step.double(), self.level.double() / self.weight, self.back
 
     def stream(self) -> LevelStream:
         """For the steps of a group, on the CPU, where windows are folded."""
-        step, level = self.variances()
-        return LevelStream(step.cpu(), level.cpu())
+        step, level, back = self.measures()
+        return LevelStream(step.cpu(), level.cpu(), back)
 
 
 class _Squares:
@@ -112,6 +115,7 @@ class LevelStream:
 
     step: Tensor  # (C,) variances, float64
     level: Tensor
+    back: float
     residual: NDArray[np.float64] | None = None  # (context + waiting, K * C)
     context: int = 0  # leading rows that were given out already
 
@@ -121,19 +125,30 @@ class LevelStream:
         held = residual if self.residual is None else np.concatenate([self.residual, residual])
         n = max(0, len(held) - self.context - (0 if closed else AHEAD))
         now = slice(self.context, self.context + n)
-        found = [nats.numpy()[now] for nats in step_nats(torch.from_numpy(held), self.step, self.level)]
+        found = [nats.numpy()[now] for nats in step_nats(torch.from_numpy(held), self.step, self.level, self.back)]
         keep = max(0, self.context + n - LEVEL)
         self.residual, self.context = held[keep:], self.context + n - keep
         return tuple(found)
 
 
-def step_nats(elements: Tensor, step: Tensor, level: Tensor) -> tuple[Tensor, ...]:
+def step_nats(elements: Tensor, step: Tensor, level: Tensor, back: float) -> tuple[Tensor, ...]:
     """(recon, level, K - 1 further) nats, (N, C) each, of consecutive steps. elements: (N, K * C), the residuals, and
-    nats of further parts, which are only averaged. step, level: (C,) variances."""
+    nats of further parts, which are only averaged. step, level: (C,) variances. back: see `levels`."""
     residual, *further = elements.split(len(step), 1)
     recon = centred_mean(0.5 * residual.square() / step, SMOOTH)
-    stood = TEMPER * 0.5 * trailing_mean(residual, LEVEL).square() / level
+    stood = TEMPER * 0.5 * levels(residual, level, back).square() / level
     return (recon, stood, *(centred_mean(nats, SMOOTH) for nats in further))
+
+
+def levels(residual: Tensor, level: Tensor, back: float) -> Tensor:
+    """(N, C) how far off each sensor stands: the mean of its last LEVEL residuals as far as `back` times that of its
+    last SMOOTH, with their sign, says so too, or it is within USUAL deviations, by the variances `level` (C,). So it is
+    no alarm any more when the sensor is back, and a mild shift is not cut by noise."""
+    long = trailing_mean(residual, LEVEL)
+    if math.isinf(back):
+        return long
+    short = back * long.sign() * trailing_mean(residual, SMOOTH)
+    return torch.minimum(long.abs(), torch.maximum(short, USUAL * level.sqrt()))
 
 
 def trailing_mean(x: Tensor, steps: int) -> Tensor:

@@ -33,6 +33,9 @@ class Variation(StepPart):
     the median of normal ones, in standard deviations z on either side, measured to the quantiles of RARE: a block has
     the nats (z - FREE)^2 / 2, linear from STRAIGHT on, and most normal ones none.
 
+    local: a block that changes too much gives its nats to the steps that do (`shares`), so that a spike is told
+    where it is; one that changes too little has as many in each.
+
     Missing values have no difference; a block without any has no nats.
     """
 
@@ -40,8 +43,9 @@ class Variation(StepPart):
     floor: Tensor  # (C, 1) added to the mean squares of either length
     ends: Tensor  # (2, 3, C, 1) of either length: low quantile, median, high quantile
 
-    def __init__(self, sensors: int, window: int) -> None:
+    def __init__(self, sensors: int, window: int, local: bool = True) -> None:
         super().__init__()
+        self.local = local
         # where blocks of a length do not fill the window, it takes their place
         self.lengths = (window if window % BLOCK else BLOCK, window if window % (2 * BLOCK) else 2 * BLOCK)
         self.register_buffer("floor", torch.ones(sensors, 1))
@@ -51,14 +55,14 @@ class Variation(StepPart):
     def of(cls, model: VAE, config: ScoringConfig, shape: tuple[int, ...]) -> Variation:
         if len(shape) != 2:
             raise ConfigError("scoring.parts=variation is of the sensors of a series; leave it out")
-        return cls(*shape)
+        return cls(*shape, bool(config.local))
 
     @torch.no_grad()
     def fit(self, normals: Normals) -> None:
         """To the blocks of training and held-out windows."""
         x = torch.cat([_some(normals.train()), _some(normals.held()[0])])[:, : len(self.floor)]  # no condition
         for number, length in enumerate(self.lengths):
-            squares = self._mean_squares(x, length).transpose(0, 1).flatten(1)  # (C, n)
+            squares = _mean(self._squares(x, length)).transpose(0, 1).flatten(1)  # (C, n)
             if not number:
                 self.floor = FLOOR * squares.nanmedian(1, keepdim=True).values.nan_to_num() + LEAST
             logs = (squares + self.floor).log()
@@ -73,22 +77,43 @@ class Variation(StepPart):
         found = torch.zeros_like(x)
         for number, length in enumerate(self.lengths[: len(set(self.lengths))]):
             low, middle, high = self.ends[number]
-            logs = (self._mean_squares(x, length) + self.floor).log()  # (B, C, blocks)
+            blocks = self._squares(x, length)
+            mean = _mean(blocks)
+            logs = (mean + self.floor).log()  # (B, C, blocks)
             below, above = (middle - logs) / (middle - low), (logs - middle) / (high - middle)
             excess = (END * torch.maximum(below, above) - FREE).clamp(min=0)
             nats = torch.where(excess < STRAIGHT, excess.square() / 2, STRAIGHT * (excess - STRAIGHT / 2))
-            found = found + nats.nan_to_num(0.0)[:, :, :, None].expand(-1, -1, -1, length).flatten(2)
+            by_step = nats.nan_to_num(0.0)[..., None].expand(-1, -1, -1, length)
+            if self.local:
+                by_step = torch.where((above > below)[..., None], by_step * shares(blocks), by_step)
+            found = found + by_step.flatten(2)
         return found
 
     @staticmethod
-    def _mean_squares(x: Tensor, length: int) -> Tensor:
-        """(B, C, T / length) mean squared differences of the steps of each block to the ones before them, of those that
-        there are: the first step of a window has none."""
+    def _squares(x: Tensor, length: int) -> Tensor:
+        """(B, C, T / length, length) squared differences of the steps of each block to the ones before them; NaN where
+        there is none, as for the first step of a window."""
         squares = torch.nn.functional.pad((x[:, :, 1:] - x[:, :, :-1]).square(), (1, 0), value=torch.nan)
-        blocks = squares.unflatten(2, (-1, length))
-        there = ~torch.isnan(blocks)
-        mean: Tensor = torch.where(there, blocks, 0.0).sum(3) / there.sum(3)
-        return mean
+        blocks: Tensor = squares.unflatten(2, (-1, length))
+        return blocks
+
+
+def _mean(squares: Tensor) -> Tensor:
+    """(B, C, blocks) means of those that there are."""
+    there = ~torch.isnan(squares)
+    mean: Tensor = torch.where(there, squares, 0.0).sum(3) / there.sum(3)
+    return mean
+
+
+def shares(squares: Tensor) -> Tensor:
+    """What each of L steps has of nats that they share, in units of an equal part, (..., L): the more, the larger its
+    square (..., L), NaN where it has none, is beside their mean, but steps far above it have all the same. So a spike
+    has nearly all of it, and each step of a fault that lasts has its part."""
+    squares = squares.nan_to_num()
+    weight: Tensor = squares / (squares + squares.mean(-1, keepdim=True))
+    weight = weight.nan_to_num(1.0)  # 0 / 0: all are 0
+    share: Tensor = weight / weight.mean(-1, keepdim=True)
+    return share
 
 
 def _some(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from anomaly_vae.scoring.parts.memory_bank import CELL, PROBED, MemoryBank
 from anomaly_vae.scoring.parts.mixture_prior import MixturePrior
 from anomaly_vae.scoring.parts.model_prior import ModelPrior
 from anomaly_vae.scoring.parts.residual_energy import ResidualEnergy
-from anomaly_vae.scoring.parts.sensor_level import LevelStream, SensorLevel
+from anomaly_vae.scoring.parts.sensor_level import LevelStream, SensorLevel, levels
 from anomaly_vae.scoring.patch_score import PatchScore
 
 Array = NDArray[np.float64]
@@ -395,23 +395,36 @@ def test_variances_of_a_sensor_and_of_its_level_by_loops() -> None:
     np.testing.assert_allclose(part.level, level, rtol=1e-5)
 
 
-def level_nats(residual: Array, step: Array, level: Array) -> tuple[Array, Array]:
+def level_nats(residual: Array, step: Array, level: Array, back: float = math.inf) -> tuple[Array, Array]:
     """(recon, level), each (N, C): the mean of r^2 / (2 step) over t - 4 .. t + 3, as far as there are steps, and a
-    quarter of m^2 / (2 level) of the sum m of the last 32 steps over 32."""
+    quarter of m^2 / (2 level) of the sum m of the last 32 steps over 32, cut to the
+    larger of `back` times that of the last 8 with its sign, and of 3 deviations."""
     n = len(residual)
     nats = residual**2 / (2 * step)
     recon = np.array([nats[max(0, t - 4) : min(n, t + 4)].mean(0) for t in range(n)])
     means = np.array([residual[max(0, t - 31) : t + 1].sum(0) / 32 for t in range(n)])
+    if np.isfinite(back):
+        short = back * np.array([residual[max(0, t - 7) : t + 1].sum(0) / 8 for t in range(n)]) * np.sign(means)
+        means = np.minimum(abs(means), np.maximum(short, 3 * np.sqrt(level)))
     return recon, 0.25 * means**2 / (2 * level)
 
 
+@pytest.mark.parametrize("back", [2.0, math.inf])
 @pytest.mark.parametrize("size", [1, 7, 90])
-def test_nats_of_steps_by_loops(size: int) -> None:
+def test_nats_of_steps_by_loops(size: int, back: float) -> None:
     residual, step, level = np.random.default_rng(0).normal(size=(90, 2)), np.array([0.5, 2.0]), np.array([0.1, 0.3])
-    stream = LevelStream(torch.from_numpy(step), torch.from_numpy(level))
+    stream = LevelStream(torch.from_numpy(step), torch.from_numpy(level), back)
     pieces = [stream.push(residual[i : i + size], i + size >= 90) for i in range(0, 90, size)]
-    for found, expected in zip(zip(*pieces, strict=True), level_nats(residual, step, level), strict=True):
+    for found, expected in zip(zip(*pieces, strict=True), level_nats(residual, step, level, back), strict=True):
         np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_level_falls_when_its_sensor_is_back() -> None:
+    """40 steps at 1, then 0: twice the mean of the last 8 is the less from the fifth on, down to three deviations."""
+    steps = torch.cat([torch.ones(40, 1), torch.zeros(40, 1)]).double()
+    found = levels(steps, torch.tensor([0.01]).double(), 2.0)[40:, 0].tolist()
+    assert found[:7] == pytest.approx([31 / 32, 30 / 32, 29 / 32, 28 / 32, 6 / 8, 4 / 8, 0.3])
+    assert found[7:24] == pytest.approx([0.3] * 15 + [9 / 32, 8 / 32])
 
 
 def test_a_series_by_loops_over_windows_that_stay_within_a_machine() -> None:
@@ -440,7 +453,7 @@ def test_a_series_by_loops_over_windows_that_stay_within_a_machine() -> None:
             residual[here] += (x - out.px.mean)[0].double().numpy().T
             kl[here] += float(out.kl.sum()) / window
             count[here] += 1
-        step, level = (variance.numpy() for variance in part.variances())
+        step, level = (variance.numpy() for variance in part.measures()[:2])
         nats = level_nats(residual / count[:, None], step, level)
         expected["recon"][rows], expected["level"][rows] = (column.sum(1) for column in nats)
         expected["kl"][rows] = kl / count

@@ -74,7 +74,7 @@ def test_variation_of_blocks_of_both_lengths_by_loops(fault: str) -> None:
     normal, x = rng.normal(size=(90, 16)), rng.normal(size=16)
     scale = {"usual": 1.0, "stuck": 0.0, "noisy": 20.0, "a little noisy": 2.5}[fault]
     windows = torch.from_numpy(normal)[:, None].float()
-    part = cast(Variation, fitted(Variation(1, 16), windows[:60], windows[60:]))
+    part = cast(Variation, fitted(Variation(1, 16, local=False), windows[:60], windows[60:]))
     found = nats(part, torch.from_numpy(scale * x)[None, None].float())
     squares = (np.diff(normal, axis=1) ** 2)[:, :7].mean(1), (np.diff(normal, axis=1) ** 2)[:, 7:].mean(1)
     floor = 1e-4 * float(np.sort(np.concatenate(squares))[(180 - 1) // 2]) + 1e-6  # the lower median, as torch's
@@ -83,6 +83,20 @@ def test_variation_of_blocks_of_both_lengths_by_loops(fault: str) -> None:
     np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-3)
     if fault == "stuck":
         assert expected > 40
+    own = fitted(Variation(1, 16), windows[:60], windows[60:])
+    by_step = nats(own, torch.from_numpy(scale * x)[None, None].float())[0, 0]
+    torch.testing.assert_close(by_step.sum(), found.sum())
+    torch.testing.assert_close(by_step[8], found[0, 0, 8]) if fault in ("usual", "stuck") else None
+
+
+def test_a_spike_has_its_nats_at_the_two_steps_that_change() -> None:
+    windows = torch.randn(90, 1, 16, generator=torch.Generator().manual_seed(0))
+    x = torch.zeros(1, 1, 16)
+    x[..., 5] = 100.0
+    changes = fitted(Variation(1, 16), windows, windows)
+    found, even = nats(changes, x)[0, 0], nats(fitted(Variation(1, 16, local=False), windows, windows), x)[0, 0]
+    assert found[[5, 6]].sum() > 0.8 * found[:8].sum()  # the rest is what is too still in the later blocks
+    torch.testing.assert_close(found.sum(), even.sum())
 
 
 def test_a_block_without_any_difference_has_no_nats() -> None:
@@ -98,10 +112,11 @@ def test_a_block_without_any_difference_has_no_nats() -> None:
 def test_windows_are_known_only_where_training_shows_enough_of_them() -> None:
     by_rows = KINDS["series"].by_rows
     assert by_rows is not None
-    assert by_rows(999, None) == {"data": {"window": 32}, "scoring": {"neighbours": 0, "parts": ("missing",)}}
+    few = {"neighbours": 0, "parts": ("missing",), "local": False}
+    assert by_rows(999, None) == {"data": {"window": 32}, "scoring": few}
     parts = ("variation", "missing")
-    assert by_rows(1000, 8) == {"data": {"window": 8}, "scoring": {"neighbours": 0, "parts": parts}}
-    assert by_rows(3000, None)["scoring"] == {"neighbours": 300, "parts": parts}
+    assert by_rows(1000, 8) == {"data": {"window": 8}, "scoring": few | {"parts": parts, "local": True}}
+    assert by_rows(3000, None)["scoring"] == {"neighbours": 300, "parts": parts, "local": True}
     assert by_rows(340, None)["data"] == {"window": 16}
 
 
