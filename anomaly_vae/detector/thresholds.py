@@ -27,7 +27,7 @@ TAIL_SHARE, TAIL_FEWEST = 0.1, 10  # normals that the tail is fitted to: the upp
 GAP_RATE = 1e-3  # share of normals at or above the highest cut that a gap between the classes allows
 CANDIDATES = (  # policies that `anomaly-vae threshold` lists
     "youden", "f1", "recall=0.9", "recall=0.95", "recall=0.99", "cost=10", "cost=100", "fpr=0.001", "fpr=0.01",
-    "fpr=0.05", "fpr=0.1", "tail=0.001", "tail=0.01",
+    "fpr=0.05", "fpr=0.1", "tail=0.001", "tail=0.01", "events=0.1", "events=1",
 )  # fmt: skip
 UNSURE = 0.2  # width of the interval of the recall on validation from which a note says that it is uncertain
 
