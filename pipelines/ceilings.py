@@ -11,7 +11,7 @@ import torch
 
 from anomaly_vae.training.flops import OperationCounter
 
-SIDE = 2048  # rows and columns of the matrices that are multiplied
+SIDES = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices that are multiplied
 COPIED = 1 << 26  # number of float32 values that are copied, far more than caches hold
 ROUNDS = 5
 OPTIMISER_BYTES = (
@@ -45,12 +45,13 @@ class Needs:
 
 def measure(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> Ceilings:
     """The rates of a device, with the number of threads that torch uses."""
+    side = SIDES[device.type]
     x = torch.ones(COPIED, device=device)
     y = torch.empty_like(x)
     flops = {}
     for dtype in dtypes:
-        a = torch.randn(SIDE, SIDE, device=device).to(dtype)
-        flops[dtype] = 2 * SIDE**3 / seconds(lambda a=a: a @ a, device)  # type: ignore[misc]
+        a = torch.randn(side, side, device=device).to(dtype)
+        flops[dtype] = 2 * side**3 / seconds(lambda a=a: a @ a, device)  # type: ignore[misc]
     return Ceilings(flops=flops, copied=2 * x.nbytes / seconds(lambda: y.copy_(x), device))
 
 

@@ -46,8 +46,9 @@ from anomaly_vae.detector.configuration import opening
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import fit
 from anomaly_vae.scoring.batching import SIZES
-from anomaly_vae.training.loop import History, Schedule, adamw, one_epoch
+from anomaly_vae.training.loop import History, Schedule, one_epoch
 from anomaly_vae.training.objective import loss
+from anomaly_vae.training.step import TrainingStep, adamw
 from anomaly_vae.training.threads import few_threads
 from pipelines import latency, rivals
 from pipelines.ceilings import Ceilings, measure, needs
@@ -111,6 +112,9 @@ def training(
         "ours": _ours(work, data, config, batch, device),
         "plain": rivals.plain_loop(data, work.model(config), batch, device),
     }
+    if device.type == "cuda":
+        launched = config.model_copy(update={"training": config.training.model_copy(update={"cuda_graph": False})})
+        contenders["without_graph"] = _ours(work, data, launched, batch, device)
     contenders |= _installed(work, data, config, batch, steps)
     seconds = alternate(contenders, options.rounds)
     model = work.model(config).to(device)
@@ -133,11 +137,11 @@ def training(
 
 def _ours(work: Workload, data: torch.Tensor, config: Config, batch: int, device: torch.device) -> Callable[[], object]:
     model, samples = work.model(config).to(device), RowDataset(data.numpy(), device)
-    optimizer, schedule = adamw(model, config), Schedule(1, len(data))
+    step, schedule = TrainingStep(model, samples, adamw(model, config), config, 1.0), Schedule(1, len(data))
 
     def train() -> None:
         with few_threads(model, samples, batch):
-            one_epoch(model, samples, optimizer, config, schedule, 0, History(batch_size=batch))
+            one_epoch(step, samples, config, schedule, 0, History(batch_size=batch))
 
     return train
 

@@ -300,6 +300,7 @@ class TrainingConfig(Section):
         20, ge=1, le=1 << 40, description="epochs without a better held-out ELBO before training stops"
     )
     bf16: bool | None = Field(None, description="bfloat16 autocast where the hardware computes in it")
+    cuda_graph: bool = Field(True, description="record a step as a CUDA graph, which is launched at once")
 
 
 class ScoringConfig(Section):

@@ -41,7 +41,6 @@ class RowDataset:
     ) -> None:
         """values: (M, *shape) scaled float32, or pictures as uint8. planes: (N, K) encoded condition of pictures, which
         becomes K constant planes. rows: (N,) indices of the values that are samples; None: all."""
-        self.planes = None if planes is None else torch.from_numpy(planes)
         self.device, self.divisor = device, 255.0 if values.dtype == np.uint8 else 0.0
         self.pinned = False  # whether the values are on the CPU and the device is another
         self._mapped, self._faulted = values if is_mapped(values) else None, 0
@@ -55,6 +54,7 @@ class RowDataset:
         else:
             self.values = torch.from_numpy(np.ascontiguousarray(values))
         self.rows = None if rows is None else torch.from_numpy(rows)
+        self.planes = None if planes is None else torch.from_numpy(planes).to(self.values.device)
 
     def __len__(self) -> int:
         return len(self.values) if self.rows is None else len(self.rows)
@@ -71,7 +71,7 @@ class RowDataset:
         x = x.float() / self.divisor if self.divisor else x
         if self.planes is None:
             return x
-        planes = self.planes[index.to(self.planes.device)].to(self.device)  # (B, K)
+        planes = self.planes[index].to(self.device)  # (B, K)
         return torch.cat([x, planes[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
     def shuffled(self, generator: torch.Generator) -> Tensor:
@@ -96,17 +96,15 @@ class TileDataset(RowDataset):
         self, values: NDArray[Any], device: torch.device, tiling: Tiling, rows: NDArray[np.intp] | None = None
     ) -> None:
         super().__init__(values, device, rows=rows)
-        self.side, self.corners = tiling.side, tiling.corners
+        self.corners = torch.tensor(tiling.corners, device=self.values.device)  # (T, 2) top and left
+        self.tiles = self.values.unfold(2, tiling.side, 1).unfold(3, tiling.side, 1)  # (M, C, H', W', S, S), a view
 
     def __len__(self) -> int:
         return super().__len__() * len(self.corners)
 
     def _gather(self, index: Tensor) -> Tensor:
-        pairs = (divmod(number, len(self.corners)) for number in index.tolist())
-        tiles = [(picture, *self.corners[corner]) for picture, corner in pairs]
-        if self.rows is not None:
-            tiles = [(int(self.rows[picture]), y, x) for picture, y, x in tiles]
-        return torch.stack([self.values[p, :, y : y + self.side, x : x + self.side] for p, y, x in tiles])
+        pictures, (top, left) = index // len(self.corners), self.corners[index % len(self.corners)].T
+        return self.tiles[pictures if self.rows is None else self.rows[pictures], :, top, left]
 
 
 class WindowDataset(RowDataset):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from anomaly_vae.data.datasets import segment_starts
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.spill import release
-from anomaly_vae.scoring.parts.sensor_level import PIECE, LevelStream, SensorLevel
+from anomaly_vae.scoring.parts.sensor_level import PIECE, SensorLevel
 from anomaly_vae.scoring.scorer import Scorer
 from anomaly_vae.scoring.scores import DECIMALS, Scores
 
@@ -64,7 +64,7 @@ class StepResiduals:
         found = np.empty((2, len(self.values)))
         starts = np.flatnonzero(self.first)
         for start, end in zip(starts, np.r_[starts[1:], len(self.values)], strict=True):
-            stream, done = LevelStream(*level.variances()), start
+            stream, done = level.stream(), start
             for here in range(start, end, PIECE):
                 stop = min(here + PIECE, end)
                 for row, nats in zip(found, stream.push(self.values[here:stop], stop == end), strict=True):

@@ -20,8 +20,9 @@ class RowInputs(nn.Module):
     def __init__(self, categories: tuple[int, ...]) -> None:
         super().__init__()
         self.classes = tuple(k for k in categories if k)
+        self.columns = tuple(i for i, k in enumerate(categories) if k)  # an index on a device would be waited for
         numbers = torch.tensor([i for i, k in enumerate(categories) if not k], dtype=torch.long)
-        named = torch.tensor([i for i, k in enumerate(categories) if k], dtype=torch.long)
+        named = torch.tensor(self.columns, dtype=torch.long)
         continuous = torch.tensor([float(not k) for k in categories]) if self.classes else None
         # not persistent: they follow from the layout, which a detector keeps
         for name, value in (("numbers", numbers), ("named", named), ("continuous", continuous)):
@@ -39,7 +40,7 @@ class RowInputs(nn.Module):
         A condition behind the elements of x is left out."""
         x = x.flatten(1)  # (B, F)
         pieces = [torch.nan_to_num(self.pick(x[:, : self.elements]))]
-        for column, k in zip(self.named, self.classes, strict=True):
+        for column, k in zip(self.columns, self.classes, strict=True):
             code = x[:, column]
             one_hot = F.one_hot(torch.nan_to_num(code).long(), k).to(x.dtype)
             pieces.append(one_hot * ~torch.isnan(code)[:, None])

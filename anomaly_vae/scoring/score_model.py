@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from anomaly_vae.core.device import full_precision
 from anomaly_vae.core.errors import ConfigError
 from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.models.backbone import Backbone
@@ -207,6 +208,7 @@ class ScoreModel(ScoreModule):
             )
         )  # fmt: skip
 
+    @full_precision()
     def fit_parts(self, normals: Normals) -> Tensor:
         """Fits every part; see `fit`."""
         self.eval()

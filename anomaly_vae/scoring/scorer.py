@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_vae.core.device import full_precision
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.threads import workers
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.scaling import Scaler
 from anomaly_vae.data.source import Chunk, Layout
 from anomaly_vae.scoring.batching import BLOCK, Block, block_sizes, blocks, padded
-from anomaly_vae.scoring.parts.sensor_level import LevelStream
 from anomaly_vae.scoring.score_model import ScoreModule
 from anomaly_vae.scoring.scores import DECIMALS, Scores, weighted
 from anomaly_vae.scoring.windows import Arrays, Finished, Residuals, Stage, WindowFolder
@@ -73,6 +73,7 @@ class Scorer:
         parts, nats = self._forward(read, len(chunk), explain, first, own)
         return self._combined(chunk, parts, None if nats is None else self.scaler.by_column(nats))
 
+    @full_precision()
     def _forward(
         self, read: Callable[[slice], NDArray[np.float32]], n: int, keep: bool, first: int, own: Tensor | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32] | None]:
@@ -174,7 +175,7 @@ class Scorer:
     def stage(self) -> Stage:
         """What turns residuals of steps into their nats."""
         level = self.score_model.level
-        return self._residuals() if level is None else LevelStream(*level.variances())
+        return self._residuals() if level is None else level.stream()
 
     def folder(self, stage: Callable[[], Stage]) -> WindowFolder:
         """What cuts steps into windows and folds their results back, for `pushed` and `closed`."""
@@ -215,6 +216,7 @@ class Scorer:
             parts.pop("recon", None)  # of a window; steps have theirs from the folded elements
             folder.add(elements, np.stack(list(parts.values()), axis=1))
 
+    @full_precision()
     @torch.inference_mode()
     def reconstruct(self, chunk: Chunk) -> NDArray[np.float32]:
         """(N, C, H, W) the expected x of pictures, in 0-1, where the score reconstructs."""

@@ -78,7 +78,7 @@ class Surprise(nn.Module):
         some, known = raw[:, _spaced(raw.shape[1], ROWS)], len(raw) - self.n_known
         fitted = [_fitted(part, number >= known) for number, part in enumerate(some)]
         self.knots, self.surprises, self.tail = (
-            torch.from_numpy(np.stack(arrays)) for arrays in zip(*fitted, strict=True)
+            torch.from_numpy(np.stack(arrays)).to(self.factor.device) for arrays in zip(*fitted, strict=True)
         )
 
     def forward(self, raw: Tensor) -> Tensor:

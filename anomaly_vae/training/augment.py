@@ -39,11 +39,8 @@ def corrupted(x: Tensor, model: VAE, config: Config, scale: float, generator: to
 def moved(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Pictures x (B, C, H, W), each under its own affine map: at strength 1 up to 10 degrees of rotation, 10 % of scale
     along each axis, 0.1 of shear and a shift by 5 % of the side, all uniform."""
-    angle, wide, high, shear, right, down = (
-        (distributed.uniform(6, len(x), generator) * 2 - 1)
-        * torch.tensor([math.radians(10), 0.1, 0.1, 0.1, 0.1, 0.1], device=x.device)[:, None]
-        * strength
-    )
+    drawn = distributed.uniform(6, len(x), generator) * 2 - 1
+    angle, (wide, high, shear, right, down) = drawn[0] * math.radians(10) * strength, drawn[1:] * 0.1 * strength
     cos, sin = angle.cos(), angle.sin()
     maps = torch.stack([(1 + wide) * cos, shear - (1 + high) * sin, right, (1 + wide) * sin, (1 + high) * cos, down], 1)
     grid = F.affine_grid(maps.unflatten(1, (2, 3)), list(x.shape), align_corners=False)

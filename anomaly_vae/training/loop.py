@@ -8,26 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomaly_vae.core import distributed
 from anomaly_vae.core.callbacks import EpochCallback
 from anomaly_vae.core.config import Config
-from anomaly_vae.core.device import autocast
 from anomaly_vae.core.errors import ConfigError, TrainingError
 from anomaly_vae.data.datasets import RowDataset
-from anomaly_vae.models.base import VAE, Output, with_data
+from anomaly_vae.models.base import VAE, with_data
 from anomaly_vae.models.likelihoods import binarised
 from anomaly_vae.training import checkpoint
 from anomaly_vae.training.adversarial import Discriminator
-from anomaly_vae.training.augment import corrupted, spread
-from anomaly_vae.training.objective import active_units, loss, perplexity, terms
+from anomaly_vae.training.augment import spread
+from anomaly_vae.training.objective import active_units, perplexity, terms
 from anomaly_vae.training.schedules import beta_at, capacity_at, risen
+from anomaly_vae.training.step import TrainingStep, adamw
 from anomaly_vae.training.threads import few_threads
 
 STEPS = 32  # of an epoch at least: a small training set is passed several times, so that every epoch makes progress
 EPOCHS = 10  # at least: a training that ends before it has seen every row still has held-out metrics and early stopping
-RISE = 0.05  # share of the training in which the learning rate rises
 JUDGED = 1 << 16  # held-out samples at most that an epoch is judged by: their mean is known to 0.4 % of their spread
 CHECKPOINT_SECONDS = 1.0  # a kill loses at most this much, and short epochs are not slowed by writing
 
@@ -102,12 +101,13 @@ def train(
         history = History(**kept.state)
         for epoch, figures in enumerate(history.epochs):
             watch(epoch, schedule.epochs, figures)
-    net, saved = distributed.parallel(model), time.monotonic()
+    step = TrainingStep(distributed.parallel(model), train, optimizer, config, schedule.spread, opponent)
+    saved = time.monotonic()
     with few_threads(model, train, batch_size):
         for epoch in range(len(history.epochs), schedule.epochs):
             if epoch - history.best_epoch >= settings.patience or (last is not None and epoch > last):
                 break
-            figures = one_epoch(net, train, optimizer, config, schedule, epoch, history, opponent)
+            figures = one_epoch(step, train, config, schedule, epoch, history)
             held, kl = held_out(model, valid, config.seed, history.batch_size, settings.binarise)
             figures |= held
             history.kl.append(kl)
@@ -129,81 +129,36 @@ def train(
     return history
 
 
-def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """The optimiser of a resolved configuration."""
-    settings = config.training
-    assert settings.lr
-    return torch.optim.AdamW(
-        model.parameters(), settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
-    )
-
-
 def one_epoch(
-    model: nn.Module, train: RowDataset, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
-    history: History, opponent: Discriminator | None = None,
-) -> dict[str, float]:  # fmt: skip
+    step: TrainingStep, train: RowDataset, config: Config, schedule: Schedule, epoch: int, history: History
+) -> dict[str, float]:
     """One epoch; the figures are means over it. Nothing waits for the device before its end."""
-    model.train()
-    device, lr = train.device, config.training.lr
-    assert lr
-    noise = distributed.generator(device, _seed(config.seed, epoch, 1))
+    step.net.train()
     shuffle = torch.Generator().manual_seed(_seed(config.seed, epoch, 0))
     order = schedule.order(train, shuffle)
-    sums, bad = torch.zeros(3, device=device), torch.zeros((), device=device)
+    step.start(_seed(config.seed, epoch, 1))
     start, steps, began, progress = 0, 0, time.perf_counter(), 0.0
     while start < len(order):
         progress = (epoch + start / len(order)) / schedule.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (progress + 1e-3) / RISE) * 0.5 * (1 + math.cos(math.pi * progress))
         index = order[start : start + history.batch_size]
         try:
-            x = train.take(distributed.share(index, noise))
-            found, step_sums = _step(model, x, optimizer, config, progress, schedule.spread, noise, opponent)
+            step(index, progress)
         except torch.OutOfMemoryError as error:
             history.batch_size, history.halved = _halve(history.batch_size, error), history.halved + 1
-            optimizer.zero_grad(set_to_none=True)
+            step.release()
             continue
-        bad += found
-        sums += torch.where(found > 0, torch.zeros_like(sums), step_sums * len(index))
         start, steps = start + len(index), steps + 1
-    skipped = int(bad)
+    skipped = int(step.skipped)
     history.skipped += skipped
     if skipped > steps // 2:
         raise TrainingError(_diagnosis(train, config, epoch, skipped, steps))
-    total, recon, kl = (sums / len(order)).tolist()
+    total, recon, kl = (step.sums / len(order)).tolist()
     figures = {
         "loss": total, "recon": recon, "kl": kl, "beta": beta_at(config.objective, progress),
         "samples_per_second": len(order) / (time.perf_counter() - began),
     }  # fmt: skip
     capacity = capacity_at(config.objective, progress)
     return figures if capacity is None else figures | {"capacity": capacity}
-
-
-def _step(
-    model: nn.Module, x: Tensor, optimizer: torch.optim.AdamW, config: Config, progress: float, scale: float,
-    noise: torch.Generator, opponent: Discriminator | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """One optimiser step; (found, means): found is 1 where the gradient was not finite and the step was skipped."""
-    x, read = corrupted(x, distributed.inner(model), config, scale, noise)
-    with autocast(config, x.device):
-        out = model(read, noise)
-    total, recon, kl = loss(
-        x, out, config.objective, beta_at(config.objective, progress), capacity_at(config.objective, progress)
-    )
-    judged = opponent is not None and risen(config.objective, progress) >= 1  # not before beta is full
-    if opponent is not None and judged:
-        total = total + config.objective.adversarial * x[0].numel() * opponent.objection(_pictures(x, out))
-    optimizer.zero_grad(set_to_none=True)
-    # nats an element: one learning rate and one clip norm then serve 20 columns and 50,000 pixels
-    (total / x[0].numel()).backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.training.clip)
-    found = (~torch.isfinite(norm)).float()
-    optimizer.found_inf = found  # type: ignore[attr-defined]  # the fused step skips itself on the device
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    optimizer.step()
-    if opponent is not None and judged:
-        opponent.learn(out.data(x), _pictures(x, out))
-    return found, torch.stack([total.detach(), recon.detach(), kl.detach()])
 
 
 def _opponent(train: RowDataset, config: Config) -> Discriminator | None:
@@ -215,11 +170,6 @@ def _opponent(train: RowDataset, config: Config) -> Discriminator | None:
         raise ConfigError("objective.adversarial judges patches of pictures; 0 leaves the discriminator out")
     assert config.training.lr
     return Discriminator(x.shape[1] - train.n_condition, train.device, config.training.lr / 4, _seed(config.seed, 0, 3))
-
-
-def _pictures(x: Tensor, out: Output) -> Tensor:
-    """The reconstruction (B, C, H, W), the mean over members."""
-    return out.px.mean if out.px.mean.dim() == x.dim() else out.px.mean.mean(0)
 
 
 @torch.no_grad()
@@ -265,7 +215,6 @@ def _halve(batch_size: int, error: Exception) -> int:
         raise TrainingError(
             "out of memory even with 2 samples a batch; a smaller model or data.size would work"
         ) from error
-    torch.cuda.empty_cache()
     return batch_size // 2
 
 

@@ -23,7 +23,7 @@ def terms(x: Tensor, out: Output) -> tuple[Tensor, Tensor]:
 
 
 def loss(
-    x: Tensor, out: Output, config: ObjectiveConfig, beta: float, capacity: float | None = None
+    x: Tensor, out: Output, config: ObjectiveConfig, beta: float | Tensor, capacity: float | Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, recon, kl): the scalar to minimise and the batch means, in nats a sample.
 

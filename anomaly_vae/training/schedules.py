@@ -1,10 +1,18 @@
-"""Schedules of beta and of the KL capacity."""
+"""Schedules of the learning rate, of beta and of the KL capacity."""
 
 from __future__ import annotations
 
 import math
 
-from anomaly_vae.core.config import ObjectiveConfig
+from anomaly_vae.core.config import ObjectiveConfig, TrainingConfig
+
+RISE = 0.05  # share of the training in which the learning rate rises
+
+
+def learning_rate_at(config: TrainingConfig, progress: float) -> float:
+    """The learning rate after a share `progress` (0-1) of the training: it rises, then falls along half a cosine."""
+    assert config.lr
+    return config.lr * min(1.0, (progress + 1e-3) / RISE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def beta_at(config: ObjectiveConfig, progress: float) -> float:

@@ -19,7 +19,8 @@ from anomaly_vae.models import registry
 from anomaly_vae.scoring.compose import parts_of
 from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.training import flops
-from anomaly_vae.training.loop import History, Schedule, adamw, one_epoch
+from anomaly_vae.training.loop import History, Schedule, one_epoch
+from anomaly_vae.training.step import TrainingStep, adamw
 
 CPU, BATCH = torch.device("cpu"), 16
 # kind, shape of a sample -> operations of a training step, of a scored block
@@ -63,9 +64,9 @@ def epoch(kind: str, shape: tuple[int, ...], steps: int) -> Counted:
     torch.manual_seed(0)
     model = registry.build(config.model, shape)
     samples = RowDataset(torch.rand(BATCH * steps, *shape).numpy(), CPU)
-    optimizer = adamw(model, config)
+    step = TrainingStep(model, samples, adamw(model, config), config, 1.0)
     with Counted() as counted:
-        one_epoch(model, samples, optimizer, config, Schedule(1, len(samples)), 0, History(batch_size=BATCH))
+        one_epoch(step, samples, config, Schedule(1, len(samples)), 0, History(batch_size=BATCH))
     return counted
 
 

@@ -18,8 +18,9 @@ from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models.base import VAE, Output, elements
 from anomaly_vae.models.registry import build
-from anomaly_vae.training import checkpoint, loop, threads
+from anomaly_vae.training import checkpoint, loop, step, threads
 from anomaly_vae.training.loop import History, held_out, train
+from anomaly_vae.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 F = 4
@@ -161,7 +162,7 @@ def test_the_logged_loss_is_the_objective_at_every_epoch_of_every_schedule(
         changes |= {"model__kind": "vq", "model__channels": "[4]", "model__members": 1, "training__jitter": 0}
         changes |= {"model__codes": 5, "model__code_prior": "unigram", "model__blocks": 0, "model__latent": 2}
     steps: list[tuple[int, float, float, float]] = []  # of each step: samples, recon, KL, aux; means in nats
-    inner = loop.loss
+    inner = step.loss
 
     def recording(x: Tensor, out: Output, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         found = inner(x, out, *rest)
@@ -170,7 +171,7 @@ def test_the_logged_loss_is_the_objective_at_every_epoch_of_every_schedule(
         steps.append((len(x), recon, kl, aux))
         return found
 
-    monkeypatch.setattr(loop, "loss", recording)
+    monkeypatch.setattr(step, "loss", recording)
     config = settings(**changes)
     x = part(0, 46).values
     data = RowDataset((x if kind == "dense" else x.repeat(1, 2)[:, None]).numpy(), CPU)
@@ -272,14 +273,14 @@ def test_a_single_bad_row_is_skipped_and_counted() -> None:
 
 
 def out_of_memory_above(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = loop._step
+    compute = TrainingStep._compute
 
-    def limited(model: VAE, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        if len(x) > most:
+    def limited(self: TrainingStep, index: Tensor, at_full_beta: bool) -> None:
+        if len(index) > most:
             raise torch.OutOfMemoryError("no memory")
-        return step(model, x, *rest)
+        compute(self, index, at_full_beta)
 
-    monkeypatch.setattr(loop, "_step", limited)
+    monkeypatch.setattr(TrainingStep, "_compute", limited)
 
 
 def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

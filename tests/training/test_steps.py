@@ -15,7 +15,7 @@ from anomaly_vae.data.datasets import RowDataset
 from anomaly_vae.detector.configuration import load, resolve
 from anomaly_vae.models.base import VAE, Output
 from anomaly_vae.models.registry import build
-from anomaly_vae.training import loop
+from anomaly_vae.training import loop, step
 from anomaly_vae.training.augment import corrupted
 from anomaly_vae.training.loop import History, train
 from anomaly_vae.training.objective import active_units
@@ -73,14 +73,14 @@ def test_every_step_is_charged_beta_at_its_share_of_the_training(
     """Step i of the 20 is at a progress of i / 20: the first of all and the last of the warm-up included. What is
     logged of an epoch is its last step's."""
     charged: list[float] = []
-    right = loop.loss
+    right = step.loss
 
     def seen(x: Tensor, out: Output, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         total, recon, kl = right(x, out, *rest)
         charged.append(float((total - recon).detach() / kl.detach()))
         return total, recon, kl
 
-    monkeypatch.setattr(loop, "loss", seen)
+    monkeypatch.setattr(step, "loss", seen)
     schedule_settings = {"objective__schedule": schedule, "objective__warmup": warmup, "objective__cycles": 2}
     history = trained(settings(objective__beta=2.0, **schedule_settings))
     expected = betas * (20 // len(betas))
@@ -117,7 +117,7 @@ def test_noise_is_added_to_the_numbers_that_are_read_and_to_nothing_else(name: s
 def test_the_loss_compares_with_the_rows_and_the_model_reads_noisy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     config, data = settings(training__noise=0.5), rows()
     model, targets, read = model_of(config), [], []
-    right, forward = loop.loss, type(model).forward
+    right, forward = step.loss, type(model).forward
 
     def seen(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         targets.append(x.clone())
@@ -128,7 +128,7 @@ def test_the_loss_compares_with_the_rows_and_the_model_reads_noisy_ones(monkeypa
             read.append(x.clone())
         return forward(self, x, generator)
 
-    monkeypatch.setattr(loop, "loss", seen)
+    monkeypatch.setattr(step, "loss", seen)
     monkeypatch.setattr(type(model), "forward", reads)
     train(model, data, rows(1), config, lambda *_: None)
     known = {tuple(row) for row in data.take(torch.arange(ROWS)).tolist()}
@@ -158,7 +158,7 @@ def test_the_gradient_that_is_clipped_is_in_nats_an_element(nats: float, monkeyp
         seen.append((float(weight.grad.flatten()[0]), most))
         return right(parameters, most)
 
-    monkeypatch.setattr(loop, "loss", made_up)
+    monkeypatch.setattr(step, "loss", made_up)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
     train(model, rows(), rows(1), config, lambda *_: None)
     assert seen == [(nats / COLUMNS, config.training.clip)] * 2

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly_vae.core.device import full_precision
 from anomaly_vae.core.errors import AnomalyVAEError
 from anomaly_vae.core.files import replacing
 from anomaly_vae.data.datasets import RowDataset
@@ -40,6 +41,7 @@ class FeatureCache:
         """(C, h, w) of one picture after the other, float32 on the pictures' device."""
         return (self[number] for number in range(len(self)))
 
+    @full_precision()
     @torch.inference_mode()
     def __getitem__(self, number: int) -> Tensor:
         index = torch.tensor([number], device="cpu" if self.pictures.pinned else self.pictures.device)

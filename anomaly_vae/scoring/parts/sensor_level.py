@@ -80,8 +80,13 @@ class SensorLevel(ElementPart):
         self.step, self.level = torch.from_numpy(step).float(), torch.from_numpy(level).float()
 
     def variances(self) -> tuple[Tensor, Tensor]:
-        """(step, level), (C,) float64 each on the CPU, by which `step_nats` have the level's weight."""
-        return self.step.double().cpu(), self.level.double().cpu() / self.weight
+        """(step, level), (C,) float64 each, by which `step_nats` have the level's weight."""
+        return self.step.double(), self.level.double() / self.weight
+
+    def stream(self) -> LevelStream:
+        """For the steps of a group, on the CPU, where windows are folded."""
+        step, level = self.variances()
+        return LevelStream(step.cpu(), level.cpu())
 
 
 class _Squares:
