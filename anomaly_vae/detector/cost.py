@@ -20,13 +20,17 @@ LONG = 60  # seconds of training from which the user is told
 
 
 def priced(model: VAE, few: RowDataset, config: Config, by_default: bool, parts: Split, say: Say) -> Config:
-    """The configuration with as many steps as their cost allows, if their number is a default; says how long all
-    trainings of the fit will take together, if that is long. few: some samples."""
+    """The configuration with as many steps as their cost allows, if their number is a default; says so if these are
+    fewer, and how long all trainings of the fit will take together, if that is long. few: some samples."""
     batch_size = config.training.batch_size
     assert batch_size
+    default = config.training.steps
     if by_default:
         config = within_cost(config, step_flops(model, few, batch_size))
     steps, epochs = config.training.steps or 0, config.training.epochs
+    if steps != default:
+        usual = setting("training.steps", default)
+        say(f"a step of this model is dear: {steps} of them; {usual} takes the usual number")
     if epochs:
         steps = epochs * max(STEPS, math.ceil(len(parts.train) / batch_size))
     folds = 0 if parts.folds is None else int(parts.folds.max()) + 1

@@ -43,7 +43,8 @@ def test_default_steps_go_by_their_cost(
     monkeypatch.setitem(table, "steps", 9)  # type: ignore[attr-defined]
     config, said = fit_rows(ROWS, "split.folds=0", *overrides)
     assert config.training.steps == (steps or 9)
-    assert not said
+    usual = "--set training.steps=9 takes the usual number"
+    assert [line.endswith(f": {steps} of them; {usual}") for line in said] == [True] * (steps in (2, 5))
     assert default >= configuration.FEWEST_STEPS
 
 
