@@ -33,7 +33,7 @@ from anomaly_vae.scoring.scores import Scores, in_order
 from anomaly_vae.scoring.surprise import cross_fitted, factors
 from anomaly_vae.training.loop import train
 
-RANKING = 0.5  # of the optimiser steps of a fit, that a model which ranks takes; it has one member
+RANKING = 0.25  # of the optimiser steps of a fit, that a model which ranks takes; it has one member
 
 
 @dataclass(frozen=True)
