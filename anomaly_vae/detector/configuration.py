@@ -19,7 +19,7 @@ from anomaly_vae.scoring.parts import names_of
 
 # Floating-point operations of a training up to which the default number of steps is kept, and the fewest steps that it
 # is cut to. What a step costs follows from the settings and the data, not from the machine.
-MOST_WORK, FEWEST_STEPS = 8e12, 300
+MOST_WORK, FEWEST_STEPS = 1.5e13, 300
 
 # What `anomaly-vae fit` without data trains on: scikit-learn's digits, one class against the rest.
 EMBEDDED: dict[str, Any] = {"data": {"kind": "pixels", "label": "label", "normal": ("3",)}}

@@ -60,4 +60,4 @@ class ConvVAE(GaussianVAE):
 
 
 CONV1D = Member(ConvVAE, axes=(2,))
-CONV2D = Member(ConvVAE, axes=(3,), defaults={"training": {"steps": 400, "lr": 6e-3}})
+CONV2D = Member(ConvVAE, axes=(3,))
