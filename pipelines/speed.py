@@ -115,7 +115,8 @@ def training(
     if device.type == "cuda":
         launched = config.model_copy(update={"training": config.training.model_copy(update={"cuda_graph": False})})
         contenders["without_graph"] = _ours(work, data, launched, batch, device)
-    contenders |= _installed(work, data, config, batch, steps)
+    else:
+        contenders |= _installed(work, data, config, batch, steps)
     seconds = alternate(contenders, options.rounds)
     model = work.model(config).to(device)
     x = RowDataset(data[:batch].numpy(), device).take(torch.arange(batch, device=device))
@@ -156,7 +157,7 @@ def _installed(
             contenders["pythae"] = rivals.pythae_loop(data, work.model(config), batch)
         if work.kind == "table":
             rows = data.numpy().astype(np.float64)
-            contenders["pyod"] = lambda: rivals.pyod_vae(batch, 1).fit(rows)
+            contenders["pyod"] = partial(rivals.pyod_vae(batch, 1).fit, rows)
     except ImportError as error:
         print(f"left out: {error}; pip install 'anomaly-vae[bench]'", flush=True)
     return contenders

@@ -22,8 +22,10 @@ from anomaly_vae.scoring.score_model import ScoreModule
 
 BLOCK = 256  # samples of every forward pass, where there is one size
 SIZES = (16, BLOCK, 1024)  # of rows, each a multiple of the one before
-FEATURE_BLOCK = {"cpu": 1, "cuda": 16}  # pictures that go through a backbone at once: a block is computed whole
-BLOCK_ELEMENTS = 3 << 17  # of a block at most, which caches hold: 256 pictures of 1 x 28 x 28, 32 of 3 x 64 x 64
+FEATURE_BLOCK = {"cpu": 1, "cuda": 32}  # pictures that go through a backbone at once: a block is computed whole
+# Samples and elements of a block at most. Caches of a CPU hold 256 pictures of 1 x 28 x 28, or 32 of 3 x 64 x 64; on a
+# CUDA device a small block takes as long as a large one, the time of launching its kernels.
+LIMITS = {"cpu": (BLOCK, 3 << 17), "cuda": (8192, 3 << 21)}
 
 _agreeing: WeakKeyDictionary[ScoreModule, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
 
@@ -42,8 +44,8 @@ def block_sizes(net: ScoreModule, shape: tuple[int, ...], device: torch.device) 
     """The sizes of block, in rising order, that samples of a shape may go through the network in."""
     if net.backbone is not None:
         return (FEATURE_BLOCK[device.type],)
-    if len(shape) > 1 or net.model.rows is None:
-        return (one_size(shape),)
+    if len(shape) > 1 or net.model.rows is None or device.type == "cuda":
+        return (one_size(shape, device),)
     found = _agreeing.setdefault(net, {})
     if device.type not in found:
         # with a thread like those that will compute the blocks
@@ -51,9 +53,10 @@ def block_sizes(net: ScoreModule, shape: tuple[int, ...], device: torch.device) 
     return found[device.type]
 
 
-def one_size(shape: tuple[int, ...]) -> int:
+def one_size(shape: tuple[int, ...], device: torch.device) -> int:
     """The size of block that samples of any shape may go through a network in."""
-    return max(1, min(BLOCK, BLOCK_ELEMENTS // math.prod(shape)))
+    samples, elements = LIMITS[device.type]
+    return max(1, min(samples, elements // math.prod(shape)))
 
 
 def padded(x: Tensor, block: Block) -> Tensor:

@@ -119,7 +119,7 @@ def negative_elbos(
         generator = RepeatedGenerator(device).manual_seed(seed)
         return weigh_batch(model, x, drawn, draws, generator, log_units)[1][block.place : block.place + block.rows]
 
-    pieces = blocks(first, n, (one_size(shape),))
+    pieces = blocks(first, n, (one_size(shape, device),))
     done = list(workers().map(run, pieces) if device.type == "cpu" else map(run, pieces))
     found: NDArray[np.float64] = torch.cat(done).cpu().numpy()
     return found

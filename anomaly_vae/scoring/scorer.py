@@ -210,7 +210,9 @@ class Scorer:
         return folder.finished()
 
     def _windows(self, folder: WindowFolder) -> None:
-        for number, windows in folder.windows(BLOCK):  # (B, C, T)
+        device = next(self.score_model.parameters()).device
+        at_once = max(BLOCK, *block_sizes(self.score_model, self._shape, device))
+        for number, windows in folder.windows(at_once):  # (B, C, T)
             parts, elements = self._forward(windows.__getitem__, len(windows), True, number)
             assert elements is not None
             parts.pop("recon", None)  # of a window; steps have theirs from the folded elements

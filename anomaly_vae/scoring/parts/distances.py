@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-TILE = 256  # points whose distances are computed at once
+TILE = {"cpu": 256, "cuda": 4096}  # points whose distances are computed at once
 
 
 def place(offset: Tensor, axes: Tensor) -> Tensor:
@@ -71,6 +71,7 @@ def tiles(points: Tensor, others: int) -> Iterator[tuple[slice, Tensor | None]]:
     if torch.compiler.is_exporting():
         yield slice(None), None
         return
-    scratch = points.new_empty(TILE, others)
-    for start in range(0, len(points), TILE):
-        yield slice(start, start + TILE), scratch[: len(points) - start]
+    size = TILE[points.device.type]
+    scratch = points.new_empty(size, others)
+    for start in range(0, len(points), size):
+        yield slice(start, start + size), scratch[: len(points) - start]
