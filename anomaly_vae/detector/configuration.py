@@ -17,6 +17,10 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.models.registry import MODELS
 from anomaly_vae.scoring.parts import names_of
 
+# Floating-point operations of a training up to which the default number of steps is kept, and the fewest steps that it
+# is cut to. What a step costs follows from the settings and the data, not from the machine.
+MOST_WORK, FEWEST_STEPS = 1.5e13, 300
+
 # What `anomaly-vae fit` without data trains on: scikit-learn's digits, one class against the rest.
 EMBEDDED: dict[str, Any] = {"data": {"kind": "pixels", "label": "label", "normal": ("3",)}}
 EMBEDDED_DATA = "scikit-learn's digits"  # what a run calls them
@@ -69,6 +73,15 @@ def require_steps(config: Config, kind: str) -> None:
             f"threshold policy events=RATE is of the steps of a series, and this data is of the kind {kind}; fpr=RATE"
             " would work"
         )
+
+
+def within_cost(config: Config, step_flops: float) -> Config:
+    """A resolved configuration whose number of steps is a default, with fewer where these would cost too much."""
+    training = config.training
+    assert training.steps
+    affordable = max(FEWEST_STEPS, int(MOST_WORK / max(step_flops, 1.0)))
+    steps = min(training.steps, affordable)
+    return config.model_copy(update={"training": training.model_copy(update={"steps": steps})})
 
 
 def _filled_in(config: Config, kind: str, train_rows: int | None = None) -> Config:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from anomaly_vae.core.advice import option, setting
-from anomaly_vae.core.callbacks import EpochCallback
+from anomaly_vae.core.callbacks import EpochCallback, Say
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.device import pick_device
 from anomaly_vae.core.errors import DataError, UsageError
@@ -35,6 +35,7 @@ from anomaly_vae.detector.alarms import add_alarms, fit_missing, fit_usual, set_
 from anomaly_vae.detector.anomaly_maps import excess_maps, pixel_threshold
 from anomaly_vae.detector.calibration import Calibration
 from anomaly_vae.detector.configuration import load, resolve, unlabelled
+from anomaly_vae.detector.cost import FEW, priced
 from anomaly_vae.detector.cross_fit import CrossFit, Ranked, rank
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.drift import monitoring_references
@@ -119,17 +120,19 @@ def fit(
     on_epoch: EpochCallback = lambda *_: None,
     checkpoint: Path | None = None,
     every_row: bool = False,
+    say: Say = lambda _: None,
 ) -> tuple[Detector, Fit]:
     """Trains a detector on a source: the detector, and what was seen on the way.
 
-    on_epoch: called after each epoch. checkpoint: folder to keep the state of training in, and to continue from.
-    every_row: score every row by models that never saw it, however many there are.
+    on_epoch: called after each epoch. checkpoint: folder to keep the state of training in, and to continue from. say:
+    called with lines for the user. every_row: score every row by models that never saw it, however many there are.
     Raises DataError for data that cannot train a detector, TrainingError where training fails.
     """
     # Settings, rows, columns.
     kind = KINDS[source.kind]
     if every_row and (config.split.train or config.split.valid):
         raise UsageError("--scores needs every row cross-fitted; leave split.train and split.valid out")
+    by_default = not config.training.steps and not config.training.epochs
     config = resolve(config, source.kind)
     frozen = backbone.open_weights(config.model) if config.model.kind == "features" else None
     store = ArrayStore(config.data.memory, cache_folder(config))
@@ -145,6 +148,13 @@ def fit(
     data = load_data(source, layout, store)
     scaler = _scaler(data, learned_from, config)
 
+    def samples(rows: NDArray[np.intp]) -> RowDataset:
+        return make_dataset(data, rows, scaler, layout, device, window, store)
+
+    if frozen is None and len(few := samples(learned_from[:FEW])):  # what reads features brings its own steps
+        model = build_score_model(config, layout, scaler).model.to(device)
+        config = priced(model, few, config, by_default, parts, say)
+
     def untrained(config: Config = config) -> ScoreModule:
         score_model = build_score_model(config, layout, scaler)
         if score_model.backbone is not None and frozen is not None:
@@ -154,9 +164,6 @@ def fit(
             pretrained.load_into(score_model.model, config.model.pretrained)
         fit_missing(score_model, data, learned_from, held_normals)
         return score_model
-
-    def samples(rows: NDArray[np.intp]) -> RowDataset:
-        return make_dataset(data, rows, scaler, layout, device, window, store)
 
     # Unlabelled rows are ranked, each by models of the least suspicious others; what is suspect is in no part.
     cache, ranked, folded, suspects = feature_cache(config), None, None, parts.train[:0]

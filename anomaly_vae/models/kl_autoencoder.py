@@ -193,5 +193,9 @@ def norm(channels: int) -> nn.GroupNorm:
 KL_AUTOENCODER = Member(
     KLAutoencoder,
     axes=(3,),
-    defaults={"model": {"latent": 4, "blocks": 1}, "scoring": {"prior": "normal"}},
+    defaults={
+        "model": {"latent": 4, "blocks": 1},
+        "training": {"steps": 300},  # each is dear: of pictures of 8 x 8 as 130 of conv2d
+        "scoring": {"prior": "normal"},
+    },
 )

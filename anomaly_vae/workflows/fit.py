@@ -107,7 +107,7 @@ def fit(
             progress("training", epoch + 1, epochs)
 
         with distributed.together():
-            detector, fit_result = fit_detector(source, config, on_epoch, checkpoint, every_row=bool(scores))
+            detector, fit_result = fit_detector(source, config, on_epoch, checkpoint, every_row=bool(scores), say=say)
         reported, anomalous = fit_result.part(fit_result.split.reported)
         threshold = detector.threshold
         test_metrics = metrics(anomalous, reported.total, threshold.value, detector.window)

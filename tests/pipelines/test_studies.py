@@ -39,6 +39,7 @@ from pipelines import (
     series_faults,
     tables,
 )
+from pipelines.steps import main as compare_settings
 from pipelines.study import COLLECTIONS, HALVES, Study, chosen, listed, natural, paired, settings
 
 Main = Callable[[list[str]], None]
@@ -273,6 +274,27 @@ def test_tables_print_the_paired_test_and_leave_our_single_parts_out(
     assert table["rival"].drop_duplicates().tolist() == list(baselines.TABLES)
     assert (table[["wins", "ties", "losses"]].sum(axis=1) == 1).all()
     assert "paired" in capsys.readouterr().out
+
+
+def test_variants_of_the_settings_side_by_side(
+    table_folder: Path, series_folder: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skab = series.read_skab(series_folder / "skab" / "valve" / "2.csv")
+    drawn: dict[Path, tuple[str, tuple[Any, Any, Any], dict[str, Any]]] = {
+        table_folder: ("1_small", tables.draw(table_folder / "1_small.npz", 0), {}),
+        image_folder: ("2", one_class_images.one_class(idx.read_set(image_folder), 2), {}),
+        series_folder / "skab": ("valve/2", (skab.train, skab.stream, skab.anomalous), {"kind": "series"}),
+    }
+    faster = "training.lr=0.01"
+    for number, (folder, (name, (train, scored, anomalous), kind)) in enumerate(drawn.items()):
+        argv = [str(folder), "--only", name, "--try", faster, "--try", "", "--seeds", "1", *QUIET]
+        cells = run_twice(compare_settings, argv, f"out{number}", monkeypatch).loc[name]
+        assert list(cells.index) == [faster, f"{faster}, recon + kl", "defaults", "defaults, recon + kl"]
+        config = settings(SimpleNamespace(overrides=[]), split=NO_TEST)  # type: ignore[arg-type]
+        detector = Detector.fit(train, config=config, seed=0, training__lr=0.01, **FIT, **kind)
+        expected = detector.score(scored)[-len(anomalous) :]
+        assert cells.loc[faster, "auroc"] == pytest.approx(roc_auc_score(anomalous, expected))
+        assert (pd.read_csv(f"out{number}/paired.csv")["rival"] == "defaults").all()
 
 
 # --- series ----------------------------------------------------------------------------------------------------------

@@ -101,13 +101,13 @@ def test_a_row_costs_the_products_of_its_layers_and_no_more() -> None:
     with torch.inference_mode(), FlopCounterMode(display=False) as counted:
         net(torch.rand(BATCH, 60))
     one_member = 60 * 64 + 64 * 64 + 64 * 32 + 16 * 64 + 64 * 64 + 64 * 120
-    joined, references = 60 + 4 * 16 + 4 * 60, 2048  # inputs, latent means and residuals of the members
+    joined, references = 60 + 2 * 16 + 2 * 60, 2048  # inputs, latent means and residuals of the members
     near = joined * 32 + (33 + 2) * references  # onto the axes, and to every reference
     outlying = 60 * 32 + (33 + 2) * references  # the same in the inputs
-    latents = 4 * 16
+    latents = 2 * 16
     prior = config.scoring.components * latents * latents  # each component whitens them
     # and each block whitens the means of the components
-    assert counted.get_total_flops() == 2 * BATCH * (4 * one_member + near + outlying + prior) + 2 * prior
+    assert counted.get_total_flops() == 2 * BATCH * (2 * one_member + near + outlying + prior) + 2 * prior
 
 
 def test_distances_are_computed_a_tile_and_a_bag_at_a_time() -> None:

@@ -118,9 +118,9 @@ TABLE = Kind(
             "sigma": "predicted",
             "sigma_min": 0.3,
             "sigma_value": 1.0,
-            "members": 4,
+            "members": 2,
         },
-        "training": {"steps": 800, "batch_size": 128, "lr": 3e-3, "bf16": False, "noise": 0.2, "jitter": 0.0},
+        "training": {"steps": 400, "batch_size": 128, "lr": 1.2e-2, "bf16": False, "noise": 0.2, "jitter": 0.0},
         "scoring": {
             "combine": "surprise",
             "recon": "likelihood",

@@ -28,9 +28,23 @@ def _squared_length(x: Tensor) -> Tensor:
 
 
 def principal_axes(offset: Tensor, count: int) -> Tensor:
-    """(C, count) orthonormal axes of offsets (N, C) from their mean; those beyond N are 0."""
-    found = torch.linalg.svd(offset, full_matrices=False)[2][:count].T
-    return torch.nn.functional.pad(found, (0, count - found.shape[1])).contiguous()
+    """(C, count) orthonormal axes of offsets (N, C) from their mean, by falling variance; those beyond N are 0.
+
+    They are eigenvectors of the smaller of the two matrices of products, a tenth of the work of an SVD. Products have
+    the square of its condition, so they are float64, which tells variances apart down to 1e-16 of the largest.
+    """
+    from scipy.linalg import eigh
+
+    x = offset.double()
+    products = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    first = max(0, len(products) - count)
+    found = torch.from_numpy(
+        eigh(products.cpu().numpy(), subset_by_index=(first, len(products) - 1))[1][:, ::-1].copy()
+    )
+    found = found.to(x)
+    if len(x) < x.shape[1]:
+        found = torch.linalg.qr(x.T @ found).Q  # normed, and orthogonal where the variance is 0 too
+    return torch.nn.functional.pad(found, (0, count - found.shape[1])).to(offset.dtype).contiguous()
 
 
 def scaled_references(points: Tensor, weight: Tensor, bags: int) -> Tensor:

@@ -18,7 +18,7 @@ from anomaly_vae.models.inputs import RowInputs
 from anomaly_vae.models.registry import build
 from anomaly_vae.scoring import score_model as scores_of_models
 from anomaly_vae.scoring.parts.base import Batch, Normals
-from anomaly_vae.scoring.parts.distances import intrinsic_dimension
+from anomaly_vae.scoring.parts.distances import intrinsic_dimension, place, principal_axes
 from anomaly_vae.scoring.parts.knn_density import KNNDensity
 from anomaly_vae.scoring.parts.likelihood import Likelihood
 from anomaly_vae.scoring.parts.local_outlier import LocalOutlierFactor
@@ -79,6 +79,29 @@ def test_the_intrinsic_dimension_is_not_the_number_of_axes(dimension: int, axes:
         .values
     )
     assert float(intrinsic_dimension(nearest)) == pytest.approx(dimension, rel=0.2)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(60, 24), (24, 60), (5, 40)])
+def test_principal_axes_are_those_of_an_svd_down_to_small_variances(rows: int, columns: int) -> None:
+    count, rank = 8, min(rows, columns)
+    rng = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(n, rank, generator=rng).double()).Q for n in (rows, columns))
+    kept = min(count, rank)
+    singular = torch.full((rank,), 1e-9).double()
+    singular[:kept] = torch.logspace(0, -5, kept).double()  # of products: from 1 to 1e-10
+    axes = principal_axes((left * singular) @ right.T, count)
+    torch.testing.assert_close((axes.T @ right[:, :kept]).abs()[:kept], torch.eye(kept).double(), atol=1e-5, rtol=0)
+    assert not axes[:, kept:].any()
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (12, 30)])
+def test_principal_axes_are_orthonormal_where_rows_say_nothing_of_them(shape: tuple[int, int]) -> None:
+    offset = torch.randn(2, shape[1], generator=torch.Generator().manual_seed(1))[torch.arange(shape[0]) % 2]
+    axes = principal_axes(offset - offset.mean(0), 6)
+    assert axes.dtype == torch.float32
+    torch.testing.assert_close(axes.T @ axes, torch.eye(6))
+    placed = place(offset - offset.mean(0), axes)
+    torch.testing.assert_close(torch.cdist(placed, placed), torch.cdist(offset, offset), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("fitted_on", [20_000, 60])
