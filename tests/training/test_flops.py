@@ -19,7 +19,8 @@ from anomaly_vae.models import registry
 from anomaly_vae.scoring.compose import parts_of
 from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.training import flops
-from anomaly_vae.training.loop import History, Schedule, adamw, one_epoch
+from anomaly_vae.training.loop import History, Schedule, one_epoch
+from anomaly_vae.training.optimizer import adamw
 
 CPU, BATCH = torch.device("cpu"), 16
 # kind, shape of a sample -> operations of a training step, of a scored block
