@@ -46,9 +46,8 @@ from anomaly_vae.detector.configuration import opening
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.fit import fit
 from anomaly_vae.scoring.batching import SIZES
-from anomaly_vae.training.loop import History, Schedule, one_epoch
+from anomaly_vae.training.loop import History, Schedule, adamw, one_epoch
 from anomaly_vae.training.objective import loss
-from anomaly_vae.training.optimizer import adamw
 from anomaly_vae.training.threads import few_threads
 from pipelines import latency, rivals
 from pipelines.ceilings import Ceilings, measure, needs

@@ -22,7 +22,7 @@ from anomaly_vae.training import checkpoint
 from anomaly_vae.training.adversarial import Discriminator
 from anomaly_vae.training.augment import corrupted, spread
 from anomaly_vae.training.objective import active_units, loss, perplexity, terms
-from anomaly_vae.training.optimizer import AdamW, adamw
+from anomaly_vae.training.optimizer import AdamW
 from anomaly_vae.training.schedules import beta_at, capacity_at, risen
 from anomaly_vae.training.threads import few_threads
 
@@ -130,8 +130,15 @@ def train(
     return history
 
 
+def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:
+    """The optimiser of a resolved configuration."""
+    settings = config.training
+    assert settings.lr
+    return AdamW(model.parameters(), settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True)
+
+
 def one_epoch(
-    model: nn.Module, train: RowDataset, optimizer: AdamW, config: Config, schedule: Schedule, epoch: int,
+    model: nn.Module, train: RowDataset, optimizer: torch.optim.AdamW, config: Config, schedule: Schedule, epoch: int,
     history: History, opponent: Discriminator | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """One epoch; the figures are means over it. Nothing waits for the device before its end."""
@@ -172,7 +179,7 @@ def one_epoch(
 
 
 def _step(
-    model: nn.Module, x: Tensor, optimizer: AdamW, config: Config, progress: float, scale: float,
+    model: nn.Module, x: Tensor, optimizer: torch.optim.AdamW, config: Config, progress: float, scale: float,
     noise: torch.Generator, opponent: Discriminator | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One optimiser step; (found, means): found is 1 where the gradient was not finite and the step was skipped."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 from inspect import unwrap
 
 import torch
-from torch import nn
-
-from anomaly_vae.core.config import Config
 
 
 class AdamW(torch.optim.AdamW):
@@ -19,10 +16,3 @@ class AdamW(torch.optim.AdamW):
     load_state_dict = unwrap(torch.optim.AdamW.load_state_dict)
     zero_grad = unwrap(torch.optim.AdamW.zero_grad)
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
-
-
-def adamw(model: nn.Module, config: Config) -> AdamW:
-    """The optimiser of a resolved configuration."""
-    settings = config.training
-    assert settings.lr
-    return AdamW(model.parameters(), settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True)

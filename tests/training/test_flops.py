@@ -19,8 +19,7 @@ from anomaly_vae.models import registry
 from anomaly_vae.scoring.compose import parts_of
 from anomaly_vae.scoring.score_model import ScoreModel
 from anomaly_vae.training import flops
-from anomaly_vae.training.loop import History, Schedule, one_epoch
-from anomaly_vae.training.optimizer import adamw
+from anomaly_vae.training.loop import History, Schedule, adamw, one_epoch
 
 CPU, BATCH = torch.device("cpu"), 16
 # kind, shape of a sample -> operations of a training step, of a scored block
