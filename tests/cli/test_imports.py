@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,11 @@ def loaded(*commands: list[str]) -> list[set[str]]:
 def test_a_command_loads_what_it_uses(fits: dict[str, Any], tmp_path: Path) -> None:
     steps = Path("series.csv").read_text().splitlines(keepends=True)[:200]
     (tmp_path / "new.csv").write_text("".join(steps))
+    (tmp_path / "mlruns").mkdir()
+    shutil.copyfile("mlruns/mlflow.db", tmp_path / "mlruns" / "mlflow.db")  # saves MLflow's migrations
     score = ["score", str(tmp_path / "new.csv")]
     fit = ["fit", "--set", "training.epochs=1", "--set", f"tracking.folder={tmp_path / 'mlruns'}"]
+    fit += ["--set", "tracking.experiment=imports"]
     latest, run, folder, fitted = loaded(
         score, [*score, "-m", fits["series"]["run_id"]], [*score, "-m", "det-series"], fit
     )
