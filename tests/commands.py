@@ -5,6 +5,9 @@ from __future__ import annotations
 from click.testing import CliRunner, Result
 
 from anomaly_vae.cli import main
+from anomaly_vae.core.threads import collect_rarely
+
+collect_rarely()  # before the tests import their libraries, as the commands do
 
 
 def run(*command: str) -> Result:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,17 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
+from anomaly_vae.reporting import plots
 from anomaly_vae.tracking import client
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection looks through its million objects again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +47,24 @@ def one_schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "create_schema", copied)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_drawing() -> Iterator[None]:
+    """Of all fits of a session, the first draws a figure of certain axes; the next ones make it and log those bytes.
+    The tests of plots draw each figure that they make."""
+    draw: Callable[[Figure], bytes] = plots.png
+    drawn: dict[tuple[tuple[str, str], ...], bytes] = {}
+
+    def once(figure: Figure) -> bytes:
+        labels = tuple((axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes)
+        if labels not in drawn:
+            drawn[labels] = draw(figure)
+        return drawn[labels]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "png", once)
         yield
 
 

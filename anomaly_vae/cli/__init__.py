@@ -16,7 +16,7 @@ import click
 
 from anomaly_vae.cli import detect, latent, production, runs
 from anomaly_vae.core.errors import UsageError, told
-from anomaly_vae.core.threads import keep_memory
+from anomaly_vae.core.threads import collect_rarely, keep_memory
 from anomaly_vae.core.version import __version__
 
 COMMON = ("--debug", "-q", "--quiet")  # options that may also follow the name of a command
@@ -117,6 +117,7 @@ def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
     anomaly-vae score data.csv                           with the latest fitted detector
     """
     keep_memory()
+    collect_rarely()
     ctx.with_resource(_stoppable())
     ctx.obj = {"quiet": quiet}
     if "TORCHELASTIC_RUN_ID" in os.environ and ctx.invoked_subcommand != "fit":

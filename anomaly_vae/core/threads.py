@@ -1,8 +1,10 @@
-"""Worker threads, and a setting of malloc that avoids repeated allocation of pages."""
+"""Worker threads, and settings of the process that save work: malloc's, and those of Python's garbage collection."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,16 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, LARGEST)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def collect_rarely() -> None:
+    """Makes Python look for reference cycles once in 50,000 new objects instead of 700, and not at its exit.
+
+    Importing torch and MLflow makes a million objects, all of which stay; looking through them was a fifth of the CPU
+    time of the imports. What has no cycle is still freed at once.
+    """
+    gc.set_threshold(50_000, 20, 100)
+    atexit.register(gc.freeze)
 
 
 def prefetched(items: Iterable[T], rows: int = 0) -> Iterator[T]:

@@ -175,9 +175,11 @@ def alarm_interval(k: int, n: int, m: int, level: float = 0.95) -> tuple[float, 
     """Central interval of the share of alarms among m unseen normals, where the threshold is the k-th largest of the
     scores of n held-out normals and an unseen one: their true rate is Beta(k, n + 1 - k) distributed (Vovk 2012), their
     number beta-binomial. Counts are whole, so it covers at least `level`."""
-    from scipy.stats import betabinom
-
-    low, high = betabinom(m, k, n + 1 - k).ppf([(1 - level) / 2, (1 + level) / 2])
+    j, of = np.arange(m, dtype=np.float64), n + 1 - k
+    ratios = np.log((m - j) * (j + k)) - np.log((j + 1) * (m - j - 1 + of))  # of the chances of j + 1 and of j alarms
+    chances = np.r_[0.0, np.cumsum(ratios)]
+    shares = np.cumsum(np.exp(chances - chances.max()))
+    low, high = np.searchsorted(shares, shares[-1] * np.array([(1 - level) / 2, (1 + level) / 2]))
     return float(low / m), float(high / m)
 
 

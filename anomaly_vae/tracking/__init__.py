@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anomaly_vae.tracking.client import require_store as require_store
+    from anomaly_vae.tracking.local import find_detector as find_detector
     from anomaly_vae.tracking.outbox import sync as sync
     from anomaly_vae.tracking.outbox import waiting as waiting
     from anomaly_vae.tracking.queries import children as children
     from anomaly_vae.tracking.queries import data_of as data_of
-    from anomaly_vae.tracking.queries import find_detector as find_detector
     from anomaly_vae.tracking.queries import full_run_id as full_run_id
     from anomaly_vae.tracking.queries import list_runs as list_runs
     from anomaly_vae.tracking.queries import run_facts as run_facts
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 MODULES = {  # module -> the names that it provides here
     "client": ("require_store",),
+    "local": ("find_detector",),
     "outbox": ("sync", "waiting"),
-    "queries": ("children", "data_of", "find_detector", "full_run_id", "list_runs", "run_facts", "times_logged"),
+    "queries": ("children", "data_of", "full_run_id", "list_runs", "run_facts", "times_logged"),
     "registry": ("Version", "champion", "crown"),
     "runs": ("start", "update"),
 }

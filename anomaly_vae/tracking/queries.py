@@ -14,9 +14,18 @@ from mlflow.tracking import MlflowClient
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.tracking.client import RUNS_HINT, connect, experiment_ids, experiments, find_run
-from anomaly_vae.tracking.recording import DETECTOR
 from anomaly_vae.tracking.registry import MODELS, resolve
-from anomaly_vae.tracking.store import checkpoint_folder, clean, cut, server_uri, store_errors, store_folder, store_uri
+from anomaly_vae.tracking.run import DETECTOR
+from anomaly_vae.tracking.store import (
+    checkpoint_folder,
+    clean,
+    cut,
+    detector_folder,
+    server_uri,
+    store_errors,
+    store_folder,
+    store_uri,
+)
 
 
 def full_run_id(run: str, config: Config) -> str:
@@ -66,9 +75,8 @@ def find_detector(name: str | None, config: Config, scratch: str | None = None) 
         can_resume = checkpoint_folder(run_id, config).is_dir()
         advice = f"`anomaly-vae fit --resume {run_id}` continues it" if can_resume else RUNS_HINT
         raise RunError(f"run {run_id} is {status}, not finished{why}; {advice}")
-    local = store_folder(config) / "artifacts" / run_id / "artifacts" / DETECTOR
-    if not server_uri() and local.is_dir():
-        return run_id, local  # not the recorded address, which is stale if the store's folder was moved
+    if not server_uri() and (local := detector_folder(run_id, config)).is_dir():
+        return run_id, local
     with store_errors(f"reading the detector of run {run_id}"):
         if not client.list_artifacts(run_id, DETECTOR):
             raise RunError(f"run {run_id} has no detector; {RUNS_HINT}")

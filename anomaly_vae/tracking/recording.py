@@ -16,13 +16,12 @@ from anomaly_vae.core.errors import RunError
 from anomaly_vae.core.files import scratch_folder
 from anomaly_vae.tracking.metadata import SystemMetrics
 from anomaly_vae.tracking.outbox import Batch, Data, End, Entry, EntryWriter, Files, ModelFiles, Point, Sender, Spool
-from anomaly_vae.tracking.run import Columns
+from anomaly_vae.tracking.run import DETECTOR, Columns
 from anomaly_vae.tracking.store import clean, cut, file_name, server_uri, store_errors
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DETECTOR = "detector"  # artifact folder of the detector, and the tag of the runs that have one
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the run's description, in markdown
 TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow knows which artifacts are tables
 NAME_LENGTH = 250  # of a run, an experiment or a key: what MLflow's columns hold

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Columns = int | Sequence[str] | Mapping[str, str]  # the number of columns, their names, or name -> MLflow's type
+DETECTOR = "detector"  # artifact folder of the detector, and the tag of the runs that have one
 MODEL = "model"  # name of the logged model: MLflow finds it as runs:/RUN_ID/model
 
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.core.files import scratch_folder
+from anomaly_vae.tracking.run import DETECTOR
 
 Schema = Callable[[Path, Path], None]  # makes a new database of runs, with the folder of their artifacts
 
@@ -44,6 +45,11 @@ def store_folder(config: Config) -> Path:
 def checkpoint_folder(run_id: str, config: Config) -> Path:
     """The folder of a run's checkpoints; always local, beside the local store. Nothing is created."""
     return store_folder(config) / "checkpoints" / file_name(run_id)
+
+
+def detector_folder(run_id: str, config: Config) -> Path:
+    """The folder of a run's detector in the local store; not as recorded, which is stale where the store was moved."""
+    return store_folder(config) / "artifacts" / run_id / "artifacts" / DETECTOR
 
 
 def unsent(config: Config) -> Path:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from anomaly_vae.core import distributed
 from anomaly_vae.training import checkpoint
+from anomaly_vae.training.optimizer import AdamW
 
 WIDTH, STAGES = 32, 3  # channels of the first stage, and how many halve the sides: a patch is 46 pixels wide
 FOLDER = "adversary"  # of its checkpoint, in that of the training
@@ -29,7 +30,7 @@ class Discriminator:
             torch.manual_seed(seed)
             self.net = _discriminator(channels).to(device)
         self.shared = distributed.parallel(self.net)
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr, betas=(0.5, 0.9), weight_decay=0.0)
+        self.optimizer = AdamW(self.net.parameters(), lr, betas=(0.5, 0.9), weight_decay=0.0)
 
     def objection(self, reconstruction: Tensor) -> Tensor:
         """The loss of a reconstruction under the discriminator, mean over patches; no gradient for its own weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
 from typing import Any
 
 from torch import Tensor
@@ -33,3 +34,7 @@ class OperationCounter(TorchDispatchMode):
             self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
             self.bytes += sum(leaf.nbytes for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor))
         return result
+
+
+# torch wraps the method of a new mode against torch.compile, and the wrapper imports torch._dynamo at its first call
+OperationCounter.__torch_dispatch__ = unwrap(OperationCounter.__torch_dispatch__)  # type: ignore[method-assign]

@@ -19,6 +19,7 @@ from anomaly_vae.models.base import Output
 from anomaly_vae.training.adversarial import Discriminator
 from anomaly_vae.training.augment import corrupted
 from anomaly_vae.training.objective import loss
+from anomaly_vae.training.optimizer import AdamW
 from anomaly_vae.training.schedules import beta_at, capacity_at, learning_rate_at, risen
 
 WARM_UP = 3  # steps of a size before it is captured: libraries choose their algorithms, the optimiser makes its moments
@@ -128,7 +129,7 @@ def adamw(model: nn.Module, config: Config) -> torch.optim.AdamW:
     """The optimiser of a resolved configuration; on a CUDA device a step of it can be captured."""
     settings, device = config.training, next(model.parameters()).device
     assert settings.lr
-    optimizer = torch.optim.AdamW(
+    optimizer = AdamW(
         model.parameters(), settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True,
         capturable=device.type == "cuda",
     )  # fmt: skip

@@ -4,6 +4,7 @@ and the next larger number as threshold leaves it out."""
 from __future__ import annotations
 
 import warnings
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,10 +156,14 @@ def test_the_pictures_that_are_drawn(fits: Fits, tmp_path: Path, at: bool) -> No
     assert {path.stem for path in (tmp_path / "again").iterdir()} == drawn
 
 
+@pytest.fixture(scope="module")
+def estimator() -> AnomalyVAE:
+    return AnomalyVAE(epochs=1).fit(np.random.default_rng(0).normal(size=(60, 3)))
+
+
 @SIDES
-def test_the_estimator_of_scikit_learn(at: bool) -> None:
-    X = np.random.default_rng(0).normal(size=(60, 3))
-    fitted = AnomalyVAE(epochs=1).fit(X)
+def test_the_estimator_of_scikit_learn(estimator: AnomalyVAE, at: bool) -> None:
+    X, fitted = np.random.default_rng(0).normal(size=(60, 3)), copy(estimator)
     total = fitted.detector_.score(X)
     row = int(np.argsort(total)[30])
     fitted.offset_ = -moved(fitted.detector_, total[row], at)[1]

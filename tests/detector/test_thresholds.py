@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import betabinom
 
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.detector.metrics import PixelCounts
-from anomaly_vae.detector.thresholds import Threshold, choose, choose_pixels, p_values, tail_bound
+from anomaly_vae.detector.thresholds import Threshold, alarm_interval, choose, choose_pixels, p_values, tail_bound
 
 Array = NDArray[np.float64]
 NONE = np.empty(0)
@@ -281,3 +282,11 @@ def test_a_pixel_threshold_speaks_of_pictures_without_masks_and_of_pixels_with_t
     assert choose_pixels("fpr=0.05", peaks, curve) == choose_pixels("fpr=0.05", peaks, None)
     with pytest.raises(DataError, match="youden needs masks in validation and there are none; use fpr=RATE"):
         choose_pixels("youden", peaks, None)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 40])
+@pytest.mark.parametrize("rows", [1, 10, 3000])
+def test_the_interval_of_alarms_is_scipys_beta_binomial(rank: int, rows: int) -> None:
+    for normals in (40, 700):
+        expected = betabinom(rows, rank, normals + 1 - rank).ppf([0.025, 0.975]) / rows
+        assert alarm_interval(rank, normals, rows) == tuple(expected)

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from anomaly_vae import tracking
 from anomaly_vae.core.config import Config, TrackingConfig
 from anomaly_vae.core.errors import RunError
-from anomaly_vae.tracking import recording, store
+from anomaly_vae.tracking import local, queries, recording, store
 from anomaly_vae.tracking.client import create_schema
 
 
@@ -225,6 +225,56 @@ def test_the_detector_is_found_by_id_by_prefix_and_as_the_latest(config: Config,
     assert tracking.full_run_id(second[:12], config) == second
     with pytest.raises(RunError, match=f"run {bare.run_id} has no detector; `anomaly-vae runs`"):
         tracking.find_detector(bare.run_id, config)
+
+
+def test_the_local_store_is_read_as_mlflow_reads_it(config: Config, tmp_path: Path) -> None:
+    config = at(tmp_path / "store")
+    with tracking.start(config, data_name="elsewhere", run_name="in another experiment") as run:
+        run.detector(Path(__file__).parent)
+    runs = [run.run_id, *(finished(config, tmp_path, f"{number}") for number in range(3))]
+    server, database = client(config), Path(config.tracking.folder) / "mlflow.db"
+
+    def assert_same() -> None:
+        answers = [local._finished(name, config) for name in (None, *runs, "f" * 32)]
+        assert answers[0] == queries.find_detector(None, config)
+        for name, answer in zip((*runs, "f" * 32), answers[1:], strict=True):
+            with suppress(RunError):
+                assert queries.find_detector(name, config) == answer != None  # noqa: E711 (both are found)
+                continue
+            assert answer is None
+
+    assert_same()
+    with sqlite3.connect(database) as connection:  # of runs that ended at once, MLflow takes the one that started last
+        connection.execute("UPDATE runs SET end_time = 5, start_time = 1")
+        connection.execute("UPDATE runs SET start_time = 2 WHERE run_uuid = ?", [runs[2]])
+    connection.close()
+    assert_same()
+    assert local._finished(None, config)[0] == runs[2]  # type: ignore[index]
+    server.delete_run(runs[2])
+    assert_same()
+    server.set_terminated(runs[3], "KILLED", 9)
+    assert_same()
+    server.delete_experiment(server.get_run(runs[1]).info.experiment_id)
+    assert_same()
+    assert local._finished(None, config)[0] == runs[0]  # type: ignore[index]
+    with sqlite3.connect(database) as connection:
+        connection.execute("ALTER TABLE tags RENAME COLUMN key TO name")
+    connection.close()
+    assert local._finished(None, config) is None, "a later schema is MLflow's to read"
+
+
+def test_mlflow_is_asked_of_a_server_and_where_runs_have_ended_unrecorded(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = finished(config, tmp_path)
+    assert tracking.find_detector(None, config)[0] == run_id
+    monkeypatch.setattr(queries, "find_detector", lambda *_: ("asked", tmp_path))
+    assert tracking.find_detector(None, config)[0] == run_id
+    with tracking.start(config, data_name="d", run_name="goes on"):
+        assert tracking.find_detector(None, config)[0] == "asked"
+    assert tracking.find_detector(run_id[:8], config)[0] == "asked"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert tracking.find_detector(None, config)[0] == "asked"
 
 
 def test_what_cannot_be_found_is_named(config: Config) -> None:

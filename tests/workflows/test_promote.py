@@ -31,6 +31,8 @@ def test_promotion(workplace: Path) -> None:
         "--set",
         "training.epochs=1",
         "--set",
+        "split.folds=0",
+        "--set",
         "tracking.experiment=plant 7/é",
         "--json",
     ]
@@ -82,7 +84,7 @@ def test_rows_that_were_trained_on_decide_nothing(workplace: Path) -> None:
     frame[:400].to_csv("table.csv", index=False)
     mixed = pd.concat([frame[100:200], frame[400:]])
     mixed.sample(frac=1, random_state=0).to_csv("mixed.csv", index=False)
-    settings = ["--label", "diagnosis", "--set", "training.epochs=1", "--json"]
+    settings = ["--label", "diagnosis", "--set", "training.epochs=1", "--set", "split.folds=0", "--json"]
     run_id = json.loads(ok("fit", "table.csv", *settings, "-o", "detector"))["run_id"]
     detector = Detector.load("detector")
     parts = split(open_source("table.csv", detector.config.data), detector.config)

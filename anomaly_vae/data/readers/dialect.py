@@ -22,7 +22,7 @@ from anomaly_vae.data.readers.cells import NULLS
 SEPARATORS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'", " ": "a blank"}  # " ": a run of blanks
 SAMPLE, SAMPLE_CHARS = 100, 1 << 18  # records, and characters, that the decision is based on; at least FEWEST records
 FEWEST = 4
-LIKE_NUMBER = re.compile(r"[-+\u2212(]?\s*[$€£]?\s*[\d.,'’ ]*\d[\d.,'’ ]*([eE][-+]?\d+)?\s*[%$€£)]?")
+LIKE_NUMBER = re.compile(r"[-+\u2212(]?\s*[$€£]?\s*[.,'’ ]*\d[\d.,'’ ]*([eE][-+]?\d+)?\s*[%$€£)]?")
 DECIMAL_COMMA = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+),\d+([eE][-+]?\d+)?")  # 0,5 or 1.234,56
 DECIMAL_POINT = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)\.\d+([eE][-+]?\d+)?")
 UNIT = re.compile(

@@ -69,7 +69,6 @@ def new_figure(
 ) -> tuple[Figure, Any]:
     """A figure (sizes in inches) and its axes: one, a list of one row, or a list of rows."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights, sharex="col" if heights else False)
     if rows == 1:
         return figure, grid[0, 0] if columns == 1 else list(grid[0])
@@ -81,7 +80,7 @@ def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a name; it is drawn as a box
-        figure.savefig(file, format="png")
+        FigureCanvasAgg(figure).print_png(file)  # the bytes of savefig, which would draw twice to find the layout
     return file.getvalue()
 
 

@@ -10,7 +10,7 @@ import pytest
 from anomaly_vae.core.errors import DataError
 from anomaly_vae.core.settings import DataConfig
 from anomaly_vae.data.open import open_source
-from anomaly_vae.data.readers import csv
+from anomaly_vae.data.readers import csv, dialect
 from anomaly_vae.data.readers.csv import CsvReader
 from anomaly_vae.data.tabular import TabularSource
 
@@ -201,3 +201,7 @@ def test_a_long_file_whose_last_line_is_cut_names_that_line(tmp_path: Path) -> N
         opened(tmp_path / "x.csv", content[:-6]).reader.table()
     with pytest.raises(DataError, match=r"a quote in line 42 is not closed"):
         opened(tmp_path / "x.csv", content.replace("\n-3.000", '\n"-3.000', 2).replace('\n"', "\n", 1)).reader.table()
+
+
+def test_a_long_cell_that_is_almost_a_number_is_told_from_one_at_once() -> None:
+    assert [dialect._kind("1," * 200_000 + end) for end in ("0", "x")] == ["number", "text"]
