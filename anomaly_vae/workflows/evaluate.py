@@ -60,7 +60,8 @@ def evidence(
         from anomaly_vae import tracking
 
         with tracking.update(run_id, detector.config) as run:
-            run.metrics({f"nll_{draws}": found.nll, f"nll_{draws}_error": found.error, "bits_per_pixel": found.bits})
+            likelihood = {f"nll_{draws}": found.nll, f"nll_{draws}_error": found.error, "bits_per_pixel": found.bits}
+            run.metrics(likelihood, "evaluate")
             run.tags({"nll_of": path})
     return found
 
@@ -125,7 +126,7 @@ def evaluate(
     written: Mapping[str, Any] | None = None,
     run_id: str = "",
 ) -> Result:
-    """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`.
+    """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate/*`.
 
     Of data that names its parts, on the test part alone. label, normal, unlabelled, written: as in `evidence`.
     """
@@ -160,7 +161,7 @@ def evaluate(
         from anomaly_vae import tracking
 
         with tracking.update(run_id, detector.config) as run:
-            run.metrics({f"evaluate_{name}": value for name, value in found.items()})
+            run.metrics(found, "evaluate")
             run.tags({"evaluated_on": path})
     noun, trained_on = KINDS[source.kind].noun, None
     if detector.trained_rows is not None:

@@ -15,6 +15,8 @@ from anomaly_vae.reporting.summary import Summary
 from anomaly_vae.tracking.run import Run
 
 REPORT = "report.html"
+# figures of an epoch that are of held-out samples -> their names without that
+HELD_OUT = {"valid_loss": "loss", "active_units": "active_units", "perplexity": "perplexity"}
 REPORTED = 20  # number of rows of each table in the report; the tables of the run are complete
 
 
@@ -24,21 +26,25 @@ def log_fit(
 ) -> None:  # fmt: skip
     """Logs a finished fit: every setting, the test metrics, the data, figures, tables, the note and the report.
 
-    title: the title of the report, which is the name of the run. events: among the test steps of a series.
+    title: the name of the run from now on, and the title of the report. events: among the test steps of a series.
     """
     import pandas as pd
 
     run.params({**detector.config.flat(), **{f"changed.{key}": value for key, value in summary.changed.items()}})
-    run.params({"kind": source.kind, "threshold_policy": detector.threshold.policy})
+    run.params({"data.path": source.path, "kind": source.kind, "threshold_policy": detector.threshold.policy})
+    latent = fit.latent_metrics()
+    tested = {name: value for name, value in summary.metrics.items() if name not in latent}
+    run.metrics(tested, "test" if len(fit.split.test) else "valid")
+    run.metrics({"seconds": summary.seconds, "best_epoch": float(fit.history.best_epoch)}, "train")
+    model = {**latent, "threshold": detector.threshold.value}
     if detector.pixels is not None:
         run.params({"pixel_threshold_policy": detector.pixels.policy})
-        run.metrics({"pixel_threshold": detector.pixels.value})
-    final = {"threshold": detector.threshold.value, "best_epoch": float(fit.history.best_epoch)}
-    weights = detector.score_model.weights or {}
-    run.metrics({f"weight.{name}": weight for name, weight in weights.items()})
-    run.metrics({**summary.metrics, "seconds": summary.seconds, **final})
+        model["pixel_threshold"] = detector.pixels.value
+    weights = {f"weight_{name}": weight for name, weight in (detector.score_model.weights or {}).items()}
+    run.metrics({**model, **weights}, "model")
     _log_data(run, source, detector.layout, fit)
     run.tags({"data": source.path, "data_is": source.why, **({"notes": "\n".join(fit.notes)} if fit.notes else {})})
+    run.name(title)
     run.note(report.to_markdown(summary))
     pictures, tables = (
         figures.pictures(detector, fit, summary, source.image_files()),
@@ -51,6 +57,11 @@ def log_fit(
     run.text(_kl_csv(fit), "kl_by_epoch.csv")
     short = [replace(table, cells=table.cells[:REPORTED]) for table in tables]
     run.text(report.to_html(summary, title, pictures, short, _foot(run)), REPORT)
+
+
+def curves(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of an epoch (`training.loop`) under the names that a run has them by."""
+    return {f"valid/{HELD_OUT[name]}" if name in HELD_OUT else f"train/{name}": x for name, x in figures.items()}
 
 
 def _log_data(run: Run, source: Source, layout: Layout, fit: Fit) -> None:

@@ -93,7 +93,7 @@ def promote(
     refused = "" if force else _refusal(found, champion, before, excuse, trained)
     version = None
     if not refused:
-        tags = {"evaluated_on": path, **{f"evaluate_{key}": f"{value:.6g}" for key, value in found.metrics.items()}}
+        tags = {"evaluated_on": path, **{f"evaluate/{key}": f"{value:.6g}" for key, value in found.metrics.items()}}
         version = tracking.crown(run_id, title, tags, config)
     return Promotion(path, found, champion, before, version, refused, excuse)
 

@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -207,7 +208,7 @@ def test_evaluate_adds_to_the_run(fits: Fits) -> None:
     run_id = fits["table"]["run_id"]
     result = json.loads(ok("evaluate", "table.csv", "-m", run_id[:8], "--json"))
     record = connect(Config()).get_run(run_id)
-    assert record.data.metrics["evaluate_auroc"] == result["metrics"]["auroc"]
+    assert record.data.metrics["evaluate/auroc"] == result["metrics"]["auroc"]
     assert record.data.tags["evaluated_on"] == "table.csv"
 
 
@@ -251,7 +252,7 @@ def test_feedback_of_a_folder_and_of_a_run_and_its_undoing(fits: Fits) -> None:
     assert after == ok("score", "table.csv", "-m", address, *store) != before
     record = connect(Config(tracking={"folder": "fed"})).get_run(address)
     assert record.data.tags["feedback"] == f"{right} right, {false} false: verdicts.csv"
-    assert record.data.metrics["threshold"] == told["after"]["value"]
+    assert record.data.metrics["model/threshold"] == told["after"]["value"]
     for place in ("./copy", address):
         ok("feedback", "--undo", "-m", place, *store)
         assert ok("score", "table.csv", "-m", place, *store) == before
@@ -335,7 +336,7 @@ def test_the_latest_run_scores_where_none_is_named(fits: Fits) -> None:
     assert [row["run_id"] for row in listed] == [latest, first]
     shown = ok("runs", "-n", "1", *store).splitlines()
     assert shown[0].split() == ["run_id", "name", "status", "started", "auroc", "f1", "seconds"]
-    assert shown[1].startswith(f"{latest}  table-table-seed1  FINISHED")
+    assert shown[1].startswith(f"{latest}  table-table-seed1-diagnosis-youden  FINISHED")
     assert len(shown) == 2
     result = run("score", "series.csv", "-m", "0123456789abcdef")
     assert result.exit_code == 1
@@ -356,10 +357,18 @@ def test_resume_takes_no_data() -> None:
 def test_info_and_ui(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = dict(line.split(maxsplit=1) for line in ok("info").splitlines())
     assert {"anomaly-vae", "python", "torch", "mlflow", "cpu"} <= set(shown)
-    called = []
-    monkeypatch.setattr(store, "serve_ui", lambda config, _, **where: called.append((config.tracking.folder, where)))
+    called, opened = [], []
+
+    def serve_ui(config: Config, _: object, ready: Callable[[str], None], **where: object) -> None:
+        called.append((config.tracking.folder, where))
+        ready("http://here")
+
+    monkeypatch.setattr(store, "serve_ui", serve_ui)
+    monkeypatch.setattr(click, "launch", opened.append)
     ok("ui", "--port", "5011", "--set", "tracking.folder=elsewhere")
-    assert called == [("elsewhere", {"host": "127.0.0.1", "port": 5011})]
+    assert (called, opened) == ([("elsewhere", {"host": "127.0.0.1", "port": 5011})], [])
+    assert run("ui", "--open").stderr == "the runs: http://here\n"
+    assert opened == ["http://here"]
 
 
 def test_the_installed_command_works_from_another_folder(tmp_path: Path, fits: Fits) -> None:
