@@ -82,6 +82,12 @@ def experiment_page(experiment_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={REVIEW_KEY}&{MODELS_NOT_GENAI}"
 
 
+def run_page(experiment_id: str, run_id: str, file: str = "") -> str:
+    """The address, on a server of MLflow, of a run, or of one of its files."""
+    place = f"/artifacts/{file}" if file else ""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{place}?{MODELS_NOT_GENAI}"
+
+
 def _review_state() -> str:
     """The saved view "Review" (in MLflow's list of runs: Views → Review), which shows the columns for a review.
 
@@ -90,6 +96,7 @@ def _review_state() -> str:
     columns (github.com/mlflow/mlflow/issues/4713), so this writes what the menu of MLflow 3.17 writes. A page that
     does not know the tag or this state ignores it: the list shows its default columns, and nothing else changes.
     """
+    metrics = [f"metrics.`{name}`" for name in REVIEW_METRICS]
     state = {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",
@@ -98,9 +105,9 @@ def _review_state() -> str:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*(f"metrics.`{name}`" for name in REVIEW_METRICS), "params.`threshold_policy`"],
-        "columnOrder": [],
-        "columnWidths": {},
+        "selectedColumns": [*metrics, "params.`threshold_policy`"],
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *metrics, "params.`threshold_policy`"],
+        "columnWidths": {"attributes.`Run Name`": 280},  # pixels
         "runsHiddenMode": "FIRST_10_RUNS",
         "viewMaximized": False,
         "runListHidden": False,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Columns = int | Sequence[str] | Mapping[str, str]  # the number of columns, their names, or name -> MLflow's type
 # Figures that a run keeps as tags: MLflow draws a chart of one bar of each metric, and nobody compares these.
 COUNTS = frozenset({"anomalies", "best_epoch", "events", "false_events", "kl_dimensions", "regions", "rows"})
+REPORT = "report.html"  # artifact of a fit
 MODEL = "model"  # name of the logged model: MLflow finds it as runs:/RUN_ID/model
 
 

@@ -12,9 +12,8 @@ from anomaly_vae.detector.events import Event
 from anomaly_vae.detector.fit import Fit
 from anomaly_vae.reporting import figures, report
 from anomaly_vae.reporting.summary import Summary
-from anomaly_vae.tracking.run import Run
+from anomaly_vae.tracking.run import REPORT, Run
 
-REPORT = "report.html"
 # figures of an epoch that are of held-out samples -> their names without that
 HELD_OUT = {"valid_loss": "loss", "active_units": "active_units", "perplexity": "perplexity"}
 REPORTED = 20  # number of rows of each table in the report; the tables of the run are complete

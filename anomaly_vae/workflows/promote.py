@@ -94,7 +94,8 @@ def promote(
     version = None
     if not refused:
         tags = {"evaluated_on": path, **{f"evaluate/{key}": f"{value:.6g}" for key, value in found.metrics.items()}}
-        version = tracking.crown(run_id, title, tags, config)
+        why = f"AUROC {found.metrics[DECIDES]:.4f} on {path}"
+        version = tracking.crown(run_id, title, why, tags, config)
     return Promotion(path, found, champion, before, version, refused, excuse)
 
 
