@@ -95,7 +95,7 @@ def crown(run: str, name: str, why: str, tags: Mapping[str, Any], config: Config
         if model.status != "READY":
             raise RunError(f"the model of run {run_id} is {model.status}, not READY; fit again")
         links = f"[run {record.info.run_name}]({_page(record)}), [report]({_page(record, REPORT)})"
-        _describe(client, name, f"{ABOUT} {record.data.tags.get('data', name)}. {CHAMPION}: {links}. Score with"
+        _describe(client, name, f"{ABOUT} {record.data.tags.get('data', name)}. The {CHAMPION} is {links}. Score with"
                   f" `anomaly-vae score DATA -m {MODELS}{name}@{CHAMPION}`")  # fmt: skip
         registered = client.search_model_versions(f"name = '{name}'")
         versions = [version for version in registered if _model_id(version) == model_id]

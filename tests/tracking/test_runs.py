@@ -227,13 +227,18 @@ def test_the_detector_is_found_by_id_by_prefix_and_as_the_latest(config: Config,
         tracking.find_detector(bare.run_id, config)
 
 
-def test_what_cannot_be_found_is_named(config: Config) -> None:
+def test_what_cannot_be_found_is_named(config: Config, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=f"no run {'f' * 32} in sqlite:///.*`anomaly-vae runs`"):
         tracking.find_detector("f" * 32, config)
-    with pytest.raises(RunError, match="'abc' is no run id"):
-        tracking.find_detector("abc", config)
-    with pytest.raises(RunError, match="is no run id"):
-        tracking.full_run_id("x' or '1'='1", config)
+    for name in ("abc", "x' or '1'='1", "'\""):
+        with pytest.raises(RunError, match="neither an id, of 6 characters or more, nor a name; `anomaly-vae runs`"):
+            tracking.full_run_id(name, config)
+    runs = [finished(config, tmp_path, "it's 2 = 2") for _ in range(2)]
+    with pytest.raises(RunError, match="of several runs") as caught:
+        tracking.full_run_id("it's 2 = 2", config)
+    assert all(run_id in str(caught.value) for run_id in runs)
+    client(config).delete_run(runs[0])
+    assert tracking.find_detector("it's 2 = 2", config)[0] == runs[1]
     with pytest.raises(ValueError, match="boom"), tracking.start(config, data_name="x", run_name="x") as failed:
         raise ValueError("boom")
     with pytest.raises(RunError, match=r"is FAILED, not finished \(ValueError: boom\); `anomaly-vae runs` lists"):
