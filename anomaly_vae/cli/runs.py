@@ -72,9 +72,14 @@ def send_waiting(config: Config) -> None:
 
 @click.command("config", short_help="Print the settings as YAML.")
 @settings
-def config_command(**options: Any) -> None:
-    """Print the settings, with those of -c and --set applied, as YAML."""
-    click.echo(load_config(options).to_yaml(), nl=False)
+@click.option("--changed", is_flag=True, help="Only those that differ from the defaults.")
+def config_command(changed: bool, **options: Any) -> None:
+    """Print the settings, with those of -c and --set applied, as YAML: what each is and may be stands above it."""
+    config = load_config(options)
+    from anomaly_vae.core.commented import commented
+    from anomaly_vae.detector.configuration import names
+
+    click.echo(commented(config, names(), changed), nl=False)
 
 
 @click.command()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,16 @@ def test_config_prints_what_it_reads() -> None:
         "data.normal": ["3", "5"],
         "data.drop": ["x"],
     }
+    for setting in Config().flat():
+        assert re.search(rf"^ *#.*\n *{setting.rpartition('.')[2]}:", text, re.M), f"{setting} has no comment"
+    assert re.search("# .*one of .*conv2d.*dense", text), "the names of a registry"
+    assert re.search("# .*one of auto, cpu, cuda\ndevice: auto", text)
+    changed = ok("config", "--changed", "--set", "training.lr=3e-4", "--set", "data.normal=[3, 5]")
+    assert [line for line in changed.splitlines() if line.strip()[:1] not in "#"] == [
+        "data:", "  normal: ['3', '5']", "training:", "  lr: 0.0003"
+    ]  # fmt: skip
+    assert Config(**yaml.safe_load(changed)).changed() == {"training.lr": 3e-4, "data.normal": ["3", "5"]}
+    assert ok("config", "--changed") == "# nothing differs from the defaults\n"
 
 
 @pytest.mark.parametrize("name", ROWS)
