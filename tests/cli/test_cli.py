@@ -180,7 +180,7 @@ def test_maps_draw_the_flagged_pictures(fits: Fits) -> None:
     flagged = scores["id"][scores["is_anomaly"]]
     assert 0 < len(flagged) < 30
     assert sorted(path.name for path in Path("maps").iterdir()) == sorted(f"{i}.png" for i in flagged)
-    assert np.asarray(Image.open(f"maps/{flagged.iloc[0]}.png")).shape[:2] == (256, 2 * 256 + 2 * 8 + 96)
+    assert np.asarray(Image.open(f"maps/{flagged.iloc[0]}.png")).shape[:2] == (256 + 18, 2 * 256 + 2 * 8 + 96)
     # ids with dots stay in the folder, and none hides another
     ok("score", "few.csv", "-m", "det-digits", "--id", "place", "--maps", "inside", "--threshold", "-1e9")
     assert len(list(Path("inside").iterdir())) == 30
