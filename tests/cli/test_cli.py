@@ -41,9 +41,10 @@ Fits = dict[str, dict[str, Any]]
 @pytest.fixture
 def beside(fits: Fits) -> Iterator[None]:
     """What a test writes beside the fits is taken away again."""
-    before = set(Path().iterdir())
+    place = Path.cwd()  # an interrupted suite is back in the checkout before this ends
+    before = set(place.iterdir())
     yield
-    for path in set(Path().iterdir()) - before:
+    for path in set(place.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
