@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
             seconds_so_far = time.perf_counter() - start
             values = (f"{name} {shown[name]:.6g}" for name in SHOWN if name in shown)
             print(f"{member} {seconds_so_far:7.0f} s", *values, flush=True)
-            study.run.epoch(epoch, {f"{member}.{name}": value for name, value in figures.items()})
+            study.run.epoch(epoch, {f"{member}/{name}": value for name, value in figures.items()})
 
         detector, fit_result = fit(source, config, on_epoch, study.folder / f"{member}-{seed}")
         seconds = time.perf_counter() - start

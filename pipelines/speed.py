@@ -94,7 +94,7 @@ def main() -> None:
     Path(options.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     with tracking.start(load_config(), data_name="speed", run_name="speed") as logged:
         logged.metrics(
-            {_key(f"{name}.{figure}"): v for name, figures in results.items() for figure, v in figures.items()}
+            {_key(f"{name}/{figure}"): v for name, figures in results.items() for figure, v in figures.items()}
         )
         logged.text(json.dumps(results, indent=1), "speed.json")
 

@@ -25,6 +25,7 @@ from anomaly_vae import tracking
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.engines import ENGINES, Engine, map_items
 from anomaly_vae.detector.configuration import load as load_config
+from anomaly_vae.tracking.run import Run
 
 COLLECTIONS = Path(__file__).with_name("collections.yaml")  # which sets defaults are chosen on, and which reported on
 HALVES = ("development", "reporting")
@@ -131,7 +132,7 @@ class Study:
             print(f"\n{name}\n{plus_minus(table)}")
             self.run.text(plus_minus(table), f"{name}.txt")
             self.run.text((self.folder / f"{name}.csv").read_text(encoding="utf-8"), f"{name}.csv")
-        self.run.metrics(_named(self.overall().xs("mean", axis=1, level=1)))
+        _log_methods(self.run, self.overall().xs("mean", axis=1, level=1))
         if children:
             self._log_files()
         print(f"\ntables and cells: {self.folder}")
@@ -149,7 +150,7 @@ class Study:
             ) as child:
                 child.params({"file": file, "seeds": sorted(part["seed"].unique().tolist())})
                 means = part.groupby("method").mean(numeric_only=True)
-                child.metrics(_named(means.drop(columns=["seed", *self.hidden])))
+                _log_methods(child, means.drop(columns=["seed", *self.hidden]))
 
 
 def _timed(compute: Callable[[str, int], Figures]) -> Callable[[tuple[str, int]], tuple[Figures, float]]:
@@ -258,5 +259,6 @@ def _brief(figures: dict[str, float]) -> str:
     return " ".join(f"{value:.3f}" for value in list(figures.values())[:2])
 
 
-def _named(table: pd.DataFrame) -> dict[str, float]:
-    return {f"{method}.{metric}": float(row[metric]) for method, row in table.iterrows() for metric in table.columns}
+def _log_methods(run: Run, table: pd.DataFrame) -> None:
+    for method, row in table.iterrows():
+        run.metrics({str(metric): float(value) for metric, value in row.items()}, str(method))

@@ -43,6 +43,23 @@ def scripts() -> list[str]:
     return re.findall(r"^python - <<'END'\n(.*?)^END$", "\n".join(blocks("bash")), re.M | re.S)
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("anomaly-vae eva", "plain,evaluate"), ("anomaly-vae fit --contam", "plain,--contamination"),
+     ("anomaly-vae score da", "file,da"), ("anomaly-vae latent rec", "plain,reconstruct"),
+     ("anomaly-vae fit -c con", "file,con"), ("anomaly-vae fit --kind se", "plain,series")],
+)  # fmt: skip
+def test_the_shell_completes(words: str, offered: str) -> None:
+    (name,) = re.findall(r'^eval "\$\((\w+)=bash_source anomaly-vae\)"$', README, re.M)
+
+    def completed(**environment: str) -> str:
+        return CliRunner().invoke(main, prog_name="anomaly-vae", env=environment).stdout
+
+    assert "complete -o nosort -F" in completed(**{name: "bash_source"})
+    place = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert completed(**{name: "bash_complete"}, **place).split() == [offered]
+
+
 def test_the_commands_on_embedded_data_work_in_order(workplace: Path) -> None:
     for script in scripts():  # they draw what a tour fits
         exec(script, {})

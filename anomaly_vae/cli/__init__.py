@@ -5,6 +5,7 @@ stderr.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,13 +14,22 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from anomaly_vae.cli import detect, latent, production, runs
 from anomaly_vae.core.errors import UsageError, told
 from anomaly_vae.core.threads import collect_rarely, keep_memory
 from anomaly_vae.core.version import __version__
 
+PLACES = re.compile("FILE|FOLDER|DIR|data|file", re.I)  # what the help calls files and folders
 COMMON = ("--debug", "-q", "--quiet")  # options that may also follow the name of a command
+
+
+class FileName(click.types.StringParamType):
+    """Text that is completed as the name of a file or folder."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Group(click.Group):
@@ -126,5 +136,15 @@ def main(ctx: click.Context, debug: bool, quiet: bool) -> None:
         )
 
 
+def _complete_files(command: click.Command) -> None:
+    """Makes the shell's completion offer files where a command takes one; click offers none for text."""
+    for param in command.params:
+        if isinstance(param.type, click.types.StringParamType) and PLACES.search(param.metavar or str(param.name)):
+            param.type = FileName()
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _complete_files(inner)
+
+
 for command in (*detect.COMMANDS, *latent.COMMANDS, *production.COMMANDS, *runs.COMMANDS):
     main.add_command(command)
+_complete_files(main)

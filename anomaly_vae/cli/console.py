@@ -18,7 +18,6 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.reporting.summary import DRIFT_HEADS, choice_table, choices, drift_cells, metric_facts, pixel_facts
 
 if TYPE_CHECKING:
-    import torch
     from rich.progress import Progress
 
     from anomaly_vae.detector.detector import Detector
@@ -238,31 +237,39 @@ def _cell(value: Any) -> str:
 
 
 def info_table() -> str:
-    """Versions and devices, for a bug report."""
+    """Versions and hardware, for a bug report; a torch that cannot be imported is a line of it."""
     import os
     import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    import torch
+    import re
+    from importlib.metadata import PackageNotFoundError, requires, version
 
     from anomaly_vae.core.version import __version__
 
     rows = [("anomaly-vae", __version__), ("python", platform.python_version()), ("platform", platform.platform())]
-    for package in ("torch", "torchvision", "scikit-learn", "pandas", "pyarrow", "numpy", "mlflow", "click"):
+    try:
+        needed = [line for line in requires("anomaly-vae") or () if "extra ==" not in line]
+    except PackageNotFoundError:  # run from a checkout
+        needed = ["mlflow", "torch"]
+    for package in sorted(re.split(r"[^\w.-]", line)[0] for line in needed):
         try:
             rows.append((package, version(package)))
         except PackageNotFoundError:
             rows.append((package, "not installed"))
-    rows.append(
-        ("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, bf16 {_bf16(torch.device('cpu'))}")
+    memory = (
+        f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB" if os.name == "posix" else ""
     )
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    rows += [(str(gpu), f"{torch.cuda.get_device_name(gpu)}, bf16 {_bf16(gpu)}") for gpu in gpus]
-    return table(rows if gpus else [*rows, ("cuda", "no device")])
+    cpu = f"{platform.machine()}, {os.cpu_count()} cores{memory}"
+    try:
+        import torch
 
-
-def _bf16(device: torch.device) -> str:
-    """Whether a device computes in bfloat16, as yes or no."""
-    from anomaly_vae.core.device import has_bf16
-
-    return "yes" if has_bf16(device) else "no"
+        from anomaly_vae.core.device import has_bf16
+    except Exception as error:  # a report is wanted most where the installation is broken
+        return table([*rows, ("cpu", cpu), ("torch fails", f"{type(error).__name__}: {error}")])
+    cells = {"cpu": (torch.device("cpu"), f"{cpu}, {torch.get_num_threads()} threads")}
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.device("cuda", index)
+        gib = torch.cuda.get_device_properties(index).total_memory / 2**30
+        cells[str(gpu)] = (gpu, f"{torch.cuda.get_device_name(gpu)}, {gib:.1f} GiB")
+    rows += [(name, f"{text}, bf16 {'yes' if has_bf16(device) else 'no'}") for name, (device, text) in cells.items()]
+    cuda = f"{torch.cuda.device_count()} devices" if len(cells) > 1 else "no device"
+    return table([*rows, ("cuda", f"{cuda}, torch built for {torch.version.cuda or 'none'}")])

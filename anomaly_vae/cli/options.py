@@ -34,7 +34,10 @@ DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), he
 ID_COLUMN = click.option("--id", "id_column", metavar="COLUMN", help="Column to report as id.")
 LABEL = click.option("--label", metavar="COLUMN", help="Label column; default: the one of the fit.")
 MODEL = click.option(
-    "-m", "--model", metavar="RUN_ID|FOLDER|models:/NAME@ALIAS", help="Detector; default: of the latest finished run."
+    "-m",
+    "--model",
+    metavar="RUN|FOLDER|models:/NAME@ALIAS",
+    help="Detector; a run by its id or name; default: of the latest finished run.",
 )
 NORMAL = click.option("--normal", multiple=True, metavar="VALUE", help="Label value that is normal; repeatable.")
 SKIP_BROKEN = click.option(

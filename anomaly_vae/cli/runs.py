@@ -72,9 +72,14 @@ def send_waiting(config: Config) -> None:
 
 @click.command("config", short_help="Print the settings as YAML.")
 @settings
-def config_command(**options: Any) -> None:
-    """Print the settings, with those of -c and --set applied, as YAML."""
-    click.echo(load_config(options).to_yaml(), nl=False)
+@click.option("--changed", is_flag=True, help="Only those that differ from the defaults.")
+def config_command(changed: bool, **options: Any) -> None:
+    """Print the settings, with those of -c and --set applied, as YAML: what each is and may be stands above it."""
+    config = load_config(options)
+    from anomaly_vae.core.commented import commented
+    from anomaly_vae.detector.configuration import names
+
+    click.echo(commented(config, names(), changed), nl=False)
 
 
 @click.command()
@@ -89,13 +94,19 @@ def info() -> None:
 @settings
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port to listen on.")
-def ui(host: str, port: int, **options: Any) -> None:
-    """Open the MLflow UI on the store of the runs."""
+@click.option("--open", "opens", is_flag=True, help="Also open the page in a browser.")
+def ui(host: str, port: int, opens: bool, **options: Any) -> None:
+    """Serve the MLflow UI on the store of the runs, and print the address of the latest run's experiment."""
     config = load_config(options)
     from anomaly_vae import tracking
     from anomaly_vae.tracking import store
 
-    store.serve_ui(config, tracking.require_store, host=host, port=port)
+    def ready(address: str) -> None:
+        click.echo(f"the runs: {address}", err=True)
+        if opens:
+            click.launch(address)
+
+    store.serve_ui(config, tracking.review_page, ready, host=host, port=port)
 
 
 COMMANDS = (sample_data, runs, config_command, info, ui)

@@ -65,6 +65,7 @@ def one_of(registry: str) -> AfterValidator:
             raise PydanticCustomError("literal_error", expected(names))
         return value
 
+    check.registry = registry  # type: ignore[attr-defined]  # for `commented`
     return AfterValidator(check)
 
 

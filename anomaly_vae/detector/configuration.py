@@ -39,7 +39,7 @@ def load(
 
     Raises ConfigError for a missing or malformed file, an unknown key or name, or a value of the wrong type.
     """
-    return read(path, overrides, base or {}, shorthands or {}, _names())
+    return read(path, overrides, base or {}, shorthands or {}, names())
 
 
 def unlabelled(config: Config) -> str:
@@ -111,7 +111,7 @@ def _filled_in(config: Config, kind: str, train_rows: int | None = None) -> Conf
             f"training.binarise=true makes pixels 0 or 1, which model.likelihood={tree['model']['likelihood']} is"
             " no likelihood of; model.likelihood=bernoulli would work"
         )
-    return validate(tree, "the defaults", _names())
+    return validate(tree, "the defaults", names())
 
 
 def _model_kind(config: Config) -> str | None:
@@ -127,6 +127,6 @@ def _model_kind(config: Config) -> str | None:
     return "conditional" if condition else kind
 
 
-def _names() -> dict[str, tuple[str, ...]]:
+def names() -> dict[str, tuple[str, ...]]:
     """What settings choose from, by the registries as they stand."""
     return {"kinds": tuple(KINDS), "models": tuple(MODELS), "recon": names_of("recon"), "kl": names_of("kl")}

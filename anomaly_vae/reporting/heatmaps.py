@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_vae.core.errors import escaped
 from anomaly_vae.core.files import new_folder
 from anomaly_vae.data.images.decoding import ENDINGS
 from anomaly_vae.data.source import Chunk, Source
@@ -40,7 +41,9 @@ class HeatMaps:
             heat = resized(self.detector.maps(scores.take(np.array([row])))[0], picture.shape[:2])
             path = self._place(str(scores.ids[row]))
             path.parent.mkdir(parents=True, exist_ok=True)
-            plots.save_png(plots.overlay(picture, heat, self.detector.pixels.value, mask), path)
+            verdict = f"{'anomaly' if alarm[row] else 'normal'}, {scores.total[row]:.6g} nats"
+            caption = f"{escaped(str(scores.ids[row]))}: {verdict}"
+            plots.save_png(plots.overlay(picture, heat, self.detector.pixels.value, mask, caption), path)
             if self.values:
                 np.save(path.with_suffix(".npy"), heat)
         self.drawn += len(alarm)

@@ -273,9 +273,11 @@ def metric_facts(metrics: Mapping[str, float]) -> Facts:
         ("pixel AUROC", "pixel_auroc"),
         ("AUPRO at 30 %", "aupro"),
         ("pixel F1", "pixel_f1"),
-        ("pixel false alarms", "pixel_false_alarm_rate"),
     ]
     facts = [(name, f"{metrics[key]:.4f}{interval(metrics, key)}") for name, key in shown if key in metrics]
+    if "pixel_false_alarm_rate" in metrics:
+        rate = f"{metrics['pixel_false_alarm_rate']:.4f} of the normal pictures have a pixel at the pixel threshold"
+        facts.append(("pixel false alarms", f"{rate} or above"))
     if "events" in metrics:
         facts.append(("events", _events(metrics)))
     if "false_alarm_rate" not in metrics:

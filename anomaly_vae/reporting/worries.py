@@ -128,8 +128,10 @@ class NewData:
         values = source.other_values(known, COUNTED) if isinstance(source, TabularSource) else {}
         told = []
         for name, count in counts.most_common(NAMED):
-            most = max(values.get(name, {}).items(), key=lambda item: item[1], default=("", 0))[0]
-            told.append(f"'{name}' in {count} of {self.rows}{f' (most often {most!r})' if most else ''}")
+            ranked = sorted(values.get(name, {}).items(), key=lambda item: -item[1])
+            listed = ", ".join(f"{value!r} {number}" for value, number in ranked[:NAMED])
+            more = ", ..." if len(ranked) > NAMED else ""
+            told.append(f"'{name}' in {count} of {self.rows}{f' ({listed}{more})' if listed else ''}")
         text = f"values that training has not seen, judged as none of those it has: {_listed(told, len(counts))}"
         return [Worry(text, Gravity.UNLIKE)]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anomaly_vae.tracking.queries import data_of as data_of
     from anomaly_vae.tracking.queries import full_run_id as full_run_id
     from anomaly_vae.tracking.queries import list_runs as list_runs
+    from anomaly_vae.tracking.queries import review_page as review_page
     from anomaly_vae.tracking.queries import run_facts as run_facts
     from anomaly_vae.tracking.queries import times_logged as times_logged
     from anomaly_vae.tracking.registry import Version as Version
@@ -32,7 +33,7 @@ MODULES = {  # module -> the names that it provides here
     "client": ("require_store",),
     "local": ("find_detector",),
     "outbox": ("sync", "waiting"),
-    "queries": ("children", "data_of", "full_run_id", "list_runs", "run_facts", "times_logged"),
+    "queries": ("children", "data_of", "full_run_id", "list_runs", "review_page", "run_facts", "times_logged"),
     "registry": ("Version", "champion", "crown"),
     "runs": ("start", "update"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ if "MLFLOW_LOGGING_LEVEL" not in os.environ:
     # This logger writes a traceback of each error that is also raised, and reported as a RunError.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
+NAMED = 6  # runs that a message lists
 RUNS_HINT = "`anomaly-vae runs` lists the runs there are"
 
 
@@ -74,28 +76,39 @@ def require_store(config: Config) -> None:
 
 
 def find_run(client: MlflowClient, run: str) -> RunRecord:
-    """The run with this id, or with this beginning of an id, at least 6 characters, if only one has it. Raises
-    RunError."""
-    if not re.fullmatch(r"[0-9A-Za-z][\w-]{5,255}", run):
-        raise RunError(f"{run!r} is no run id (6 to 32 letters and digits); {RUNS_HINT}")
+    """The run with this id, with this beginning of an id, at least 6 characters, or else with this name, if only one
+    has it. Raises RunError."""
     with store_errors(f"looking for run {run}"):
-        if len(run) >= 32:
-            try:
-                records = [client.get_run(run)]
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                records = []
-        else:
-            pattern = f"attributes.run_id LIKE '{run}%'"
-            records = list(client.search_runs(experiment_ids(client), filter_string=pattern, max_results=3))
+        records = _with_id(client, run) if re.fullmatch(r"[0-9A-Za-z][\w-]{5,255}", run) else []
+        quote = '"' if "'" in run else "'"
+        if not records and quote not in run:
+            named = f"attributes.run_name = {quote}{run}{quote}"
+            records = list(client.search_runs(experiment_ids(client), filter_string=named, max_results=NAMED))
     records = [record for record in records if record.info.lifecycle_stage == "active"]
     if not records:
-        raise RunError(f"no run {run} in {client.tracking_uri}; {RUNS_HINT}")
+        raise RunError(f"no run {run} in {client.tracking_uri}: neither an id, of 6 characters or more, nor a name;"
+                       f" {RUNS_HINT}")  # fmt: skip
     if len(records) > 1:
-        run_ids = ", ".join(record.info.run_id for record in records)
-        raise RunError(f"{run} is the beginning of several runs ({run_ids}); say more")
+        shown = ", ".join(f"{record.info.run_id} ({_started(record)})" for record in records)
+        more = ", ..." if len(records) == NAMED else ""
+        raise RunError(f"{run} is the name, or the beginning of the id, of several runs: {shown}{more}; take an id")
     return records[0]
+
+
+def _with_id(client: MlflowClient, run: str) -> list[RunRecord]:
+    if len(run) < 32:
+        pattern = f"attributes.run_id LIKE '{run}%'"
+        return list(client.search_runs(experiment_ids(client), filter_string=pattern, max_results=NAMED))
+    try:
+        return [client.get_run(run)]
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return []
+
+
+def _started(record: RunRecord) -> str:
+    return datetime.fromtimestamp(record.info.start_time / 1000).isoformat(" ", "seconds")
 
 
 def model_of(record: RunRecord) -> str | None:

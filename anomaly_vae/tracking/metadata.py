@@ -9,6 +9,7 @@ import platform
 import subprocess
 import time
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 
@@ -55,16 +56,39 @@ def _repository_tags() -> dict[str, str]:
 
 # --- tags of an experiment: its kind, and the columns of its run list ----------------------------------------------
 
-REVIEW_METRICS = ("auroc", "auprc", "f1", "false_alarm_rate", "active_units", "kl_total", "seconds")
-REVIEW_VIEW = "mlflow.sharedViewState.anomaly-vae"
+REVIEW_METRICS = (
+    "test/auroc", "test/auprc", "test/f1", "test/recall", "test/false_alarm_rate", "test/alarm_rate",
+    "model/active_units", "model/kl_total",
+)  # fmt: skip
+REVIEW_KEY = "anomaly-vae"
+REVIEW_VIEW = f"mlflow.sharedViewState.{REVIEW_KEY}"
+MODELS_NOT_GENAI = "workflowType=machine_learning"  # else MLflow 3.17 opens an experiment on its pages for GenAI
 
 
-def experiment_tags() -> dict[str, str]:
-    """Tags of a new experiment: its kind, which selects MLflow's pages for models, and the saved view "Review"."""
-    return {"mlflow.experimentKind": "custom_model_development", REVIEW_VIEW: _review_view()}
+def experiment_tags(present: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Tags that an experiment with the tags `present` (None: a new one) lacks: its kind, which selects MLflow's pages
+    for models, and the saved view "Review"."""
+    state, tags = _review_state(), {}
+    if present is None:
+        tags["mlflow.experimentKind"] = "custom_model_development"
+    if state not in (present or {}).get(REVIEW_VIEW, ""):  # of an earlier version
+        now = int(time.time() * 1000)  # milliseconds since 1970
+        tags[REVIEW_VIEW] = json.dumps({"name": "Review", "createdAt": now, "updatedAt": now, "state": state})
+    return tags
 
 
-def _review_view() -> str:
+def experiment_page(experiment_id: str) -> str:
+    """The address, on a server of MLflow, of the runs of an experiment in the view "Review"."""
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={REVIEW_KEY}&{MODELS_NOT_GENAI}"
+
+
+def run_page(experiment_id: str, run_id: str, file: str = "") -> str:
+    """The address, on a server of MLflow, of a run, or of one of its files."""
+    place = f"/artifacts/{file}" if file else ""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{place}?{MODELS_NOT_GENAI}"
+
+
+def _review_state() -> str:
     """The saved view "Review" (in MLflow's list of runs: Views → Review), which shows the columns for a review.
 
     MLflow 3.15 and later keep a saved view as a tag of the experiment that holds its name and the deflated state of
@@ -72,7 +96,7 @@ def _review_view() -> str:
     columns (github.com/mlflow/mlflow/issues/4713), so this writes what the menu of MLflow 3.17 writes. A page that
     does not know the tag or this state ignores it: the list shows its default columns, and nothing else changes.
     """
-    now = int(time.time() * 1000)  # milliseconds since 1970
+    metrics = [f"metrics.`{name}`" for name in REVIEW_METRICS]
     state = {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",
@@ -81,9 +105,9 @@ def _review_view() -> str:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*(f"metrics.`{name}`" for name in REVIEW_METRICS), "params.`threshold_policy`"],
-        "columnOrder": [],
-        "columnWidths": {},
+        "selectedColumns": [*metrics, "params.`threshold_policy`"],
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *metrics, "params.`threshold_policy`"],
+        "columnWidths": {"attributes.`Run Name`": 280},  # pixels
         "runsHiddenMode": "FIRST_10_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
@@ -95,7 +119,7 @@ def _review_view() -> str:
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    return json.dumps({"name": "Review", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
+    return f"deflate;{packed}"
 
 
 # --- system metrics: CPU, memory, GPU ------------------------------------------------------------------------------

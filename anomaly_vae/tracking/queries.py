@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.tracking.client import RUNS_HINT, connect, experiment_ids, experiments, find_run
+from anomaly_vae.tracking.metadata import experiment_page
 from anomaly_vae.tracking.registry import MODELS, resolve
 from anomaly_vae.tracking.run import DETECTOR
 from anomaly_vae.tracking.store import (
@@ -48,11 +49,11 @@ def run_facts(run: str, config: Config) -> tuple[str, str, str | None]:
     return record.info.run_id, experiment.name, record.data.tags.get("evaluated_on")
 
 
-def times_logged(run: str, metric: str, config: Config) -> int:
-    """The number of values that a run logged of a metric."""
+def times_logged(run: str, names: Sequence[str], config: Config) -> int:
+    """The number of values that a run logged of a metric, whose names of earlier versions follow the first."""
     client = connect(config)
-    with store_errors(f"reading {metric} of run {run}"):
-        return len(client.get_metric_history(run, metric))
+    with store_errors(f"reading {names[0]} of run {run}"):
+        return sum(len(client.get_metric_history(run, name)) for name in names)
 
 
 def find_detector(name: str | None, config: Config, scratch: str | None = None) -> tuple[str, Path]:
@@ -111,6 +112,15 @@ def _latest(client: MlflowClient, config: Config) -> RunRecord:
     return records[0]
 
 
+def review_page(config: Config) -> str:
+    """The address, on a server of MLflow, of the runs beside the one that started last; empty without a run. A local
+    store is made if there is none."""
+    client = connect(config, write=True)
+    with store_errors("looking for the latest run"):
+        latest = client.search_runs(experiment_ids(client), order_by=["attributes.start_time DESC"], max_results=1)
+    return experiment_page(latest[0].info.experiment_id) if latest else ""
+
+
 def children(run_id: str, config: Config) -> dict[str, str]:
     """Names and ids of the runs nested under a run. Raises RunError."""
     client = connect(config)
@@ -135,7 +145,7 @@ def list_runs(config: Config, limit: int = 20) -> list[dict[str, Any]]:
 def _row(record: RunRecord, experiments: Mapping[str, str]) -> dict[str, Any]:
     info, params, metrics, tags = record.info, record.data.params, record.data.metrics, record.data.tags
     ended = info.end_time if info.status != "RUNNING" else None
-    seconds = _metric(metrics, "seconds")
+    seconds = _metric(metrics, "train/seconds")
     if seconds is None and ended:
         seconds = (ended - info.start_time) / 1000
     return {
@@ -146,7 +156,7 @@ def _row(record: RunRecord, experiments: Mapping[str, str]) -> dict[str, Any]:
         "started": datetime.fromtimestamp(info.start_time / 1000).astimezone().isoformat(timespec="seconds"),
         "kind": params.get("kind") or tags.get("kind"),
         "model": params.get("model.kind"),
-        **{name: _metric(metrics, name) for name in ("auroc", "auprc", "f1")},
+        **{name: _metric(metrics, f"test/{name}") for name in ("auroc", "auprc", "f1")},
         "seconds": seconds,
         DETECTOR: DETECTOR in tags,
         "parent": tags.get("mlflow.parentRunId"),
@@ -154,8 +164,5 @@ def _row(record: RunRecord, experiments: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _metric(metrics: Mapping[str, float], name: str) -> float | None:
-    """The metric `name`, or the one of the test split where it carries a prefix."""
-    for key in (name, f"test/{name}", f"test.{name}", f"test_{name}"):
-        if key in metrics:
-            return metrics[key]
-    return None
+    """The metric `name`, which runs of version 0.1 have without its group."""
+    return metrics.get(name, metrics.get(name.rpartition("/")[2]))

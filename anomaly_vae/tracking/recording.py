@@ -16,12 +16,13 @@ from anomaly_vae.core.errors import RunError
 from anomaly_vae.core.files import scratch_folder
 from anomaly_vae.tracking.metadata import SystemMetrics
 from anomaly_vae.tracking.outbox import Batch, Data, End, Entry, EntryWriter, Files, ModelFiles, Point, Sender, Spool
-from anomaly_vae.tracking.run import DETECTOR, Columns
+from anomaly_vae.tracking.run import COUNTS, DETECTOR, Columns
 from anomaly_vae.tracking.store import clean, cut, file_name, server_uri, store_errors
 
 if TYPE_CHECKING:
     import pandas as pd
 
+NAME = "mlflow.runName"  # the tag that renames a run
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the run's description, in markdown
 TABLES = "mlflow.loggedArtifacts"  # the tag by which MLflow knows which artifacts are tables
 NAME_LENGTH = 250  # of a run, an experiment or a key: what MLflow's columns hold
@@ -43,13 +44,14 @@ class TrackedRun:
         sender: Sender,
         run_id: str,
         *,
+        title: str = "",
         logged_params: Mapping[str, str] | None = None,
         logged_epochs: frozenset[int] = frozenset(),
         spool_folder: Path | None = None,
     ) -> None:
-        """logged_params, logged_epochs: what the store already has of a continued run; MLflow never changes a
-        parameter."""
-        self.run_id = run_id
+        """title: the name of a run that ended. logged_params, logged_epochs: what the store already has of a continued
+        run; MLflow never changes a parameter."""
+        self.run_id, self.title = run_id, title
         self.lost: tuple[Path, str] | None = None
         self._writer: EntryWriter = sender
         self._spool_folder = spool_folder
@@ -77,9 +79,9 @@ class TrackedRun:
             self._writer, self.lost = spool, (self._spool_folder, str(error))
 
     def params(self, params: Mapping[str, Any]) -> None:
-        """Settings of the run; over-long values are cut. One that a continued run has with another value becomes the
-        tag `resumed.KEY`."""
-        texts = {_key(key): cut(value, PARAM_LENGTH) for key, value in params.items()}
+        """Settings of the run; None is left out, over-long values are cut. One that a continued run has with another
+        value becomes the tag `resumed.KEY`."""
+        texts = {_key(key): cut(value, PARAM_LENGTH) for key, value in params.items() if value is not None}
         new = [(key, text) for key, text in texts.items() if key not in self._logged_params]
         for batch in _batches(new, TEXTS_PER_BATCH):
             self._log(Batch(params=dict(batch)))
@@ -105,9 +107,15 @@ class TrackedRun:
         if time.monotonic() - self._sent_at >= SECONDS_BETWEEN:
             self.flush()
 
-    def metrics(self, metrics: Mapping[str, float | None]) -> None:
-        """Final numbers, e.g. AUROC. One that has a curve ends it: MLflow shows the value of the latest step."""
-        self._add_points(metrics)
+    def metrics(self, metrics: Mapping[str, float | None], group: str = "") -> None:
+        """Final numbers, e.g. AUROC. One that has a curve ends it: MLflow shows the value of the latest step.
+
+        group: stands before each name, with a slash, by which MLflow's page makes sections. COUNTS become tags.
+        """
+        named = {f"{group}/{name}" if group else name: value for name, value in metrics.items()}
+        counts = {key: value for key, value in named.items() if key.rpartition("/")[2] in COUNTS and value is not None}
+        self.tags({key: f"{value:.6g}" for key, value in counts.items()})
+        self._add_points({key: value for key, value in named.items() if key not in counts})
         self.flush()
 
     def _add_points(self, metrics: Mapping[str, float | None]) -> None:
@@ -129,6 +137,10 @@ class TrackedRun:
         """Over-long values are cut."""
         for batch in _batches(list(tags.items()), TEXTS_PER_BATCH):
             self._log(Batch(tags={_key(key): cut(value, TAG_LENGTH) for key, value in batch}))
+
+    def name(self, name: str) -> None:
+        """Names the run anew."""
+        self.tags({NAME: run_title(name)})
 
     def note(self, markdown: str) -> None:
         """The description at the top of the run's page."""
@@ -213,6 +225,11 @@ class TrackedRun:
                 raise
             return False
         return True
+
+
+def run_title(name: str) -> str:
+    """The name as MLflow keeps one of a run."""
+    return cut(clean(name), NAME_LENGTH)
 
 
 def model_title(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow.entities import LoggedModel
+from mlflow.entities import Run as RunRecord
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -15,10 +16,13 @@ from mlflow.tracking import MlflowClient
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import RunError
 from anomaly_vae.tracking.client import connect, find_run, model_of
+from anomaly_vae.tracking.metadata import run_page
+from anomaly_vae.tracking.run import REPORT
 from anomaly_vae.tracking.store import server_uri, store_errors, store_uri
 
 MODELS = "models:/"  # how MLflow addresses a model
 CHAMPION = "champion"  # the alias of the version that is in use
+ABOUT = "Finds anomalies in data like"  # how the description of a registered model begins
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))?")
 
 
@@ -74,10 +78,11 @@ def champion(name: str, config: Config) -> Version | None:
     return Version(name, str(record.version), record.run_id or "")
 
 
-def crown(run: str, name: str, tags: Mapping[str, Any], config: Config) -> Version:
+def crown(run: str, name: str, why: str, tags: Mapping[str, Any], config: Config) -> Version:
     """Registers the latest model of a run as `name`, unless it is registered, tags it and makes it the champion.
 
-    Raises RunError for a run without a model.
+    why: stands in the description of the version, beside links to the run and its report. Raises RunError for a run
+    without a model.
     """
     client = connect(config, write=True)
     record = find_run(client, run)
@@ -89,7 +94,9 @@ def crown(run: str, name: str, tags: Mapping[str, Any], config: Config) -> Versi
         model = client.get_logged_model(model_id)
         if model.status != "READY":
             raise RunError(f"the model of run {run_id} is {model.status}, not READY; fit again")
-        _require_name(client, name)
+        links = f"[run {record.info.run_name}]({_page(record)}), [report]({_page(record, REPORT)})"
+        _describe(client, name, f"{ABOUT} {record.data.tags.get('data', name)}. The {CHAMPION} is {links}. Score with"
+                  f" `anomaly-vae score DATA -m {MODELS}{name}@{CHAMPION}`")  # fmt: skip
         registered = client.search_model_versions(f"name = '{name}'")
         versions = [version for version in registered if _model_id(version) == model_id]
         if not versions:
@@ -97,7 +104,8 @@ def crown(run: str, name: str, tags: Mapping[str, Any], config: Config) -> Versi
             source = f"{MODELS}{model_id}" if server_uri() else model.artifact_location
             versions = [client.create_model_version(name, source, run_id, model_id=model_id)]
         number = str(versions[0].version)
-        for key, value in tags.items():
+        client.update_model_version(name, number, f"{record.info.run_name}: {why}. {links}")
+        for key, value in {"name": record.info.run_name, **tags}.items():
             client.set_model_version_tag(name, number, key, value)
         client.set_registered_model_alias(name, CHAMPION, number)
     return Version(name, number, run_id)
@@ -109,10 +117,16 @@ def _model_id(version: ModelVersion) -> str | None:
     return match[1] if match else None
 
 
-def _require_name(client: MlflowClient, name: str) -> None:
-    """Makes the registered model, unless it exists."""
+def _describe(client: MlflowClient, name: str, description: str) -> None:
+    """Makes the registered model, unless it exists, and describes it, unless a person did."""
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+        if (client.get_registered_model(name).description or ABOUT).startswith(ABOUT):
+            client.update_registered_model(name, description)
+
+
+def _page(record: RunRecord, file: str = "") -> str:
+    return run_page(record.info.experiment_id, record.info.run_id, file)

@@ -14,11 +14,11 @@ from anomaly_vae.tracking import metadata, outbox
 from anomaly_vae.tracking.alive import Alive, has_process
 from anomaly_vae.tracking.client import connect, find_run, model_of
 from anomaly_vae.tracking.outbox import Sender
-from anomaly_vae.tracking.recording import NAME_LENGTH, TrackedRun, model_title
+from anomaly_vae.tracking.recording import NAME_LENGTH, TrackedRun, model_title, run_title
 from anomaly_vae.tracking.run import NoRun, Run
 from anomaly_vae.tracking.store import clean, cut, server_uri, store_errors, store_folder
 
-EPOCH_METRIC = "loss"  # every epoch logs it
+EPOCH_METRIC = "train/loss"  # every epoch logs it
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def update(run_id: str, config: Config, *, model: str | None = None) -> Iterator
     sender = Sender(client, record.info.run_id, model_of(record))
     if model:
         sender.new_model(model_title(model))
-    run = TrackedRun(sender, record.info.run_id, logged_params=record.data.params)
+    run = TrackedRun(sender, record.info.run_id, title=record.info.run_name, logged_params=record.data.params)
     try:
         yield run
     finally:
@@ -96,7 +96,7 @@ def _create(
         tags["mlflow.parentRunId"] = find_run(client, parent).info.run_id
     with store_errors("starting a run"):
         experiment_id = _experiment_id(client, name, location)
-        record = client.create_run(experiment_id, tags=tags, run_name=cut(clean(run_name), NAME_LENGTH) or None)
+        record = client.create_run(experiment_id, tags=tags, run_name=run_title(run_name) or None)
     run_id = record.info.run_id
     sender = Sender(client, run_id)
     if model:
@@ -135,13 +135,15 @@ def _experiment_id(client: MlflowClient, name: str, location: str | None) -> str
         title = name if number == 1 else f"{name} ({number})"
         experiment = client.get_experiment_by_name(title)
         if experiment is None:
-            tags = metadata.experiment_tags()
             try:
+                tags = metadata.experiment_tags()
                 return str(client.create_experiment(title, artifact_location=location, tags=tags))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 experiment = client.get_experiment_by_name(title)  # another fit made it in this moment
         if experiment is not None and experiment.lifecycle_stage == "active":
+            for key, value in metadata.experiment_tags(experiment.tags).items():
+                client.set_experiment_tag(experiment.experiment_id, key, value)
             return str(experiment.experiment_id)
     raise RunError(f"experiment {name!r} was deleted 99 times; name another with tracking.experiment")

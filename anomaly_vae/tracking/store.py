@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -142,15 +143,19 @@ def _create_store(database: Path, schema: Schema) -> None:
                     os.rename(new, database)
 
 
-def serve_ui(config: Config, ready: Callable[[Config], None], host: str = "127.0.0.1", port: int = 5000) -> None:
-    """MLflow's UI on the store, in the foreground until Ctrl-C. The address goes to stderr.
+def serve_ui(
+    config: Config, page: Callable[[Config], str], ready: Callable[[str], None], host: str = "127.0.0.1",
+    port: int = 5000,
+) -> None:  # fmt: skip
+    """MLflow's UI on the store, in the foreground until Ctrl-C; of a store that is a server, its address alone.
 
-    ready: checks that the store exists. Raises RunError.
+    page: the page to open; it also reports the errors of the store before a server starts. ready: called with its
+    address once it answers. Raises RunError.
     """
-    remote = server_uri()
+    remote, first = server_uri(), page(config)
     if remote.startswith(("http://", "https://")):
-        raise RunError(f"the runs are on the server at {remote} (MLFLOW_TRACKING_URI): open that address")
-    ready(config)  # reports the errors of the store before a server starts
+        ready(f"{remote.rstrip('/')}/{first}")
+        return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -160,17 +165,21 @@ def serve_ui(config: Config, ready: Callable[[Config], None], host: str = "127.0
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(config)]
     command += ["--default-artifact-root", (store_folder(config) / "artifacts").as_uri(), "--workers", "1"]
     command += ["--host", host, "--port", str(port), "--uvicorn-opts", "--log-level warning"]
-    sys.stderr.write(f"MLflow UI on {store_uri(config)}: http://{host}:{port}  (Ctrl-C ends it)\n")
-    sys.stderr.flush()
     # PYTHONSAFEPATH: a types.py or random.py in the user's folder must not shadow the standard library.
     # MLflow's job runners evaluate language models; they would double the time to start.
     settings = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
     settings |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment = {**settings, **os.environ, "PYTHONSAFEPATH": "1"}
     # A session of its own: Ctrl-C reaches only this process, which then ends the server and its workers.
+    sys.stderr.write(f"MLflow's UI on {store_uri(config)}, until Ctrl-C\n")
+    sys.stderr.flush()
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the server would outlive this process
     try:
+        while server.poll() is None and not _listens(host, port):
+            time.sleep(0.1)
+        if server.poll() is None:
+            ready(f"http://{host}:{port}/{first}")
         code = server.wait()
     except KeyboardInterrupt:
         code = 0
@@ -179,6 +188,13 @@ def serve_ui(config: Config, ready: Callable[[Config], None], host: str = "127.0
         signal.signal(signal.SIGTERM, previous)
     if code:
         raise RunError(f"the MLflow server ended with code {code}; what it printed is above")
+
+
+def _listens(host: str, port: int) -> bool:
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port), timeout=1).close()
+        return True
+    return False
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

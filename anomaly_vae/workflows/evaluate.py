@@ -65,7 +65,8 @@ def evidence(
         from anomaly_vae import tracking
 
         with tracking.update(run_id, detector.config) as run:
-            run.metrics({f"nll_{draws}": found.nll, f"nll_{draws}_error": found.error, "bits_per_pixel": found.bits})
+            likelihood = {f"nll_{draws}": found.nll, f"nll_{draws}_error": found.error, "bits_per_pixel": found.bits}
+            run.metrics(likelihood, "evaluate")
             run.tags({"nll_of": path})
     return found
 
@@ -132,7 +133,7 @@ def evaluate(
     report: str | None = None,
     model: str = "",
 ) -> Result:
-    """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate_*`, with a run
+    """Metrics of a fitted detector on new labelled data; added to its run, if it has one, as `evaluate/*`, with a run
     under it that has what a fit reports: figures, tables of the worst rows, of mistakes and of drift.
 
     Of data that names its parts, on the test part alone. label, normal, unlabelled, written: as in `evidence`. report:
@@ -204,7 +205,7 @@ def _log(run_id: str, detector: Detector, source: Source, page: Page) -> None:
 
     metrics = page.summary.metrics
     with tracking.update(run_id, detector.config) as run:
-        run.metrics({f"evaluate_{name}": value for name, value in metrics.items()})
+        run.metrics(metrics, "evaluate")
         run.tags({"evaluated_on": source.path})
     _, experiment, _ = tracking.run_facts(run_id, detector.config)
     settings = detector.config.tracking.model_copy(update={"experiment": experiment})
@@ -212,7 +213,8 @@ def _log(run_id: str, detector: Detector, source: Source, page: Page) -> None:
     name = f"evaluate-{source.name}"
     with tracking.start(config, data_name=source.name, run_name=name, parent=run_id) as run:
         run.params({"kind": source.kind, "model.kind": detector.config.model.kind, "evaluates": run_id})
-        run.metrics({**metrics, "seconds": page.summary.seconds})
+        run.metrics(metrics, "test")
+        run.metrics({"seconds": page.summary.seconds}, "evaluate")
         run.tags({"data": source.path, "data_is": source.why})
         page.log(run)
 

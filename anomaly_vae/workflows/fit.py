@@ -35,7 +35,7 @@ from anomaly_vae.reporting.scored_rows import Rows, ScoredRows
 from anomaly_vae.reporting.summary import Result, summarise
 from anomaly_vae.scoring.scores import in_order
 from anomaly_vae.tracking.run import MODEL, NoRun, Run
-from anomaly_vae.workflows.fit_record import log_fit
+from anomaly_vae.workflows.fit_record import curves, log_fit
 from anomaly_vae.workflows.opening import open_data
 
 RESUME = "run.json"  # file beside the checkpoint with what `--resume` needs
@@ -94,7 +94,9 @@ def fit(
         resume, path, config = distributed.from_lead(partial(_remembered, resume, config))
     source = open_data(path, config)
     say(f"{source.path} is {source.why}" + (f"; {source.otherwise}" if source.otherwise else ""))
-    run_name = config.tracking.name or f"{config.model.kind or source.kind}-{source.name}-seed{config.seed}"
+    run_name = config.tracking.name or "-".join(
+        (source.name, config.model.kind or source.kind, *([f"seed{config.seed}"] if config.seed else []))
+    )
     recorded = config if lead else _untracked(config)
     with _recorded(
         recorded, data_name=source.name, run_name=run_name, resume=resume, parent=parent, model=MODEL
@@ -103,7 +105,7 @@ def fit(
         _remember(checkpoint, path, config)
 
         def on_epoch(epoch: int, epochs: int, figures: dict[str, float]) -> None:
-            run.epoch(epoch, figures)
+            run.epoch(epoch, curves(figures))
             progress("training", epoch + 1, epochs)
 
         with distributed.together():
@@ -126,7 +128,8 @@ def fit(
             log_model(run, detector)  # before the metrics, so that MLflow links them to the model
             scored.rename(fit_result.data.ids)
             found = None if events is None else _with_ids(events.events(), fit_result.data)
-            log_fit(run, source, detector, fit_result, scored, summary, run_name, found)
+            title = config.tracking.name or _title(run_name, detector, fit_result.split.anomalous is not None)
+            log_fit(run, source, detector, fit_result, scored, summary, title, found)
         if scores and lead:
             _write_scores(scores, detector, fit_result)
     if output and lead:
@@ -153,6 +156,13 @@ def fit(
         pixels=detector.pixels,
         summary=summary,
     )
+
+
+def _title(name: str, detector: Detector, labelled: bool) -> str:
+    """The name of a run with what tells it from others on the same data: its label, and the policy of its threshold,
+    which `replace_detector` keeps true."""
+    label = (detector.config.data.label or "labelled") if labelled else "unlabelled"
+    return f"{name}-{label}-{detector.threshold.policy}"
 
 
 def _scored_rows(source: Source, detector: Detector, fit_result: Fit) -> tuple[ScoredRows, EventMeter | None]:

@@ -16,6 +16,9 @@ from anomaly_vae.reporting.summary import Summary
 from anomaly_vae.tracking.run import Run
 from anomaly_vae.workflows.page import Page
 
+# figures of an epoch that are of held-out samples -> their names without that
+HELD_OUT = {"valid_loss": "loss", "active_units": "active_units", "perplexity": "perplexity"}
+
 
 def log_fit(
     run: Run, source: Source, detector: Detector, fit: Fit, scored: ScoredRows, summary: Summary, title: str,
@@ -23,25 +26,34 @@ def log_fit(
 ) -> None:  # fmt: skip
     """Logs a finished fit: every setting, the test metrics, the data, figures, tables, the note and the report.
 
-    scored: the test rows. title: the title of the report, which is the name of the run. events: among the test steps of
-    a series.
+    scored: the test rows. title: the name of the run from now on, and the title of the report. events: among the test
+    steps of a series.
     """
     run.params(
         {**detector.config.flat(), **{f"changed.{key}": value for key, value in (summary.changed or {}).items()}}
     )
-    run.params({"kind": source.kind, "threshold_policy": detector.threshold.policy})
+    run.params({"data.path": source.path, "kind": source.kind, "threshold_policy": detector.threshold.policy})
+    latent = fit.latent_metrics()
+    tested = {name: value for name, value in summary.metrics.items() if name not in latent}
+    run.metrics(tested, "test" if len(fit.split.test) else "valid")
+    run.metrics({"seconds": summary.seconds, "best_epoch": float(fit.history.best_epoch)}, "train")
+    model = {**latent, "threshold": detector.threshold.value}
     if detector.pixels is not None:
         run.params({"pixel_threshold_policy": detector.pixels.policy})
-        run.metrics({"pixel_threshold": detector.pixels.value})
-    final = {"threshold": detector.threshold.value, "best_epoch": float(fit.history.best_epoch)}
-    weights = detector.score_model.weights or {}
-    run.metrics({f"weight.{name}": weight for name, weight in weights.items()})
-    run.metrics({**summary.metrics, "seconds": summary.seconds, **final})
+        model["pixel_threshold"] = detector.pixels.value
+    weights = {f"weight_{name}": weight for name, weight in (detector.score_model.weights or {}).items()}
+    run.metrics({**model, **weights}, "model")
     _log_data(run, source, detector.layout, fit)
     run.tags({"data": source.path, "data_is": source.why, **({"notes": "\n".join(fit.notes)} if fit.notes else {})})
+    run.name(title)
     run.text(_kl_csv(fit), "kl_by_epoch.csv")
     slider = Slider.of(detector, run.run_id, scored.drawn[:, 0], "the test" if summary.tested else "the data")
     Page(summary, title, figures.pictures(scored, summary, fit), figures.tables(scored, events), slider).log(run)
+
+
+def curves(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of an epoch (`training.loop`) under the names that a run has them by."""
+    return {f"valid/{HELD_OUT[name]}" if name in HELD_OUT else f"train/{name}": x for name, x in figures.items()}
 
 
 def _log_data(run: Run, source: Source, layout: Layout, fit: Fit) -> None:

@@ -29,7 +29,7 @@ def monitor(
     detector : Detector
         The detector that scores it.
     run_id : str, optional
-        Run to which the result is logged, as a point of the `monitor.*` curves and as monitor/NUMBER.json.
+        Run to which the result is logged, as a point of the `monitor/*` curves and as monitor/NUMBER.json.
     skip_broken : bool, default False
         Leave out pictures that cannot be decoded.
     written : mapping, optional
@@ -56,16 +56,16 @@ def _log(check: Check, run_id: str, detector: Detector) -> None:
     """Logs a comparison to a run."""
     from anomaly_vae import tracking
 
-    number = tracking.times_logged(run_id, "monitor.alarm_share", detector.config)
+    number = tracking.times_logged(run_id, ("monitor/alarm_share", "monitor.alarm_share"), detector.config)
     curves = {
-        "monitor.alarm_share": check.share,
-        "monitor.promised": check.promised,
-        "monitor.promised_high": check.high,
-        "monitor.drifted": float(sum(finding.drifted for finding in check.findings)),
-        "monitor.retrain": float(bool(check.reasons)),
+        "monitor/alarm_share": check.share,
+        "monitor/promised": check.promised,
+        "monitor/promised_high": check.high,
+        "monitor/drifted": float(sum(finding.drifted for finding in check.findings)),
+        "monitor/retrain": float(bool(check.reasons)),
     }
     if len(check.findings) <= CURVES:
-        curves |= {f"monitor.stability.{finding.name}": finding.index for finding in check.findings}
+        curves |= {f"monitor/stability/{finding.name}": finding.index for finding in check.findings}
     with tracking.update(run_id, detector.config) as run:
         run.epoch(number, curves)
         run.text(check.to_json(), f"monitor/{number:04d}.json")

@@ -36,8 +36,8 @@ def find(name: str | None, config: Config) -> Model:
     Parameters
     ----------
     name : str or None
-        A folder, a run id or its first characters, runs:/RUN_ID/..., or the address of a registered or logged model
-        (models:/...); None: the latest finished run.
+        A folder, a run's name, its id or the first characters of it, runs:/RUN_ID/..., or the address of a registered
+        or logged model (models:/...); None: the latest finished run.
     config : Config
         The settings, of which the device, the tracking store and `data.missing` are used.
 

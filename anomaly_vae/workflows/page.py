@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,8 @@ from anomaly_vae.reporting.scored_rows import ScoredRows
 from anomaly_vae.reporting.slider import Slider
 from anomaly_vae.reporting.summary import Summary, summarise_scores
 from anomaly_vae.scoring.scores import Scores
+from anomaly_vae.tracking.run import REPORT, Run
 
-if TYPE_CHECKING:
-    from anomaly_vae.tracking.run import Run
-
-REPORT = "report.html"
 REPORTED = 20  # number of rows of each table in the report; the tables of the run are complete
 
 

@@ -18,6 +18,7 @@ from anomaly_vae.workflows.evaluate import evaluate
 from anomaly_vae.workflows.opening import find
 
 DECIDES = "auroc"  # the metric by which a detector must be no worse than the champion: it needs no threshold
+SHOWN = (DECIDES, "recall", "false_alarm_rate")  # beside each version of a model; the run has all
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ def promote(
     refused = "" if force else _refusal(found, champion, before, excuse, trained)
     version = None
     if not refused:
-        tags = {"evaluated_on": path, **{f"evaluate_{key}": f"{value:.6g}" for key, value in found.metrics.items()}}
-        version = tracking.crown(run_id, title, tags, config)
+        shown = {f"evaluate/{key}": f"{found.metrics[key]:.6g}" for key in SHOWN if key in found.metrics}
+        why = f"AUROC {found.metrics[DECIDES]:.4f} on {path}"
+        version = tracking.crown(run_id, title, why, {"evaluated_on": path, **shown}, config)
     return Promotion(path, found, champion, before, version, refused, excuse)
 
 

@@ -61,11 +61,14 @@ def replace_detector(
 
     with tracking.update(model.run_id, chosen.config, model=MODEL) as run:
         log_model(run, chosen)
-        run.metrics({"threshold": chosen.threshold.value})
+        run.metrics({"threshold": chosen.threshold.value}, "model")
         run.tags(tags)
+        policy = f"-{model.detector.threshold.policy}"
+        if run.title.endswith(policy):  # the name that `fit` gave it
+            run.name(f"{run.title.removesuffix(policy)}-{chosen.threshold.policy}")
         if record is not None:
-            number = tracking.times_logged(model.run_id, "feedback", chosen.config)
+            number = tracking.times_logged(model.run_id, ("model/feedback", "feedback"), chosen.config)
             weights = chosen.score_model.weights or dict.fromkeys(chosen.score_model.part_names, 1.0)
-            curves = {f"weight.{name}": weight for name, weight in weights.items()}
-            run.epoch(number, {"feedback": float(len(chosen.verdicts)), **curves})
+            curves = {f"model/weight_{name}": weight for name, weight in weights.items()}
+            run.epoch(number, {"model/feedback": float(len(chosen.verdicts)), **curves})
             run.text(json.dumps(record, ensure_ascii=False), f"feedback/{number:04d}.json")

@@ -213,7 +213,7 @@ def test_tables_are_one_run_with_a_child_a_file(table_folder: Path) -> None:
     )
     assert [child.info.run_name for child in children] == ["1_small"]
     overall = pd.read_csv(folder / "overall.csv").set_index("method")
-    assert parent.data.metrics["kNN nearest.auroc"] == pytest.approx(overall.loc["kNN nearest", "auroc_mean"])
+    assert parent.data.metrics["kNN nearest/auroc"] == pytest.approx(overall.loc["kNN nearest", "auroc_mean"])
     assert children[0].data.metrics == pytest.approx(parent.data.metrics)  # the mean over the only file
 
 

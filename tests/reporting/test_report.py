@@ -275,10 +275,9 @@ def test_the_review_in_a_browser(fits: Fits, server: str) -> None:
         window.set_default_timeout(30_000)  # milliseconds
         window.on("pageerror", lambda error: errors.append(str(error)))
         window.on("console", lambda message: errors.append(message.text) if is_our_error(message) else None)
-        key = metadata.REVIEW_VIEW.rpartition(".")[2]
-        window.goto(f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={key}")
-        window.get_by_text("table-table-seed0").first.wait_for()
-        for column in ("auroc", "f1", "active_units"):
+        window.goto(f"{server}/{metadata.experiment_page(experiment)}")
+        window.get_by_text("table-table-diagnosis-youden").first.wait_for()
+        for column in ("test/auroc", "test/f1", "model/active_units"):
             window.get_by_role("columnheader", name=column).first.wait_for()
         window.get_by_text(re.compile(re.escape(str(auroc)[:6]))).first.wait_for()
 

@@ -233,7 +233,7 @@ def test_evaluate_nll(name: str, shape: tuple[int, ...] | None, fits: Fits) -> N
     else:
         assert found["bits"] == pytest.approx((found["nll"] / math.prod(shape) + math.log(256)) / math.log(2))
     assert evaluate(f"{name}.csv", "-m", f"det-{name}", "--nll", "3", "--nll-rows", "40") == found
-    assert connect(Config()).get_run(run_id).data.metrics["nll_3"] == pytest.approx(found["nll"])
+    assert connect(Config()).get_run(run_id).data.metrics["evaluate/nll_3"] == pytest.approx(found["nll"])
 
 
 def test_the_nll_is_of_all_normal_rows_and_no_others(fits: Fits) -> None:

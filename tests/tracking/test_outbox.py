@@ -45,7 +45,7 @@ def gone(_: str) -> None:
 
 def log_everything(run: Run, files: Path, epoch: int) -> None:
     run.params({"größe=1/2": 'it\'s "new"', f"p{epoch}": 1})
-    run.epoch(epoch, {"loss": 2.0 - epoch, "nan": float("inf")})
+    run.epoch(epoch, {"train/loss": 2.0 - epoch, "nan": float("inf")})
     run.metrics({"auroc": 0.75})
     run.tags({"data": "名前 = 'x'/y"})
     run.note("# Read me\n\n| a | b |")
@@ -147,7 +147,7 @@ def test_a_run_killed_without_its_store_is_continued_with_what_waits(
     context = tracking.start(config, data_name="d", run_name="killed", model="m")
     run = context.__enter__()
     monkeypatch.setattr(outbox, "knock", gone)
-    run.epoch(0, {"loss": 2.0})
+    run.epoch(0, {"train/loss": 2.0})
     monkeypatch.undo()
     (left,) = tracking.sync(config)
     assert left.why.startswith("has not ended; if it was killed")
@@ -155,9 +155,9 @@ def test_a_run_killed_without_its_store_is_continued_with_what_waits(
         tracking.start(config, data_name="d", run_name="killed", resume=run.run_id).__enter__()
     release(context)
     with tracking.start(config, data_name="d", run_name="killed", resume=run.run_id) as again:
-        again.epoch(0, {"loss": 3.0})
+        again.epoch(0, {"train/loss": 3.0})
         log_everything(again, files, 1)
-    assert shown(config, run.run_id)["points"]["loss"] == [(0, "2.0"), (1, "1.0")]  # type: ignore[index]
+    assert shown(config, run.run_id)["points"]["train/loss"] == [(0, "2.0"), (1, "1.0")]  # type: ignore[index]
     assert tracking.waiting(config) == []
     context.gen.close()  # type: ignore[attr-defined]  # the killed one, in this process
 
@@ -175,7 +175,7 @@ def test_a_run_killed_without_its_store_is_sent_as_killed(
     context = tracking.start(config, data_name="d", run_name="killed", model="m")
     run = context.__enter__()
     monkeypatch.setattr(outbox, "knock", gone)
-    run.epoch(0, {"loss": 2.0})
+    run.epoch(0, {"train/loss": 2.0})
     monkeypatch.undo()
     release(context)
     assert tracking.sync(config) == [outbox.SyncResult(run.run_id, outbox.spool_folder(run.run_id, config))]
@@ -227,7 +227,7 @@ FIT = """
     config = Config(tracking=TrackingConfig(folder=sys.argv[1]))
     with tracking.start(config, data_name="d", run_name="d", model="d") as run:
         for epoch in range(30):
-            run.epoch(epoch, {"loss": float(epoch), "kl": 1.0})
+            run.epoch(epoch, {"train/loss": float(epoch), "kl": 1.0})
         run.detector(Path(sys.argv[2]))
         assert run.lost is None
 """
@@ -247,5 +247,5 @@ def test_two_fits_at_once_both_finish(files: Path, tmp_path: Path) -> None:
     assert [(row["status"], row["detector"]) for row in rows] == [("FINISHED", True)] * 2
     assert len({row["experiment"] for row in rows}) == 1
     for row in rows:
-        history = MlflowClient(store.store_uri(config)).get_metric_history(row["run_id"], "loss")
+        history = MlflowClient(store.store_uri(config)).get_metric_history(row["run_id"], "train/loss")
         assert [point.step for point in history] == list(range(30))

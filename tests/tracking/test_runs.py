@@ -80,9 +80,9 @@ def test_short_epochs_share_a_call(config: Config, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(recording, "SECONDS_BETWEEN", 3600.0)
     with tracking.start(config, data_name="x", run_name="x") as run:
         for step in range(50):
-            run.epoch(step, {"loss": 1.0 / (step + 1), "kl": 2.0})
+            run.epoch(step, {"train/loss": 1.0 / (step + 1), "kl": 2.0})
     assert calls == [2, 98], "the first at once, the rest at the end"
-    assert len(client(config).get_metric_history(run.run_id, "loss")) == 50
+    assert len(client(config).get_metric_history(run.run_id, "train/loss")) == 50
 
 
 def test_long_values_and_odd_names_survive(config: Config) -> None:
@@ -140,7 +140,7 @@ def test_resume_continues_the_same_run(config: Config) -> None:
     def killed() -> str:
         with suppress(KeyboardInterrupt), tracking.start(config, data_name="x", run_name="x") as run:
             run.params({"training.epochs": 5, "seed": 0})
-            run.epoch(0, {"loss": 2.0})
+            run.epoch(0, {"train/loss": 2.0})
             raise KeyboardInterrupt
         return run.run_id
 
@@ -149,7 +149,7 @@ def test_resume_continues_the_same_run(config: Config) -> None:
     with tracking.start(config, data_name="x", run_name="x", resume=run_id) as again:
         assert client(config).get_run(run_id).info.status == "RUNNING"
         again.params({"training.epochs": 9, "seed": 0, "device": "cpu"})
-        again.epoch(1, {"loss": 1.0})
+        again.epoch(1, {"train/loss": 1.0})
     record = client(config).get_run(run_id)
     assert again.run_id == run_id
     assert record.info.status == "FINISHED"
@@ -157,7 +157,7 @@ def test_resume_continues_the_same_run(config: Config) -> None:
     assert record.data.tags["resumed"] == "1"
     assert record.data.params == {"training.epochs": "5", "seed": "0", "device": "cpu"}
     assert record.data.tags["resumed.training.epochs"] == "9"
-    assert [point.value for point in client(config).get_metric_history(run_id, "loss")] == [2.0, 1.0]
+    assert [point.value for point in client(config).get_metric_history(run_id, "train/loss")] == [2.0, 1.0]
 
 
 def test_children_are_nested_under_their_study(config: Config) -> None:
@@ -198,7 +198,7 @@ def test_every_metric_is_linked_to_the_logged_model(config: Config, tmp_path: Pa
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "MLmodel").write_text("flavors: {}\n")
     with tracking.start(config, data_name="d", run_name="d", model="größe=1/2: 'new'") as run:
-        run.epoch(0, {"loss": 2.0})
+        run.epoch(0, {"train/loss": 2.0})
         run.model(tmp_path / "model", "not needed")
         run.metrics({"auroc": 0.9})
     record = client(config).get_run(run.run_id)
@@ -206,7 +206,7 @@ def test_every_metric_is_linked_to_the_logged_model(config: Config, tmp_path: Pa
     model = client(config).get_logged_model(output.model_id)
     assert (model.name, model.source_run_id, model.status) == ("größe=1-2- -new", run.run_id, "READY")
     assert {(metric.key, metric.value, metric.step) for metric in model.metrics} == {
-        ("loss", 2.0, 0),
+        ("train/loss", 2.0, 0),
         ("auroc", 0.9, 0),
     }
     assert list(Path(config.tracking.folder).glob(f"artifacts/models/{model.model_id}/artifacts/MLmodel"))
@@ -277,13 +277,18 @@ def test_mlflow_is_asked_of_a_server_and_where_runs_have_ended_unrecorded(
     assert tracking.find_detector(None, config)[0] == "asked"
 
 
-def test_what_cannot_be_found_is_named(config: Config) -> None:
+def test_what_cannot_be_found_is_named(config: Config, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=f"no run {'f' * 32} in sqlite:///.*`anomaly-vae runs`"):
         tracking.find_detector("f" * 32, config)
-    with pytest.raises(RunError, match="'abc' is no run id"):
-        tracking.find_detector("abc", config)
-    with pytest.raises(RunError, match="is no run id"):
-        tracking.full_run_id("x' or '1'='1", config)
+    for name in ("abc", "x' or '1'='1", "'\""):
+        with pytest.raises(RunError, match="neither an id, of 6 characters or more, nor a name; `anomaly-vae runs`"):
+            tracking.full_run_id(name, config)
+    runs = [finished(config, tmp_path, "it's 2 = 2") for _ in range(2)]
+    with pytest.raises(RunError, match="of several runs") as caught:
+        tracking.full_run_id("it's 2 = 2", config)
+    assert all(run_id in str(caught.value) for run_id in runs)
+    client(config).delete_run(runs[0])
+    assert tracking.find_detector("it's 2 = 2", config)[0] == runs[1]
     with pytest.raises(ValueError, match="boom"), tracking.start(config, data_name="x", run_name="x") as failed:
         raise ValueError("boom")
     with pytest.raises(RunError, match=r"is FAILED, not finished \(ValueError: boom\); `anomaly-vae runs` lists"):
@@ -309,8 +314,12 @@ def test_runs_are_listed_newest_first(config: Config) -> None:
     with tracking.start(config, data_name="plant", run_name="older"):
         pass
     with tracking.start(config, data_name="plant", run_name="newer") as run:
-        run.params({"kind": "series", "model.kind": "conv1d"})
-        run.metrics({"auroc": 0.8, "f1": 0.5, "seconds": 12.0})
+        run.params({"kind": "series", "model.kind": "conv1d", "data.label": None})
+        run.metrics({"auroc": 0.8, "f1": 0.5, "rows": 40.0}, "test")
+        run.metrics({"auroc": 0.1, "seconds": 12.0})  # as version 0.1 named all
+    record = client(config).get_run(run.run_id)
+    assert ("data.label" in record.data.params, record.data.tags["test/rows"]) == (False, "40")
+    assert "test/rows" not in record.data.metrics
     row, older = tracking.list_runs(config, limit=2)
     assert (row["name"], older["name"]) == ("newer", "older")
     assert row["run_id"] == run.run_id
@@ -406,7 +415,7 @@ def test_no_tracking_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: Path) -> None:
-    finished(config, tmp_path)
+    run_id = finished(config, tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -414,7 +423,7 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
         "import sys; from anomaly_vae import tracking; from anomaly_vae.tracking import store;"
         "from anomaly_vae.core.config import Config, TrackingConfig;"
         "config = Config(tracking=TrackingConfig(folder=sys.argv[1]));"
-        "store.serve_ui(config, tracking.require_store, port=int(sys.argv[2]))"
+        "store.serve_ui(config, tracking.review_page, print, port=int(sys.argv[2]))"
     )
     command = [sys.executable, "-c", program, config.tracking.folder, str(port)]
     # a shell's background job, as this suite may be one, ignores SIGINT, and so would its children
@@ -439,7 +448,9 @@ def test_the_ui_serves_the_store_and_ends_with_ctrl_c(config: Config, tmp_path: 
         server.kill()
         server.wait()
     assert server.returncode == 0
-    assert f"http://127.0.0.1:{port}" in printed
+    experiment = client(config).get_run(run_id).info.experiment_id
+    page = f"#/experiments/{experiment}/runs?viewStateShareKey=anomaly-vae&workflowType=machine_learning"
+    assert f"http://127.0.0.1:{port}/{page}\n" in printed
     assert "Traceback" not in printed
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)

@@ -62,13 +62,26 @@ def test_a_fit_is_one_finished_run(name: str, fits: Fits) -> None:
     assert run.info.status == "FINISHED"
     # every setting with the value used, those that were left to the kind of data too
     used = Detector.load(f"det-{name}").config.flat()
-    assert {key: run.data.params[key] for key in used} == {key: str(value) for key, value in used.items()}
+    logged = {key: str(value) for key, value in used.items() if value is not None}
+    assert {key: run.data.params.get(key) for key in used} == dict.fromkeys(used) | logged | {
+        "data.path": f"{name}.csv"
+    }
     assert run.data.params["changed.training.epochs"] == str(EPOCHS)
     assert run.data.params["kind"] == said["kind"] == {"digits": "pixels"}.get(name, name)
-    # the test metrics, and a curve of each figure of the training
-    assert {key: run.data.metrics[key] for key in said["metrics"]} == said["metrics"]
-    assert run.data.metrics["threshold"] == said["threshold"]
-    for curve in ("loss", "recon", "kl", "beta", "valid_loss", "samples_per_second"):
+    # the name, the test metrics (counts as tags), and a curve of each figure of the training
+    label = {"digits": "label", "table": "diagnosis", "series": "anomaly"}[name]
+    assert run.info.run_name == f"{name}-{said['kind']}-{label}-youden"
+    counts = {key.partition("/")[2]: float(value) for key, value in run.data.tags.items() if key.startswith("test/")}
+    grouped = {key: value for key, value in run.data.metrics.items() if not key.startswith("system/")}
+    assert {key.partition("/")[0] for key in grouped} == {"train", "valid", "test", "model"}
+    tested = {key.partition("/")[2]: value for key, value in grouped.items() if key.startswith("test/")}
+    latent = {key: run.data.metrics[f"model/{key}"] for key in ("active_units", "kl_total")}
+    assert {"rows", "anomalies"} <= set(counts)
+    assert {**tested, **counts, **latent, "kl_dimensions": float(run.data.tags["model/kl_dimensions"])} == said[
+        "metrics"
+    ]
+    assert run.data.metrics["model/threshold"] == said["threshold"]
+    for curve in ("train/loss", "train/recon", "train/kl", "train/beta", "valid/loss", "train/samples_per_second"):
         assert [point.step for point in client().get_metric_history(said["run_id"], curve)] == list(range(EPOCHS))
     # the figures, the data and the detector
     files = {Path(file.path).stem for file in client().list_artifacts(said["run_id"], "figures")}
@@ -173,7 +186,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(fits: Fits) -> None
     assert row["status"] == "FINISHED"
     resumed = MlflowClient(store_uri(store))
     assert resumed.get_run(result.run_id).data.tags["resumed"] == "1"
-    assert {point.step for point in resumed.get_metric_history(result.run_id, "loss")} == set(range(EPOCHS))
+    assert {point.step for point in resumed.get_metric_history(result.run_id, "train/loss")} == set(range(EPOCHS))
     for file in ("weights.safetensors", "validation.safetensors"):
         unbroken, continued = load_file(f"det-table/{file}"), load_file(f"det-resumed/{file}")
         assert unbroken.keys() == continued.keys()

@@ -139,14 +139,14 @@ def test_monitor_tells_when_to_fit_again_and_keeps_a_series_of_it(workplace: Pat
     from anomaly_vae.tracking.client import connect
 
     client = connect(Config())
-    points = client.get_metric_history(run_id, "monitor.alarm_share")
+    points = client.get_metric_history(run_id, "monitor/alarm_share")
     assert [point.step for point in points] == [0, 1, 2]
     assert points[2].value == told["share"]
-    assert [p.value for p in client.get_metric_history(run_id, "monitor.retrain")] == [0.0, 1.0, 1.0]
+    assert [p.value for p in client.get_metric_history(run_id, "monitor/retrain")] == [0.0, 1.0, 1.0]
     assert {file.path for file in client.list_artifacts(run_id, "monitor")} == {
         f"monitor/000{n}.json" for n in (0, 1, 2)
     }
-    assert tracking.times_logged(run_id, "monitor.retrain", Config()) == 3
+    assert tracking.times_logged(run_id, ("monitor/retrain",), Config()) == 3
     assert run("monitor", "absent.csv").exit_code == 1
 
 

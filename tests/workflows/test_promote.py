@@ -10,10 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from anomaly_vae.core.config import Config
 from anomaly_vae.data.examples import table
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.split import split
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.tracking.client import connect
 from anomaly_vae.workflows.promote import registered_name
 from tests.commands import ok, run
 
@@ -46,7 +48,17 @@ def test_promotion(workplace: Path) -> None:
     assert first["trained_on"] > 0 and first["was_trained_on"] is None, "one column of four decimals repeats by chance"
     assert ok("score", "table.csv", "-m", CHAMPION) == ok("score", "table.csv", "-m", worse)
 
+    client, name = connect(Config()), "anomaly-vae-plant-7-é"
+    experiment = client.get_run(worse).info.experiment_id
+    pages = [f"(#/experiments/{experiment}/runs/{worse}{file}?" for file in ("", "/artifacts/report.html")]
+    model, version = client.get_registered_model(name), client.get_model_version(name, "1")
+    for text in (model.description, version.description):
+        assert all(page in text for page in pages)
+    assert version.description.startswith("table-table-diagnosis-youden: AUROC 0.")
+    assert version.tags["name"] == "table-table-diagnosis-youden"
     shown = ok("promote", better, "new.csv").splitlines()
+    assert better in client.get_registered_model(name).description
+    client.update_registered_model(name, "mine")
     theirs = ok("evaluate", "new.csv", "-m", worse).splitlines()
     mine = ok("evaluate", "new.csv", "-m", better).splitlines()
     auroc = [next(line.split()[1] for line in lines if line.startswith("AUROC")) for lines in (mine, theirs)]
@@ -73,6 +85,7 @@ def test_promotion(workplace: Path) -> None:
     assert "never changes" in run("threshold", "-m", CHAMPION, "--policy", "f1").stderr
     assert json.loads(ok("promote", worse, "--force", "--json"))["champion"].endswith("/1")
 
+    assert client.get_registered_model(name).description == "mine"
     frame[frame["diagnosis"] == "benign"].to_csv("normal.csv", index=False)
     undecided = run("promote", better, "normal.csv")
     assert (undecided.exit_code, "decides nothing" in undecided.stderr) == (1, True)

@@ -20,15 +20,18 @@ Image = NDArray[np.uint8]  # (H, W, 3)
 
 SMALLEST = 256  # pixels: the longer side of a picture at least
 GAP, BAR, STRIP = 8, 14, 96  # pixels: white between panels, width of the scale's bar, width of bar and text
+TEXT = 12  # pixels: height of the caption's letters
 CONTOUR, MASK = (255, 255, 255), (86, 180, 233)  # white; the sky blue of Okabe and Ito, which the colours of heat lack
 
 
-def overlay(picture: ArrayLike, heat: ArrayLike, threshold: float, mask: ArrayLike | None = None) -> Image:
+def overlay(
+    picture: ArrayLike, heat: ArrayLike, threshold: float, mask: ArrayLike | None = None, caption: str = ""
+) -> Image:
     """A picture (H, W, 1 or 3), 0-255, beside its map (H, W) in nats above the usual; as (H', W', 3) uint8.
 
     The scale runs from 0 to twice the pixel threshold, so a colour means the same in every picture of a detector.
     White: the contour at the threshold. Blue: the outline of the mask (H, W), if there is one. A picture of fewer than
-    256 pixels is enlarged by an integer factor, with square pixels.
+    256 pixels is enlarged by an integer factor, with square pixels. The caption is one line below, cut to the width.
     """
     pixels, nats = np.asarray(picture, np.uint8), np.nan_to_num(np.asarray(heat, np.float32))
     factor = max(1, -(-SMALLEST // max(nats.shape)))
@@ -44,7 +47,8 @@ def overlay(picture: ArrayLike, heat: ArrayLike, threshold: float, mask: ArrayLi
         edge = outline(_enlarged(np.asarray(mask, bool), factor), width)
         plain[edge] = hot[edge] = MASK
     hot[outline(nats >= threshold, width)] = CONTOUR
-    return _side_by_side(plain, hot, _scale(len(hot), top, threshold, mask is not None))
+    drawn = _side_by_side(plain, hot, _scale(len(hot), top, threshold, mask is not None))
+    return np.concatenate([drawn, _line(caption, drawn.shape[1])]) if caption else drawn
 
 
 def heated(rgb: Image, heat: NDArray[np.float32], top: float) -> Image:
@@ -119,6 +123,19 @@ def _scale(height: int, top: float, threshold: float, masked: bool) -> Image:
         words.append((0, height - line, "— mask", "#{:02x}{:02x}{:02x}".format(*MASK)))
     for x, y, text, colour in words:
         write.text((x, y), text, fill=colour, font=_font(size))
+    return np.asarray(drawn)
+
+
+def _line(text: str, width: int) -> Image:
+    """A line of text on white; of one that is too long the end, for paths differ there."""
+    from PIL import Image as pillow
+    from PIL import ImageDraw
+
+    font = _font(TEXT)
+    while font.getlength(text) > width and len(text) > 1:
+        text = f"…{text[2:]}"
+    drawn = pillow.new("RGB", (width, TEXT + 6), "white")
+    ImageDraw.Draw(drawn).text((0, 1), text, fill=INK, font=font)
     return np.asarray(drawn)
 
 

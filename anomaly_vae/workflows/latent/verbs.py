@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_vae.core.advice import option
 from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.core.files import replacing
 from anomaly_vae.data.source import Source
@@ -206,11 +207,18 @@ def edit(model: Model, data: str | None, id_: str, way: Direction, strengths: Se
 
 
 def places(verb: str, output: str | None) -> tuple[Path, Path]:
-    """The paths of a subcommand's PNG and CSV. Raises UsageError unless `output` ends in .png."""
+    """The paths of a subcommand's PNG and CSV. Raises UsageError unless `output` ends in .png, and for files that are
+    there already: of data.png that would be data.csv."""
     png = Path(output or f"latent-{verb}.png")
     if png.suffix.lower() != ".png":
         raise UsageError(f"{png}: a figure is written as PNG; end the name in .png (its numbers go beside it, as .csv)")
-    return png, png.with_suffix(".csv")
+    csv = png.with_suffix(".csv")
+    for path in (png, csv):
+        if path.exists():
+            raise UsageError(
+                f"{path}: already there, and nothing is overwritten; {option('-o', 'FILE.png')} names another"
+            )
+    return png, csv
 
 
 def keep(drawing: Drawing, model: Model, to: tuple[Path, Path]) -> None:

@@ -141,6 +141,7 @@ def test_the_command_writes_both_files_logs_them_and_knows_the_data_of_the_fit(
         ("reconstruct table.csv --id 9999", "table.csv: no row with the id '9999'; its ids run from '0' to '568'", 1),
         ("reconstruct gone.csv", "gone.csv: no such file or folder", 1),
         ("samples -o samples.jpg", "samples.jpg: a figure is written as PNG; end the name in .png", 2),
+        ("reconstruct table.csv -o table.png", "table.csv: already there, and nothing is overwritten; -o FILE.png", 2),
         ("samples -o gone/samples.png", "gone/samples.png: its folder does not exist", 1),
         ("traverse", "name the data to look at: a detector in a folder", 2),
         ("scatter table.csv --color gone", "table.csv: column 'gone' not found", 1),
