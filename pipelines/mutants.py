@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
 MUTANTS = (
     # --- what a fit may look at
     Mutant("scaler: fitted to all rows", FIT,
-           "_scaler(data, learned_from)", "_scaler(data, np.arange(len(data)))", (f"{NO_LEAK}[table]",)),
+           "_scaler(data, learned_from, config)", "_scaler(data, np.arange(len(data)), config)", (f"{NO_LEAK}[table]",)),
     Mutant("layout: learned from all rows", FIT,
            "    layout = source.learn(_learned_from(parts), parts.valid[~_wrong(parts)])",
            "    layout = source.learn(np.arange(source.count()))", (f"{NO_LEAK}[table]",)),
@@ -124,7 +124,7 @@ MUTANTS = (
     Mutant("mixture: KL without its half", f"{PARTS}/mixture_prior.py",
            "math.log(weight) - 0.5 * (log_ratio", "math.log(weight) - 1.0 * (log_ratio", (ONE_GAUSSIAN,)),
     Mutant("knn: doubled", f"{PARTS}/knn_density.py",
-           "self.unit * 0.5 * nearest", "self.unit * 1.0 * nearest", (NEIGHBOURS,)),
+           "self.unit * (0.5 * nearest", "self.unit * (1.0 * nearest", (NEIGHBOURS,)),
     Mutant("knn: a row may be its own neighbour", f"{PARTS}/knn_density.py",
            "squared[rows, mine[rows] % size] = math.inf", "pass", (NEIGHBOURS,)),
     Mutant("knn: a held-out row of a fit may be its own neighbour", FIT,

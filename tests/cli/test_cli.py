@@ -151,7 +151,8 @@ def test_explain_names_the_columns_that_stand_out(fits: Fits) -> None:
     row = table(ok("score", "odd.csv", "-m", "det-table", "--explain", "3")).loc[5]
     assert row["top1"] == "mean_area"
     assert row["top1_share"] > 0.5
-    assert row["top1_share"] >= row["top2_share"] >= row["top3_share"] >= 0
+    shares = row[["top1_share", "top2_share", "top3_share"]].dropna().tolist()
+    assert shares == sorted(shares, reverse=True) and min(shares) >= 0
     assert row["is_anomaly"]
 
 

@@ -59,7 +59,7 @@ def test_a_hostile_value_is_refused(value: str, says: str) -> None:
 
 def test_a_date_is_text_and_the_largest_seed_is_taken() -> None:
     done = CliRunner().invoke(cli.main, ["config", "--set", "data.normal=2024-05-01", "--set", f"seed={2**63 - 1}"])
-    assert done.exit_code == 0 and "- '2024-05-01'" in done.stdout and f"seed: {2**63 - 1}" in done.stdout
+    assert done.exit_code == 0 and "['2024-05-01']" in done.stdout and f"seed: {2**63 - 1}" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_stdout_that_takes_nothing_is_said(words: str, line: str) -> None:
 
 def test_a_closed_stderr_costs_nothing() -> None:
     done = subprocess.run(f"{COMMAND} config 2>&- <&-", shell=True, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("seed: 0\n")
+    assert done.returncode == 0 and "\nseed: 0\n" in done.stdout
 
 
 def test_sigterm_ends_a_command_as_an_exception_does(tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_a_part_that_tells_counts_more_and_left_out_anomalies_rank_better() -> N
     assert "20 labelled anomalies" in found.note and "--set scoring.weights=none" in found.note
 
 
+def test_anomalies_below_the_normals_leave_a_score() -> None:
+    parts, anomalous = rows(200, 20, shift=0.0)
+    below = {name: np.where(anomalous, 0.0, nats) for name, nats in parts.items()}
+    found = choose_weights(below, anomalous, np.zeros(220, bool))
+    assert found.weights is None and found.totals.std() > 0
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_labels_do_not_cost_what_the_sum_finds_without_them(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -100,7 +100,7 @@ def test_principal_axes_are_orthonormal_where_rows_say_nothing_of_them(shape: tu
     axes = principal_axes(offset - offset.mean(0), 6)
     assert axes.dtype == torch.float32
     torch.testing.assert_close(axes.T @ axes, torch.eye(6))
-    placed = place(offset - offset.mean(0), axes)
+    placed = place([offset - offset.mean(0)], axes)
     torch.testing.assert_close(torch.cdist(placed, placed), torch.cdist(offset, offset), atol=1e-5, rtol=1e-5)
 
 
