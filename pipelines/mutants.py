@@ -56,7 +56,8 @@ class Mutant(NamedTuple):
 MUTANTS = (
     # --- what a fit may look at
     Mutant("scaler: fitted to all rows", FIT,
-           "_scaler(data, learned_from, config)", "_scaler(data, np.arange(len(data)), config)", (f"{NO_LEAK}[table]",)),
+           "_scaler(data, learned_from, config)", "_scaler(data, np.arange(len(data)), config)",
+           (f"{NO_LEAK}[table]",)),
     Mutant("layout: learned from all rows", FIT,
            "    layout = source.learn(_learned_from(parts), parts.valid[~_wrong(parts)])",
            "    layout = source.learn(np.arange(source.count()))", (f"{NO_LEAK}[table]",)),

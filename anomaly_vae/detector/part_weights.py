@@ -67,8 +67,8 @@ def choose_weights(parts: Mapping[str, Nats], anomalous: NDArray[np.bool_], mark
         f" {before.mean():.4f} by 1"
     )
     gains = after - before
-    # where anomalies lie below normals a score that is 0 for all ranks them better, and finds none
-    if not weights.any() or gains.mean() <= SURE * gains.std(ddof=1) / math.sqrt(count):
+    # where anomalies lie below normals, a score that is 0 for all ranks them better, and finds none
+    if after.mean() <= 0.5 or gains.mean() <= SURE * gains.std(ddof=1) / math.sqrt(count):
         return Weighing(None, plain, f"{said}, which is no sure gain: each part counts 1")
     chosen = dict(zip(parts, weights.tolist(), strict=True))
     listed = ", ".join(f"{name} {weight:g}" for name, weight in chosen.items() if parts[name].any())

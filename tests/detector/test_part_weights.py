@@ -58,7 +58,7 @@ def test_a_part_that_tells_counts_more_and_left_out_anomalies_rank_better() -> N
 
 def test_anomalies_below_the_normals_leave_a_score() -> None:
     parts, anomalous = rows(200, 20, shift=0.0)
-    below = {name: np.where(anomalous, 0.0, nats) for name, nats in parts.items()}
+    below = {name: np.where(anomalous, 0.0, nats) for name, nats in parts.items()} | {"missing": np.zeros(220)}
     found = choose_weights(below, anomalous, np.zeros(220, bool))
     assert found.weights is None and found.totals.std() > 0
 
