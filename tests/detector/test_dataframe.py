@@ -228,9 +228,8 @@ def test_an_explanation_has_the_cell_its_usual_value_and_its_share() -> None:
     assert low == pytest.approx(np.quantile(frame["a"], 0.05), abs=0.1) and high < 3
     given = detector.score_frame(odd, explain=2, threshold=0.0)
     assert given["top1"][1] in ("a", "b")  # both are missing
-    assert (
-        given["top1"].tolist()[::2] == ["a", "c"] and given["top1"][3] is None
-    )  # of alarms, too, none below what half of the normals score
+    # of alarms, too, none below what half of the normals score
+    assert given["top1"].tolist()[::2] == ["a", "c"] and given["top1"][3] is None
     assert given["top1_value"].tolist() == ["40", "missing", "a new category", None]
     assert given["top1_usual"][2] == "x, y" and given["top2"].tolist() == [None] * 4
     assert given["top1_nats"][0] == pytest.approx(first["nats"], abs=1e-4)
