@@ -20,12 +20,18 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from anomaly_vae.reporting import plots
 from anomaly_vae.tracking import client
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file comes first: last, it would keep one of the workers busy after the other has ended."""
+    items.sort(key=lambda item: item.path.name != "test_sklearn.py")
 
 
 def pytest_collection_finish() -> None:
@@ -95,14 +101,35 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+ADDRESSES = [("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")]
 LABELS = {"digits": ["label", "--normal", "3"], "table": ["diagnosis", "--set", "split.folds=2"], "series": ["anomaly"]}
 
 
 @pytest.fixture(scope="session")
 def sample_fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     """A folder with NAME.csv of each sample, a short run on it in mlruns and its detector in det-NAME; and what
-    `fit --json` said of each."""
-    folder, said = tmp_path_factory.mktemp("fits"), {}
+    `fit --json` said of each. The first worker of several fits; the others copy what it made."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return make_fits(tmp_path_factory.mktemp("fits"))
+    shared = tmp_path_factory.getbasetemp().parent / "fits"  # of all workers
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "said.json").exists():
+            said = make_fits(shared)[1]
+            (shared / "said.json").write_text(json.dumps(said))
+    folder = tmp_path_factory.mktemp("own") / "fits"
+    shutil.copytree(shared, folder)
+    (folder / "said.json").unlink()
+    with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as connection, connection:
+        for table, column in ADDRESSES:
+            there, here = (place.as_uri() for place in (shared, folder))
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [there, here])
+    return folder, json.loads((shared / "said.json").read_text().replace(str(shared), str(folder)))
+
+
+def make_fits(folder: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """See `sample_fits`."""
+    said = {}
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)

@@ -25,7 +25,7 @@ from anomaly_vae.models.registry import MODELS
 from anomaly_vae.scoring.graph import RowGraph, SeriesGraph
 from anomaly_vae.scoring.parts import PARTS
 from anomaly_vae.training.step import TrainingStep, adamw
-from tests.models.test_registry import CASES, model_of, small
+from tests.models.test_registry import CASES, LARGEST, model_of, small
 
 CUDA = torch.device("cuda", 0)
 BATCH, WINDOW = 6, 16
@@ -97,8 +97,9 @@ def one_step(model: VAE, data: RowDataset, patch: pytest.MonkeyPatch) -> None:
     assert_on_cuda(step.sums, step.skipped)
 
 
-@pytest.mark.parametrize(("kind", "shape"), CASES)
-@pytest.mark.parametrize("sigma", ["predicted", "optimal"])
+@pytest.mark.parametrize(
+    ("kind", "shape", "sigma"), [(*case, "predicted") for case in CASES] + [(*case, "optimal") for case in LARGEST]
+)
 def test_a_step_of_every_model(kind: str, shape: tuple[int, ...], sigma: str) -> None:
     values = np.random.default_rng(0).random((BATCH, *shape), np.float32)
     model = model_of(small(kind, sigma=sigma), shape)

@@ -20,7 +20,10 @@ def tiny(**parameters: Any) -> AnomalyVAE:
     return AnomalyVAE(**{"epochs": 2, "latent": 2, "settings": TINY, "device": "cpu"} | parameters)
 
 
-@parametrize_with_checks([tiny()])
+QUICK = tiny(epochs=1, settings=TINY | {"training.steps": 3})  # forms and conventions, of any weights
+
+
+@parametrize_with_checks([QUICK])
 def test_scikit_learns_own_checks(estimator: AnomalyVAE, check: Callable[[AnomalyVAE], None]) -> None:
     check(estimator)
 

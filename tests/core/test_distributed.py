@@ -150,6 +150,7 @@ def test_a_process_that_fails_ends_the_job_with_its_reason(workplace: Path) -> N
     from anomaly_vae import tracking  # the processes of the other job need no mlflow
 
     (workplace / "dying.py").write_text(DYING)
+    tracking.require_store(load())  # from the copied schema: the job makes no migrations
     np.savetxt("rows.csv", np.random.default_rng(0).normal(size=(60, 3)), delimiter=",", header="a,b,c", comments="")
     small = ["training.epochs=4", "model.members=1", "model.hidden=[8]", "scoring.neighbours=0", "data.memory=0"]
     small.append("split.folds=0")

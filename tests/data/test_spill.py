@@ -40,10 +40,10 @@ FRAMES = {
     "conditional": pd.DataFrame({"a": X[:, 0], "b": X[:, 1], "mode": ["on", "off"] * (N // 2)}),
 }  # fmt: skip
 SETTINGS = {
-    "table": ["data.label=y"],
+    "table": ["data.label=y", "split.folds=2"],
     "series": ["data.kind=series", "data.group=m", "data.time=t", "data.window=8"],
     "pixels": [],
-    "conditional": ["data.condition=[mode]"],
+    "conditional": ["data.condition=[mode]", "split.folds=2"],
 }
 
 

@@ -141,7 +141,7 @@ def mixed() -> Detector:
     frame = pd.DataFrame(
         {"size": rng.normal(size=120), "weight": rng.normal(size=120), "colour": colour, "sealed": colour == "red"}
     )
-    return Detector.fit(frame, training__epochs=1, threshold__policy="fpr=0.1")
+    return Detector.fit(frame, training__epochs=1, threshold__policy="fpr=0.1", split__folds=2)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from anomaly_vae.detector.thresholds import choose
 Array = NDArray[Any]
 QUICK = {"device": "cpu", "training__steps": 40, "model__hidden": [16]}
 TABLE = QUICK | {"scoring__weights": "none"}  # rows that choose weights are scored by others
+HELD_OUT = QUICK | {"split__folds": 0}  # one training instead of five, where folds are not the subject
 
 
 def series(n: int = 240) -> Array:
@@ -51,7 +52,7 @@ def table(table_fit: tuple[Detector, Fit]) -> Detector:
 
 @pytest.fixture(scope="module")
 def pictures_fit(digits: tuple[Array, Array]) -> tuple[Detector, Fit]:
-    return fit_memory(*digits, **QUICK | {"training__steps": 150}, model__channels=[4, 8])
+    return fit_memory(*digits, **QUICK | {"training__steps": 100}, model__channels=[4, 8])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def steps() -> Detector:
 
 @pytest.fixture(scope="module")
 def frame() -> Detector:
-    return Detector.fit(mixed(), **QUICK | {"training__steps": 300, "split__folds": 0})
+    return Detector.fit(mixed(), **HELD_OUT | {"training__steps": 150})
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_saved_and_loaded_scores_to_the_same_bits(
 def test_fitting_twice_gives_the_same_detector(table: Detector, cancer: tuple[Array, Array]) -> None:
     again = Detector.fit(*cancer, **TABLE)
     np.testing.assert_array_equal(table.score(cancer[0]), again.score(cancer[0]))
-    other = Detector.fit(*cancer, **TABLE, seed=1)
+    other = Detector.fit(*cancer, **TABLE | {"split__folds": 0}, seed=1)
     assert not np.array_equal(table.score(cancer[0]), other.score(cancer[0]))
 
 
@@ -259,7 +260,7 @@ def test_a_folder_can_be_moved(saved: Path, table: Detector, cancer: tuple[Array
 
 def test_without_labels_the_threshold_is_conformal(cancer: tuple[Array, Array]) -> None:
     X = cancer[0][~cancer[1]]
-    found = Detector.fit(X, **QUICK, threshold__policy="fpr=0.1")
+    found = Detector.fit(X, **QUICK | {"training__steps": 10}, threshold__policy="fpr=0.1")
     assert found.threshold == replace(choose("fpr=0.1", found.normal, np.empty(0)), folds=4)
     assert len(found.normal) == len(X), "few rows calibrate by folds"
     assert found.predict(X).mean() <= 0.1
@@ -270,7 +271,7 @@ def test_rows_that_are_not_known_neither_train_nor_test_and_it_is_said() -> None
     X, y = rng.normal(size=(200, 3)), np.zeros(200)
     y[:100] = np.nan
     y[100:120] = 1
-    settings = QUICK | {"split__train": 0.5, "split__valid": 0.25}
+    settings = QUICK | {"training__steps": 2, "split__train": 0.5, "split__valid": 0.25}
     _, seen = fit_memory(X, y, None, **settings)
     parts = np.concatenate([seen.split.train, seen.split.valid, seen.split.test])
     assert sorted(parts) == list(range(100, 200))
@@ -284,10 +285,10 @@ def test_rows_that_are_not_known_neither_train_nor_test_and_it_is_said() -> None
 def test_a_column_that_is_named_and_looks_like_a_label_is_left_out_and_said() -> None:
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 4)), columns=["a", "y", "Class", "label"])
     frame["Class"] = frame["Class"] > 1
-    detector, seen = fit_memory(frame, None, None, **QUICK)
+    detector, seen = fit_memory(frame, None, None, **HELD_OUT)
     assert [column.name for column in detector.layout.columns] == ["a", "y"]
     assert any("'Class': named like a label" in note and "--label Class takes it" in note for note in seen.notes)
-    detector, _ = fit_memory(frame, None, None, **QUICK, data__keep=["Class"])
+    detector, _ = fit_memory(frame, None, None, **HELD_OUT, data__keep=["Class"])
     assert [column.name for column in detector.layout.columns] == ["a", "y", "Class"]
 
 
@@ -319,7 +320,8 @@ def test_settings_and_data_that_cannot_work(cancer: tuple[Array, Array]) -> None
 @pytest.mark.parametrize("kind", ["series", "pixels"])
 def test_any_model_that_reads_the_shape_will_do(kind: str, members: int, digits: tuple[Array, Array]) -> None:
     X = digits[0] if kind == "pixels" else series()
-    found = Detector.fit(X, kind=kind, **QUICK, model__kind="dense", model__members=members, model__latent=3)
+    settings = QUICK | {"training__steps": 4}
+    found = Detector.fit(X, kind=kind, **settings, model__kind="dense", model__members=members, model__latent=3)
     parts = found.parts(X, explain=True)
     assert len(parts) == len(X)
     assert np.isfinite(parts.total).all()

@@ -25,7 +25,7 @@ from anomaly_vae.detector.fit import Fit, fit, fit_memory
 
 Rows = NDArray[np.intp]
 QUICK: dict[str, Any] = {
-    "device": "cpu", "tracking__enabled": False, "training__steps": 40, "model__hidden": [8], "model__latent": 2,
+    "device": "cpu", "tracking__enabled": False, "training__steps": 15, "model__hidden": [8], "model__latent": 2,
 }  # fmt: skip
 NONE = np.empty(0, np.intp)
 

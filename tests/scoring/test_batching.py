@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     values = np.random.default_rng(0).normal(size=(300, 5))
-    return Detector.fit(values, device="cpu", training__steps=4, model__hidden=[16])
+    return Detector.fit(values, device="cpu", training__steps=4, model__hidden=[16], split__folds=0)
 
 
 @pytest.mark.parametrize("sizes", [(BLOCK,), SIZES, (1,)])
@@ -43,7 +43,8 @@ def test_one_row_goes_in_the_smallest_block_and_many_in_the_largest() -> None:
 def test_sizes_in_which_a_product_rounds_differently_are_not_used(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = Detector.fit(np.random.default_rng(1).normal(size=(60, 5)), device="cpu", training__steps=2).score_model
+    X = np.random.default_rng(1).normal(size=(60, 5))
+    net = Detector.fit(X, device="cpu", training__steps=2, split__folds=0).score_model
     forward = type(net).forward
 
     def rounding(self: Any, x: Tensor, own: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:

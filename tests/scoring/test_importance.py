@@ -261,7 +261,7 @@ def gaussian() -> tuple[Detector, NDArray[np.float64], NDArray[np.float64]]:
     x = mean + scale * rng.multivariate_normal(np.zeros(3), covariance, 3000)
     detector = Detector.fit(
         x[:2400], training__steps=600, model__latent=2, model__members=1, training__noise=0, tracking__enabled=False,
-        objective__free_bits_total=0, seed=0,
+        objective__free_bits_total=0, seed=0, split__train=0.9, split__valid=0.1,
     )  # fmt: skip
     of_data = torch.distributions.MultivariateNormal(
         torch.from_numpy(mean), torch.from_numpy(covariance * scale * scale[:, None])
@@ -288,7 +288,7 @@ def test_the_nll_of_a_table_bounds_a_density_that_is_known(
 def test_other_units_shift_the_nll_by_their_logarithm(workplace: Path) -> None:
     x = np.random.default_rng(0).normal(size=(200, 2))
     fits = [
-        Detector.fit(rows, training__steps=5, training__noise=0, tracking__enabled=False)
+        Detector.fit(rows, training__steps=5, training__noise=0, tracking__enabled=False, split__folds=0)
         for rows in (x, x * [1024.0, 0.5])
     ]
     nlls = [
@@ -355,7 +355,8 @@ def test_the_elbo_of_rows_with_categories_conditions_and_missing_cells(monkeypat
     table = pd.DataFrame({"x": rng.normal(size=120) + 9 * (mode == "a"), "c": rng.choice(["r", "s", "t"], 120)})
     table = table.assign(y=1000 * rng.normal(size=120), mode=mode)
     table.loc[3, ["x", "c"]], table.loc[4, "y"] = math.nan, math.nan
-    detector = Detector.fit(table, data__condition="mode", training__steps=60, tracking__enabled=False)
+    quick = {"training__steps": 60, "tracking__enabled": False, "split__folds": 0}
+    detector = Detector.fit(table, data__condition="mode", model__members=4, **quick)
     found = detector.elbo(table, draws=4)
     model, scaler = detector.score_model.model, detector.scaler
     assert (model.n_condition, model.members) == (2, 2)

@@ -143,6 +143,7 @@ def test_a_folder_that_appeared_meanwhile_does_not_cost_the_detector(tracked: bo
         (tmp_path / "det" / "of another").touch()
 
     tree = {"tracking": {"folder": str(tmp_path / "runs"), "enabled": tracked}, "training": {"epochs": 1}}
+    tree |= {"split": {"folds": 0}}
     config = configs.load(base=tree | {"data": {"label": "diagnosis"}})
     with pytest.raises(AnomalyVAEError, match=r"nothing is overwritten.*\. The fit is finished, and its detector") as e:
         fit.fit("table.csv", config, output=str(tmp_path / "det"), progress=progress)
@@ -172,9 +173,10 @@ KILLED = """
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(fits: Fits) -> None:
+    store = configs.load(base={"tracking": {"folder": "killed"}})
+    tracking.require_store(store)  # from the copied schema: the process makes no migrations
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED)], capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
-    store = configs.load(base={"tracking": {"folder": "killed"}})
     (row,) = tracking.list_runs(store)
     assert (row["status"], list(Path("killed/running").iterdir())) == ("KILLED", [])  # by the command that lists it
     with pytest.raises(RunError, match=rf"is KILLED, not finished .*fit --resume {row['run_id']}"):

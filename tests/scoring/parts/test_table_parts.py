@@ -60,7 +60,7 @@ def clusters(columns: int) -> Callable[[np.random.Generator, int], tuple[Array, 
 )  # fmt: skip
 def test_a_nat_of_the_neighbours_is_a_nat(draw: Callable[[np.random.Generator, int], tuple[Array, Array]]) -> None:
     rng = np.random.default_rng(0)
-    detector = Detector.fit(draw(rng, 2000)[0], scoring__parts=[], **QUICK)
+    detector = Detector.fit(draw(rng, 2000)[0], scoring__parts=[], split__folds=0, **QUICK)
     x, nats = draw(rng, 2000)
     raw = detector.parts(x).raw
     assert raw is not None
