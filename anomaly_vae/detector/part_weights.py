@@ -44,7 +44,14 @@ def choose_weights(parts: Mapping[str, Nats], anomalous: NDArray[np.bool_], mark
     marked: (n,) normal rows that a person looked at, each of which counts as much as an anomaly; the others do
     together.
     """
-    stacked, count = np.stack(list(parts.values())), int(anomalous.sum())
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # of systems of a few numbers, in which threads would only wait for each other
+        return _chosen(np.stack(list(parts.values())), list(parts), anomalous, marked)
+
+
+def _chosen(stacked: Nats, names: list[str], anomalous: NDArray[np.bool_], marked: NDArray[np.bool_]) -> Weighing:
+    count = int(anomalous.sum())
     plain = np.round(stacked.sum(0), DECIMALS)
     if not count or anomalous.all():
         return Weighing(None, plain)
@@ -70,8 +77,10 @@ def choose_weights(parts: Mapping[str, Nats], anomalous: NDArray[np.bool_], mark
     # where anomalies lie below normals, a score that is 0 for all ranks them better, and finds none
     if after.mean() <= 0.5 or gains.mean() <= SURE * gains.std(ddof=1) / math.sqrt(count):
         return Weighing(None, plain, f"{said}, which is no sure gain: each part counts 1")
-    chosen = dict(zip(parts, weights.tolist(), strict=True))
-    listed = ", ".join(f"{name} {weight:g}" for name, weight in chosen.items() if parts[name].any())
+    chosen = dict(zip(names, weights.tolist(), strict=True))
+    listed = ", ".join(
+        f"{name} {weight:g}" for (name, weight), nats in zip(chosen.items(), stacked, strict=True) if nats.any()
+    )
     return Weighing(chosen, totals.round(DECIMALS), f"{said}: parts count {listed}; {NOT_WEIGHTED} leaves them 1")
 
 
