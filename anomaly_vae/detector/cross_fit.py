@@ -53,7 +53,7 @@ class CrossFit:
     ) -> tuple[Scores, float, dict[str, torch.Tensor]]:  # fmt: skip
         """Raw parts of rows (n,), in their order, and how long each fold trained: the share of the epochs after which
         the first had the best held-out bound. Models of other lengths would score on other scales. Last, what only
-        held-out normals tell of a score (`ScoreModule.held_state`), the mean over the folds: a fit on all rows has none.
+        held-out normals tell of a score (`ScoreModule.held_state`), the mean over folds: a fit on all rows has none.
 
         folds: (n,) of each row. kept: (n,) which rows the models of other folds are fitted to.
         """

@@ -201,9 +201,6 @@ def fit(
     for name, learned_values in score_model.learned_state().items():
         if learned_values.isnan().any():  # no folder with it could be read
             raise ArithmeticError(f"the fitted score holds NaN in '{name}'")
-    for name, learned_values in score_model.learned_state().items():
-        if learned_values.isnan().any():  # no folder with it could be read
-            raise ArithmeticError(f"the fitted score holds NaN in '{name}'")
     scorer = Scorer(score_model, scaler, layout, window, source.path, raw=True)
     residuals = None if score_model.level is None else step_residuals(scorer, data, _before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:

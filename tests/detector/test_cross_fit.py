@@ -217,9 +217,3 @@ def test_no_fit_ends_with_what_is_no_number(digits: tuple[Array, Array], monkeyp
     monkeypatch.setattr(ResidualEnergy, "fit", lambda part, _: part.weight.fill_(np.nan) and None)
     with pytest.raises(ArithmeticError, match=r"parts\.recon\.weight"):
         Detector.fit(digits[0][:40], training__steps=2, model__channels=[4, 8], device="cpu", tracking__enabled=False)
-
-
-def test_no_fit_ends_with_what_is_no_number(digits: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ResidualEnergy, "fit", lambda part, _: part.weight.fill_(np.nan) and None)
-    with pytest.raises(ArithmeticError, match=r"parts\.recon\.weight"):
-        Detector.fit(digits[0][:40], training__steps=2, model__channels=[4, 8], device="cpu", tracking__enabled=False)
