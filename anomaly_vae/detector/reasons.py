@@ -290,7 +290,7 @@ def reason_columns(detector: Detector, chunk: Chunk, found: Reasons) -> dict[str
         texts = np.full((3, len(chunk)), None, object)
         for row in np.flatnonzero(columns >= 0):
             column, value = int(columns[row]), float(values[row, columns[row]])
-            usual = words.usual(column, chunk, row, suiting[row], by_trial)
+            usual = words.usual(column, chunk, int(row), suiting[row], by_trial)
             texts[:, row] = words.names[column], words.text(column, value), usual
         top = f"top{rank + 1}"
         table |= dict(zip((top, f"{top}_value", f"{top}_usual"), texts, strict=True))

@@ -126,6 +126,14 @@ def _notes(changed: Detector, rows: Calibration) -> Iterable[str]:
             f"{normals} normal verdicts are among the {len(changed.normal)} normals that choose the threshold; where"
             " only alarms were looked at, new normals reach it less often than it says"
         )
+    if changed.calibration is None and changed.training is not None:
+        again = int(np.isin(rows.hashes, changed.training.hashes).sum())
+        if again:
+            yield Worry(
+                f"{again} verdicts are of {KINDS[changed.layout.kind].noun} that calibrated this detector, which keeps"
+                " nothing but their scores: these count once more, an anomaly among the normals too; fit again with"
+                " these labels to count each once"
+            )
     watched = int(((rows.alarms > 0) & ~rows.anomalous).sum())
     if watched:
         names = ", ".join(changed.score_model.cells)
