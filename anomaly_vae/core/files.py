@@ -189,6 +189,15 @@ def require_ending(path: str | Path, endings: Collection[str], otherwise: str = 
     return ending
 
 
+def require_apart(data: str | None, *outputs: str | None) -> None:
+    """Raises UsageError where a file to be written is the data that is read, or another file to be written."""
+    named = [(path, os.path.realpath(path)) for path in (None if data == "-" else data, *outputs) if path]
+    for place, (path, real) in enumerate(named):
+        if real in [other for _, other in named[:place]]:
+            what = "the data, which would be overwritten" if data and real == os.path.realpath(data) else "named twice"
+            raise UsageError(f"{path}: {what}; name another file to write")
+
+
 def require_readable(path: str | Path) -> None:
     """Raises DataError for what does not exist, cannot be looked at, or is a device, which may never end."""
     try:

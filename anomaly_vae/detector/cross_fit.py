@@ -50,15 +50,17 @@ class CrossFit:
     def scores(
         self, rows: NDArray[np.intp], folds: NDArray[np.intp], kept: NDArray[np.bool_], on_epoch: EpochCallback,
         checkpoint: Path | None = None,
-    ) -> tuple[Scores, float]:  # fmt: skip
+    ) -> tuple[Scores, float, dict[str, torch.Tensor]]:  # fmt: skip
         """Raw parts of rows (n,), in their order, and how long each fold trained: the share of the epochs after which
-        the first had the best held-out bound. Models of other lengths would score on other scales.
+        the first had the best held-out bound. Models of other lengths would score on other scales. Last, what only
+        held-out normals tell of a score (`ScoreModule.held_state`), the mean over folds: a fit on all rows has none.
 
         folds: (n,) of each row. kept: (n,) which rows the models of other folds are fitted to.
         """
         found: list[Scores] = []
         share: float | None = None
-        for fold in range(int(folds.max()) + 1):
+        count, held_state = int(folds.max()) + 1, dict[str, torch.Tensor]()
+        for fold in range(count):
             mine = folds == fold
             score_model, inside = self.untrained(self.config), kept[mine]
             learned, held = self.samples(rows[~mine & kept]), self.samples(rows[mine & kept])
@@ -68,11 +70,13 @@ class CrossFit:
             share = share or (history.best_epoch + 1) / history.planned
             own = torch.full((len(inside),), -1)
             own[torch.from_numpy(inside)] = score_model.fit(learned, held, self.config.seed)
+            for name, buffer in score_model.held_state().items():
+                held_state[name] = held_state.get(name, 0.0) + buffer / count
             scorer = Scorer(score_model, self.scaler, self.data.layout, None, self.data.source.path, raw=True)
             pieces = self.data.pieces(rows[mine])
             found += [scorer.samples(chunk, True, here.start, own[here]) for here, chunk in pieces]
         assert share is not None
-        return in_order(found, self.data.store), share
+        return in_order(found, self.data.store), share, held_state
 
     def samples(self, rows: NDArray[np.intp]) -> RowDataset:
         return make_dataset(self.data, rows, self.scaler, self.data.layout, self.device, None, self.data.store)
@@ -106,7 +110,7 @@ def rank(cross_fit: CrossFit, rows: NDArray[np.intp], folds: NDArray[np.intp], o
         inputs, samples = RowInputs(cross_fit.scaler.categories(layout)), cross_fit.samples(rows)
         looks = suspicion(samples.take(samples.spaced(len(rows))).cpu(), inputs, config.seed)
         kept = bulk(looks, min(BULK, 1 - (rate or 0.0)))
-    raw, _ = replace(cross_fit, config=_quick(config)).scores(rows, folds, kept, on_epoch)
+    raw, _, _ = replace(cross_fit, config=_quick(config)).scores(rows, folds, kept, on_epoch)
     names = [name for name in raw.parts if name != "constant"]  # every row made the columns that are watched
     surprises = cross_fitted(np.stack([raw.parts[name] for name in names]), int("missing" in names), factors(names))
     parts = raw.parts | dict(zip(names, surprises, strict=True))

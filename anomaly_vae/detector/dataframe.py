@@ -97,7 +97,7 @@ def explanation(detector: Detector, X: Any, most: int) -> pd.DataFrame:
         for row, rank in np.argwhere(found.columns >= 0):
             column = int(found.columns[row, rank])
             value = float(values[row, column])
-            usual = words.usual(column, value, found.suiting[row, rank], by_trial)
+            usual = words.usual(column, chunk, row, found.suiting[row, rank], by_trial)
             nats, share = found.nats[row, rank], found.shares[row, rank]
             lines.append((rows[row], words.names[column], words.value(column, value), usual, nats, share))
         first += len(chunk)

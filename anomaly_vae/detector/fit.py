@@ -190,12 +190,17 @@ def fit(
     else:
         assert parts.folds is not None
         all_kept = np.ones(len(normals), bool)
-        folded, share = cross_fit.scores(normals, parts.folds[normals], all_kept, silent, checkpoint)
+        folded, share, held_state = cross_fit.scores(normals, parts.folds[normals], all_kept, silent, checkpoint)
         training, held = samples(normals), samples(normals[:0])
         learned, judged = score_model.prepare(training, training, cache, config.seed)
         final = None if checkpoint is None else checkpoint / "final"
         history = train(score_model.model, learned, judged, config, on_epoch, final, share)
     own = score_model.fit(learned, held, config.seed)
+    if folded is not None:
+        score_model.load_state_dict(held_state, strict=False)
+    for name, learned_values in score_model.learned_state().items():
+        if learned_values.isnan().any():  # no folder with it could be read
+            raise ArithmeticError(f"the fitted score holds NaN in '{name}'")
     scorer = Scorer(score_model, scaler, layout, window, source.path, raw=True)
     residuals = None if score_model.level is None else step_residuals(scorer, data, _before_test(data, parts, window))
     if score_model.level is not None and residuals is not None:

@@ -30,6 +30,7 @@ NORMAL, TYPICAL = (
 )  # shares of held-out normals whose scores are usual; of whose scores shares are counted from
 QUANTILES = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.98)  # of a column's training values that are tried
 COMMON = (0.05, 0.95)  # quantiles between which a value is called usual
+NINE_IN_TEN = 1.645  # deviations about the mean that hold as many of a Gaussian
 NEXT = 3  # columns that are tried with all values: so many by their median, and by their nats of reconstruction
 LEAST, AT_LEAST = 0.01, 3  # nats of a reason; reasons that are sought, however few are asked for
 WIDE = 64  # columns that are tried with their median
@@ -226,6 +227,8 @@ class Words:
         self.names = [column.name for column in self.layout.columns] or list(self.layout.pixels)
         self.by_name = {reference.name: reference for reference in detector.references}
         self.differences = {element.column for element in detector.scaler.elements if element.how == "difference"}
+        self.profile = detector.scaler.profile
+        self.sensors = {element.column: element for element in detector.scaler.elements}
 
     def value(self, column: int, value: float) -> float | str:
         """What a cell holds: a number in the units of the file, or the name of a category."""
@@ -238,12 +241,14 @@ class Words:
             return float(value)
         return categories[int(value)] if value < len(categories) else "a new category"
 
-    def usual(self, column: int, value: float, suiting: float = np.nan, known: bool = False) -> str:
-        """Where a value is unusual by itself, the usual ones: nine in ten training values of a number, the three most
-        frequent categories. Where it is not, the one that suits the rest of the row best, if it is `known`."""
+    def usual(self, column: int, chunk: Chunk, row: int, suiting: float = np.nan, known: bool = False) -> str:
+        """Where a value is unusual by itself, the usual ones: nine in ten training values of a number, of a sensor that
+        follows the clock at this time; the three most frequent categories. Where it is not, the one that suits the rest
+        of the row best, if it is `known`."""
         if not self.layout.columns:
             return ""
         about, reference = self.layout.columns[column], self.by_name[self.names[column]]
+        value = float(chunk.values[row, column])
         if about.constant is not None:
             return self.text(column, about.constant if about.categories != () else np.nan)
         is_usual = False
@@ -251,6 +256,12 @@ class Words:
             order = np.argsort(-np.array(reference.counts[:-1]), kind="stable")[:3]
             text = ", ".join(reference.categories[place] for place in order)
             is_usual = value < len(reference.categories)
+        elif self._follows_clock(column):
+            assert self.profile is not None and chunk.condition is not None
+            sensor, phase = self.sensors[column], chunk.condition[row : row + 1, -1]
+            middle = sensor.shift + float(self.profile.at(phase, slice(column, column + 1))[0, 0])
+            reach = NINE_IN_TEN * sensor.scale
+            return f"{middle - reach:.4g} to {middle + reach:.4g} at this time"
         elif len(reference.values):
             low, high = np.quantile(reference.values, COMMON)
             text = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
@@ -259,6 +270,10 @@ class Words:
         else:
             text = "missing"
         return f"{self.text(column, suiting, 4)} in such {KINDS[self.layout.kind].noun}" if known and is_usual else text
+
+    def _follows_clock(self, column: int) -> bool:
+        follows = self.profile is not None and any(part[column] for part in self.profile.usual)
+        return follows and column not in self.differences
 
     def text(self, column: int, value: float, digits: int = 12) -> str:
         cell = self.value(column, value)
@@ -275,7 +290,7 @@ def reason_columns(detector: Detector, chunk: Chunk, found: Reasons) -> dict[str
         texts = np.full((3, len(chunk)), None, object)
         for row in np.flatnonzero(columns >= 0):
             column, value = int(columns[row]), float(values[row, columns[row]])
-            usual = words.usual(column, value, suiting[row], by_trial)
+            usual = words.usual(column, chunk, int(row), suiting[row], by_trial)
             texts[:, row] = words.names[column], words.text(column, value), usual
         top = f"top{rank + 1}"
         table |= dict(zip((top, f"{top}_value", f"{top}_usual"), texts, strict=True))

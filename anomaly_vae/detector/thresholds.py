@@ -70,7 +70,8 @@ class Threshold:
         samples."""
         if self.events_a_day is not None and self.per_day is not None:
             days = self.normals / self.per_day
-            return f"at most {self.events_a_day:.3g} events a day on average, by {days:.3g} held-out days"
+            events = "event" if self.events_a_day == 1 else "events"
+            return f"at most {self.events_a_day:.3g} {events} a day on average, by {days:.3g} held-out days"
         if self.per_day is not None:
             return f"{self.false_alarm_rate * self.per_day:.3g} of {self.per_day:.6g} normal {noun} a day"
         return f"{self.false_alarm_rate * 1000:.3g} of 1,000 normal {noun}"

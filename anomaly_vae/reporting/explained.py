@@ -38,7 +38,7 @@ def drawn_row(detector: Detector, chunk: Chunk, scores: Scores) -> tuple[Found, 
             name=words.names[column],
             value=None if np.isnan(values[column]) or value == "a new category" else value,
             text=words.text(column, values[column], 6),
-            usual=words.usual(column, values[column], suits, column in chosen),
+            usual=words.usual(column, chunk, 0, suits, column in chosen),
             nats=float(nats.get(column, max(0.0, alone[0, column]))),
             is_reason=column in chosen,
             values=reference.values,
@@ -102,7 +102,7 @@ def _listed(words: Words, chunk: Chunk, found: Reasons, row: int, known: bool) -
     ):
         if column >= 0:
             value = float(chunk.values[row, column])
-            usual = words.usual(int(column), value, suiting, known)
+            usual = words.usual(int(column), chunk, row, suiting, known)
             lines.append({"column": words.names[column], "value": words.value(int(column), value), "usual": usual,
                           "nats": round(float(nats), 4), "share": round(float(share), 4)})  # fmt: skip
     return lines

@@ -65,7 +65,7 @@ class Slider:
 
     def rows(self) -> list[tuple[str, str]]:
         """The rows of the table: their name in the script, and what stands before them."""
-        often = "false alarms" if self.data["per_day"] is None else "false alarms a day"
+        often = "false alarms" if self.data["per_day"] is None else "false-alarm steps a day"
         labelled = [("recall", "recall"), ("precision", "precision")] if self.data["anomalies"] else []
         return [
             ("threshold", "threshold"),

@@ -64,7 +64,7 @@ def choice_table(choices: Sequence[Choice]) -> tuple[list[str], list[list[str]]]
         if value is None:
             return "not known"
         per_day = choice.per_day if name == "false_alarm_rate" else None
-        return f"{value:.2%}" + (f", {_count(value * per_day)} a day" if per_day is not None else "")
+        return f"{value:.2%}" + (f", {_count(value * per_day)} steps a day" if per_day is not None else "")
 
     rates = [name for name in RATES if any(getattr(choice, name) is not None for choice in choices)]
     cells = [

@@ -38,7 +38,7 @@ class PatchScore(ScoreModule):
     """
 
     reconstructs, maps_are_scores, has_density = False, True, False
-    frozen_prefix = "features.backbone."
+    frozen_prefix, from_held = "features.backbone.", ("border",)
     mean_feature: Tensor  # (C,) of training positions
     deviation: Tensor  # (C,)
     border: Tensor  # (h, w) what nats are divided by, at least 1
@@ -110,7 +110,8 @@ class PatchScore(ScoreModule):
                 lambda x: x * self.deviation + self.mean_feature,
             )
         )  # fmt: skip
-        self._calibrate(maps)
+        if len(held):
+            self._calibrate(maps)
         return torch.full((len(held),), -1)
 
     def _standardised(self, rows: Tensor) -> Tensor:

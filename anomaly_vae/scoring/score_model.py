@@ -138,6 +138,14 @@ class ScoreModule(nn.Module, ABC):
     def mean(self, x: Tensor) -> Tensor:
         """(B, *shape) the expected x. Only where it `reconstructs`."""
 
+    def held_state(self) -> dict[str, Tensor]:
+        """The buffers that only held-out normals tell: what a fit on all rows takes from the models of its folds."""
+        return {
+            f"{prefix}.{name}".lstrip("."): module.get_buffer(name)
+            for prefix, module in self.named_modules()
+            for name in getattr(module, "from_held", ())
+        }
+
     def learned_state(self) -> dict[str, Tensor]:
         """The state without the frozen backbone's weights."""
         frozen = self.frozen_prefix

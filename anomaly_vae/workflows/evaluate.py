@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from anomaly_vae.core.callbacks import Progress
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.core.files import REPORTS, require_ending
+from anomaly_vae.core.files import REPORTS, require_apart, require_ending
 from anomaly_vae.core.worries import Gravity, Worry
 from anomaly_vae.data.datasets import make_dataset
 from anomaly_vae.data.kinds import KINDS
@@ -141,6 +141,7 @@ def evaluate(
     """
     if report:
         require_ending(report, REPORTS)
+        require_apart(path, report)
     began = time.perf_counter()
     config = detector.config.labelled(label, normal, skip_broken, unlabelled, written)
     source = open_data(path, config)

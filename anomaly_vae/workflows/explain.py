@@ -12,7 +12,7 @@ import numpy as np
 
 from anomaly_vae.core.callbacks import Say
 from anomaly_vae.core.errors import DataError
-from anomaly_vae.core.files import replacing
+from anomaly_vae.core.files import replacing, require_apart
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.readers.base import plural
 from anomaly_vae.data.source import Chunk, Source
@@ -47,6 +47,7 @@ def explain(
 
     row: an id, or a row number from 0 where no id is that. Raises DataError where there is no such row.
     """
+    require_apart(path, output)
     source = reopen(path, detector, id_column)
     at, number = find(source, detector, row, say)
     if detector.window is not None:

@@ -93,7 +93,7 @@ def feedback(
     else:
         rows = _of_ids(path, data, detector, label, normal, id_column)
     changed, note = give(detector, rows, path, weights)
-    found = _compared(path, rows, detector, changed, tuple(filter(None, (note, *_notes(detector, rows)))))
+    found = _compared(path, rows, detector, changed, tuple(filter(None, (note, *_notes(changed, rows)))))
     what = f"{found.anomalies} right, {found.normals} false: {path}"
     replace_detector(model, changed, {"feedback": what}, asdict(found))
     return found
@@ -118,17 +118,25 @@ def _compared(data: str, rows: Calibration, before: Detector, after: Detector, n
     return Feedback(data, anomalies, len(rows) - anomalies, before.threshold, after.threshold, *weights, notes)
 
 
-def _notes(detector: Detector, rows: Calibration) -> Iterable[str]:
-    """What became of the verdicts, and what they cannot change."""
+def _notes(changed: Detector, rows: Calibration) -> Iterable[str]:
+    """What became of the verdicts, and what they cannot change. changed: the detector with them."""
     normals = int((~rows.anomalous).sum())
     if normals:
         yield (
-            f"{normals} normal verdicts join the {len(detector.normal)} normals that the threshold is chosen by; where"
+            f"{normals} normal verdicts are among the {len(changed.normal)} normals that choose the threshold; where"
             " only alarms were looked at, new normals reach it less often than it says"
         )
+    if changed.calibration is None and changed.training is not None:
+        again = int(np.isin(rows.hashes, changed.training.hashes).sum())
+        if again:
+            yield Worry(
+                f"{again} verdicts are of {KINDS[changed.layout.kind].noun} that calibrated this detector, which keeps"
+                " nothing but their scores: these count once more, an anomaly among the normals too; fit again with"
+                " these labels to count each once"
+            )
     watched = int(((rows.alarms > 0) & ~rows.anomalous).sum())
     if watched:
-        names = ", ".join(detector.score_model.cells)
+        names = ", ".join(changed.score_model.cells)
         yield Worry(
             f"{watched} false alarms are of cells that training had no value like ({names}), and stay alarms at any"
             " threshold; fit again with such rows"

@@ -18,7 +18,7 @@ from anomaly_vae.core import distributed
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.config import Config
 from anomaly_vae.core.errors import AnomalyVAEError, RunError
-from anomaly_vae.core.files import SCORES, replacing, require_ending, require_free
+from anomaly_vae.core.files import SCORES, replacing, require_apart, require_ending, require_free
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.loaded import LoadedData
 from anomaly_vae.data.source import Source
@@ -93,6 +93,7 @@ def fit(
     if resume:
         resume, path, config = distributed.from_lead(partial(_remembered, resume, config))
     source = open_data(path, config)
+    require_apart(source.path, scores)
     say(f"{source.path} is {source.why}" + (f"; {source.otherwise}" if source.otherwise else ""))
     run_name = config.tracking.name or "-".join(
         (source.name, config.model.kind or source.kind, *([f"seed{config.seed}"] if config.seed else []))

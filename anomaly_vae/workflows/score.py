@@ -14,7 +14,7 @@ import pyarrow as pa
 from anomaly_vae.core.callbacks import Progress, Say
 from anomaly_vae.core.config import EventsConfig
 from anomaly_vae.core.errors import DataError, UsageError
-from anomaly_vae.core.files import REPORTS, SCORES, require_ending
+from anomaly_vae.core.files import REPORTS, SCORES, require_apart, require_ending
 from anomaly_vae.core.threads import prefetched
 from anomaly_vae.core.worries import lines
 from anomaly_vae.data.kept import HighestRows, KeptColumns
@@ -94,6 +94,7 @@ def score(
     options = options or Options()
     if options.elbo:
         elbo_measure(detector)  # refused before anything is read
+    require_apart(path, output, options.events, options.report)
     threshold = detector.alarm_threshold(options.threshold)
     events = None
     if options.events:

@@ -259,7 +259,8 @@ def test_feedback_of_a_folder_and_of_a_run_and_its_undoing(fits: Fits) -> None:
     said = run("feedback", "rows.csv", "-m", "./copy", *store)
     assert said.exit_code == 0 and f"{right} right, {false} false, of rows.csv" in said.stdout
     assert f"{right} labelled anomalies, left out in turn" in said.stderr
-    assert f"{false} normal verdicts join" in said.stderr
+    (normals,) = re.findall(rf"{false} normal verdicts are among the (\d+) normals that choose", said.stderr)
+    assert f"of {normals} normal and" in run("threshold", "-m", "./copy", *store).stdout
     told = json.loads(ok("feedback", "verdicts.csv", "--data", "table.csv", "-m", address, "--json", *store))
     assert (told["anomalies"], told["normals"]) == (right, false)
     after = ok("score", "table.csv", "-m", "./copy")

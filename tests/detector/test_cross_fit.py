@@ -24,6 +24,8 @@ from anomaly_vae.detector.fit import fit, fit_memory
 from anomaly_vae.detector.suspicion import bulk, suspicion
 from anomaly_vae.detector.training_scores import TrainingScores, matched
 from anomaly_vae.models.inputs import RowInputs
+from anomaly_vae.scoring.parts.base import Normals
+from anomaly_vae.scoring.parts.residual_energy import ResidualEnergy
 from anomaly_vae.scoring.scores import Scores
 
 Array = NDArray[Any]
@@ -189,3 +191,29 @@ def test_rows_of_which_there_are_several_are_scored_as_new() -> None:
     assert found.total.tolist() == [-1.0, -1.0, *range(2, 30)] and found.recalled == 28
     chunk.values[:20] = 5.0
     assert TrainingScores.of(Data(), scores, np.empty(0, np.intp)).recall(chunk, new) is new  # type: ignore[arg-type]
+
+
+def test_pictures_that_calibrate_by_folds_are_weighed_as_their_folds_weigh_them(
+    digits: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weight of a residual is told by held-out pictures alone, and a fit on all pictures holds none."""
+    weights: list[float] = []
+    real = ResidualEnergy.fit
+
+    def noted(part: ResidualEnergy, normals: Normals) -> None:
+        real(part, normals)
+        weights.append(float(part.weight))
+
+    monkeypatch.setattr(ResidualEnergy, "fit", noted)
+    pictures, odd = digits
+    quick = {"training__steps": 4, "model__channels": [4, 8], "device": "cpu", "tracking__enabled": False}
+    detector = Detector.fit(pictures[~odd][:40], split__folds=2, **quick)
+    assert len(weights) == 5, "two folds that rank, two that calibrate, and the last"
+    (part,) = (part for part in detector.score_model.modules() if isinstance(part, ResidualEnergy))
+    assert float(part.weight) == pytest.approx((weights[2] + weights[3]) / 2) != 1
+
+
+def test_no_fit_ends_with_what_is_no_number(digits: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResidualEnergy, "fit", lambda part, _: part.weight.fill_(np.nan) and None)
+    with pytest.raises(ArithmeticError, match=r"parts\.recon\.weight"):
+        Detector.fit(digits[0][:40], training__steps=2, model__channels=[4, 8], device="cpu", tracking__enabled=False)

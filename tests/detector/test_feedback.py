@@ -16,10 +16,12 @@ from anomaly_vae.core.errors import ConfigError, DataError, UsageError
 from anomaly_vae.detector import part_weights
 from anomaly_vae.detector.calibration import Calibration, merged
 from anomaly_vae.detector.detector import Detector
+from anomaly_vae.detector.feedback import give, judged
 from anomaly_vae.detector.fit import fit_memory
 from anomaly_vae.detector.thresholds import choose
 from anomaly_vae.scoring.scores import weighted
 from anomaly_vae.workflows.export import trace
+from anomaly_vae.workflows.feedback import _notes as verdict_notes
 
 Array = NDArray[Any]
 QUICK = {"device": "cpu", "training__steps": 20, "model__hidden": [8], "model__members": 1, "scoring__neighbours": 64}
@@ -168,6 +170,18 @@ def test_steps_and_detectors_without_calibration_follow_with_the_threshold_alone
     np.testing.assert_array_equal(old.normal, plain.normal)
     with pytest.raises(ConfigError, match=r"scoring\.weights=auto is of samples that are independent"):
         Detector.fit(np.random.default_rng(0).normal(size=(80, 2)), kind="series", scoring__weights="auto")
+
+
+def test_verdicts_that_count_twice_are_said(plain: Detector) -> None:
+    """Of a detector that keeps scores alone, no verdict takes the place of a row."""
+    frame, _ = data()
+    scores_alone = replace(plain, calibration=None)
+    for detector, said, normals in ((plain, 0, -5), (scores_alone, 1, 0)):
+        rows = judged(detector, detector.opened(frame[:5]), np.ones(5))
+        changed, _ = give(detector, rows, "rows")
+        notes = [note for note in verdict_notes(changed, rows) if "5 verdicts are of rows that calibrated" in note]
+        assert len(notes) == said
+        assert len(changed.normal) == len(plain.normal) + normals
 
 
 def test_what_is_no_verdict_is_refused(plain: Detector) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,10 @@ def test_a_level_of_midnight_is_odd_at_noon_and_times_are_needed(clocked: tuple[
     one = data[data["machine"] == "p"].reset_index(drop=True)
     late = one.assign(a=np.r_[one["a"].to_numpy()[:260], one["a"].to_numpy()[236:-24]])  # half a day late
     assert detector.score(late)[280:].mean() > 5 * detector.score(one)[280:].mean()
+    reasons = detector.explain(late, 1)
+    (usual,) = reasons[(reasons["row"] == 300) & (reasons["column"] == "a")]["usual"]  # 6:00, where it is 10
+    low, high = map(float, re.fullmatch(r"(\S+) to (\S+) at this time", usual).groups())  # type: ignore[union-attr]
+    assert 4 < low < 10 < high < 16, "in all of training it is -10 to 10"
     with pytest.raises(DataError, match="no time column, and the detector judges by the time of day"):
         detector.score(data.drop(columns="time"))
     with pytest.raises(DetectorError, match=r"judges by the time of day besides; --set data.calendar=none fits one"):

@@ -153,4 +153,4 @@ def test_candidates_are_listed_and_nothing_is_changed(fits: Fits) -> None:
     assert sum("(chosen)" in line for line in lines) == 1
     assert lines[-1] == "choose one:  anomaly-vae threshold -m det-table --policy POLICY"
     assert Path("det-table/detector.json").read_bytes() == before
-    assert "a day" in ok("threshold", "-m", "det-series")
+    assert "steps a day" in ok("threshold", "-m", "det-series")

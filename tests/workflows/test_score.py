@@ -13,10 +13,12 @@ import pyarrow.parquet
 import pytest
 
 from anomaly_vae.core.config import DataConfig
-from anomaly_vae.core.errors import DataError
+from anomaly_vae.core.errors import DataError, UsageError
 from anomaly_vae.data.kept import HighestRows
 from anomaly_vae.data.open import open_source
 from anomaly_vae.data.writers import batch
+from anomaly_vae.detector.configuration import load
+from anomaly_vae.workflows.fit import fit
 from tests.commands import ok, run
 from tests.data.images.test_images import save
 
@@ -41,6 +43,29 @@ def test_keep_copies_the_columns_unchanged(fits: Fits, tmp_path: Path) -> None:
 
     ok("score", str(tmp_path / "in.csv"), "-m", "det-table", "--keep", "-o", str(tmp_path / "out.json"))
     assert [row["note"] for row in json.loads((tmp_path / "out.json").read_text())] == frame["note"].tolist()
+
+
+def test_the_data_is_never_written_over(fits: Fits, tmp_path: Path) -> None:
+    data, beside = tmp_path / "in.csv", tmp_path / "x.html"
+    data.write_text(pd.read_csv("table.csv")[:20].to_csv(index=False))
+    text = data.read_text()
+    beside.symlink_to(data)
+    (tmp_path / "x.png").symlink_to(data)
+    for command, *options in (
+        ("score", "-o", str(tmp_path / ".." / tmp_path.name / "in.csv")),
+        ("score", "--events", str(data)),
+        ("score", "--report", str(beside)),
+        ("evaluate", "--label", "diagnosis", "--report", str(beside)),
+        ("explain", "--row", "3", "-o", str(tmp_path / "x.png")),
+        ("score", "-o", str(tmp_path / "o.csv"), "--events", str(tmp_path / "o.csv")),
+    ):
+        result = run(command, str(data), "-m", "det-table", *options)
+        assert result.exit_code == 2, options
+        assert "name another file to write" in result.stderr
+        assert data.read_text() == text
+    assert not (tmp_path / "o.csv").exists()
+    with pytest.raises(UsageError, match="which would be overwritten"):
+        fit(str(data), load(overrides=["tracking.enabled=false"]), scores=str(data))
 
 
 def test_keep_has_the_types_of_parquet(fits: Fits, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class AnyPart(nn.Module, ABC):
 
     column: ClassVar[str]  # its name among the scores
     sized_by_fit: ClassVar[tuple[str, ...]] = ()  # buffers whose size depends on how much data there was
+    from_held: ClassVar[tuple[str, ...]] = ()  # buffers that only held-out normals tell
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         """Takes the size of the buffers that fit sizes from the saved ones."""

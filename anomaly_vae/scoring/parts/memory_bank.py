@@ -31,7 +31,7 @@ class MemoryBank(Part):
     Distances have no unit of their own: `unit` is set where held-out normals tell what they are worth.
     """
 
-    column, sized_by_fit = "neighbours", ("points", "cells", "starts")
+    column, sized_by_fit, from_held = "neighbours", ("points", "cells", "starts"), ("unit",)
     centre: Tensor  # (C,)
     axes: Tensor  # (C, A)
     points: Tensor  # (R, A + 1), one cell after the other

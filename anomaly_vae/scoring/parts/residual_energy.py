@@ -25,7 +25,7 @@ class ResidualEnergy(ElementPart):
     residuals whose energy would vary as much.
     """
 
-    column = "recon"
+    column, from_held = "recon", ("weight",)
     rows: Tensor  # (H, H)
     columns: Tensor  # (W, W)
     weight: Tensor  # nats of one unit of energy: nu / (2 mean(e))
@@ -51,7 +51,9 @@ class ResidualEnergy(ElementPart):
 
     @torch.no_grad()
     def fit(self, normals: Normals) -> None:
-        self.fit_energies(torch.cat([self._energy(b).flatten(1).sum(1) for b in normals.batches(normals.held()[0])]))
+        if normals.n_held:
+            held, _ = normals.held()
+            self.fit_energies(torch.cat([self._energy(b).flatten(1).sum(1) for b in normals.batches(held)]))
 
     def fit_energies(self, energies: Tensor) -> None:
         """To the energies (N,) of held-out normals."""
