@@ -2,7 +2,7 @@
 
     python -m pipelines.defects FOLDER                 FOLDER/CATEGORY/{train/good, test/KIND, ground_truth/KIND}
     python -m pipelines.defects FOLDER --only bottle --set training.steps=300
-    python -m pipelines.defects FOLDER --pictures 8    of train/good, drawn with each seed, are all that is known
+    python -m pipelines.defects FOLDER --pictures 4,8,16    of train/good, drawn with each seed, are all that is known
 
 The protocol is that of published comparisons: train/good trains, a part of it is held out and chooses both thresholds,
 and all of test/ is measured (`split.test_share=0`). auroc and f1 are of pictures; pixel_auroc, aupro (at 30 %) and
@@ -37,21 +37,26 @@ METRICS = ("auroc", "f1", "pixel_auroc", "aupro", "pixel_f1")
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__, NAME, seeds=1, spread=False)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pictures", type=int, help="pictures of train/good that are used; default: all")
+    parser.add_argument("--pictures", help="numbers of pictures of train/good that are used, 4,8,16; default: all")
     options = parser.parse_args(argv)
     config = settings(options, data={"kind": "images"}, split={"test_share": 0.0})
     folder = options.folder.resolve()
     names = chosen(categories(folder), options.only)
+    known = {name: (name, 0) for name in names}
+    if options.pictures is not None:
+        counts = [int(count) for count in options.pictures.split(",")]
+        known = {f"{name}, {count} pictures": (name, count) for count in counts for name in names}
 
-    def cell(name: str, seed: int) -> Figures:
-        if options.pictures is None:
+    def cell(case: str, seed: int) -> Figures:
+        name, count = known[case]
+        if not count:
             return measure(folder / name, config, seed, study.run.run_id)
         with tempfile.TemporaryDirectory() as place:
-            few(folder / name, options.pictures, seed, Path(place) / name)
+            few(folder / name, count, seed, Path(place) / name)
             return measure(Path(place) / name, config, seed, study.run.run_id)
 
     with Study(NAME, options.out, config, str(folder)) as study:
-        study.grid(names, options.seeds, cell)
+        study.grid(known, options.seeds, cell)
         study.finish(children=False)
 
 

@@ -1,7 +1,7 @@
 """PatchCore and PaDiM on the feature maps that our score uses.
 
 All methods read the same feature maps of the same pictures. Their maps are resized to pixels and blurred in the same
-way, and a picture scores as its largest pixel. PatchCore and PaDiM also train on the pictures that we hold out.
+way. PatchCore and PaDiM score a picture as its largest pixel, and also train on the pictures that we hold out.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pipelines import baselines
 from pipelines.study import Figures
 
 Cells = Callable[[Tensor], Tensor]  # feature maps (C, h, w) -> score of each cell (h, w)
+Scored = Callable[[Tensor], tuple[Tensor, float]]  # feature maps -> score of each pixel (H, W), and of the picture
 CORESET = 0.01  # share of the training positions that PatchCore keeps
 CHANNELS = 100  # channels, drawn at random, whose covariance PaDiM estimates (Defard 2021, for ResNet-18)
 RIDGE = 0.01  # PaDiM's, on the diagonal of every covariance
@@ -101,19 +102,25 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     train_maps = FeatureCache(train, ours.features, cache)
     test_maps = list(FeatureCache(test, ours.features, cache))
     results: Figures = {}
-    methods: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-        f"{baselines.OURS}, after features": lambda: lambda maps: ours.score(maps[None])[0][0],
+
+    def own(maps: Tensor) -> tuple[Tensor, float]:
+        pixels, parts = ours.score(maps[None])
+        return pixels[0], float(torch.stack(list(parts.values())).sum())
+
+    methods: dict[str, Callable[[], Scored]] = {
+        f"{baselines.OURS}, after features": lambda: own,
         **{name: _drawn(ours, rival, train_maps, seed) for name, rival in rivals(ours).items()},
     }
     image_files = source.image_files()
     assert image_files is not None
     for name, fit in methods.items():
-        pixels, fit_seconds = baselines.timed(fit)
+        method, fit_seconds = baselines.timed(fit)
         start = time.process_time()
-        pixel_maps = [pixels(feature_maps).cpu().numpy() for feature_maps in test_maps]
+        scored = [method(feature_maps) for feature_maps in test_maps]
         cell_seconds = time.process_time() - start
+        pixel_maps = [pixels.cpu().numpy() for pixels, _ in scored]
         counts = count_pixels(PixelCounts(), pixel_maps, rows["test"].tolist(), image_files)
-        tops = np.array([pixel_map.max() for pixel_map in pixel_maps], np.float64)
+        tops = np.array([top for _, top in scored])
         figures = {"auroc": baselines.ranking(anomalous[rows["test"]], tops)["auroc"]}
         figures |= {key: value for key, value in counts.metrics().items() if key in ("pixel_auroc", "aupro")}
         figures |= {
@@ -125,11 +132,16 @@ def measure(detector: Detector, category: Path, seed: int, cache: Path | None) -
     return results
 
 
-def _drawn(ours: PatchScore, rival: Rival, train: FeatureCache, seed: int) -> Callable[[], Callable[[Tensor], Tensor]]:
-    """A function that fits a rival and returns the function of its maps in pixels."""
+def _drawn(ours: PatchScore, rival: Rival, train: FeatureCache, seed: int) -> Callable[[], Scored]:
+    """A function that fits a rival and returns the function of its maps in pixels and their largest."""
 
-    def fit() -> Callable[[Tensor], Tensor]:
+    def fit() -> Scored:
         cells = rival(train, seed)
-        return lambda maps: ours.pixels(cells(maps)[None])[0]
+
+        def score(maps: Tensor) -> tuple[Tensor, float]:
+            pixels = ours.pixels(cells(maps)[None])[0]
+            return pixels, float(pixels.max())
+
+        return score
 
     return fit

@@ -17,6 +17,7 @@ from anomaly_vae.data.readers.cells import NORMAL_WORDS
 from anomaly_vae.data.source import CodedText, Source
 
 TAKE_AS_NORMAL = setting("data.unlabelled", "normal")
+LEAST = 2  # normal rows of train and of valid
 CROSSED_LEAST = 8  # rows: four folds then leave six to train
 FEW = 2_000  # normal rows below which they are cross-fitted to calibrate: of more, a part held out says enough
 RANKED_MOST = 200_000  # unlabelled rows that are each scored out of fold
@@ -95,7 +96,7 @@ def split(source: Source, config: Config, every_row: bool = False) -> Split:
         found = _crossed(found, normal, config.split.folds or 4, config.seed, every_row)
     for name in ("train", "valid"):
         rows = getattr(found, name)
-        if normal[rows].sum() < 2:
+        if normal[rows].sum() < LEAST:
             of = plural(int(normal.sum()), "normal row")
             raise DataError(
                 f"{source.path}: {of} leave{'s' if normal.sum() == 1 else ''} {normal[rows].sum()} for {name}"
@@ -204,6 +205,8 @@ def _by_role(
     valid, test = (np.flatnonzero((roles == role) & (normal | anomalous)) for role in ("valid", "test"))
     if len(valid) == 0:
         _, held = _sizes(config, len(train))
+        if len(train) >= 2 * LEAST and (config.split.valid or 1) < 1:
+            held = max(held, LEAST)
         train, valid = train[held:], train[:held]
         for kind in (True, False):  # both parts keep the share of anomalies
             rows = rng.permutation(test[normal[test] == kind])

@@ -43,8 +43,11 @@ class Stub:
         return None if self.group is None else CodedText.of([np.asarray(self.group)])
 
 
-def settings(train: float = 0.6, valid: float = 0.2, normal: tuple[str, ...] = (), **top: Any) -> Config:
-    return load(base={"split": {"train": train, "valid": valid}, "data": {"label": "y", "normal": normal}, **top})
+def settings(
+    train: float = 0.6, valid: float = 0.2, normal: tuple[str, ...] = (), test_share: float = 0.5, **top: Any
+) -> Config:
+    parts = {"train": train, "valid": valid, "test_share": test_share}
+    return load(base={"split": parts, "data": {"label": "y", "normal": normal}, **top})
 
 
 def made(source: Stub, config: Config | None = None) -> Split:
@@ -220,6 +223,16 @@ def test_a_label_that_is_always_normal_says_that_no_anomaly_is_known() -> None:
     found = made(Stub(50, ["0"] * 50))
     assert found.anomalous is not None and not found.anomalous.any()
     assert [len(part) for part in (found.train, found.valid, found.test)] == [30, 10, 10]
+
+
+def test_four_training_rows_of_the_datas_own_leave_two_to_choose_the_threshold() -> None:
+    def roles(train: int) -> Stub:
+        return Stub(train + 10, ["0"] * (train + 5) + ["1"] * 5, "images", ["train"] * train + ["test"] * 10)
+
+    config = settings(test_share=0.0)
+    assert [len(part) for part in made(roles(4), config).parts.values()] == [2, 2, 10]
+    assert [len(part) for part in made(roles(50), config).parts.values()] == [40, 10, 10]
+    assert "leave 1 for valid" in refused(roles(3), config)
 
 
 def test_too_few_normal_rows_say_how_many_are_left() -> None:
