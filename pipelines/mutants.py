@@ -108,7 +108,7 @@ MUTANTS = (
     Mutant("mixture: fitted to held-out rows", f"{PARTS}/mixture_prior.py",
            "normals.batches(normals.train())", "normals.batches(normals.held()[0])", (ONE_GAUSSIAN,)),
     Mutant("energy: weighed on training rows", f"{PARTS}/residual_energy.py",
-           "normals.batches(normals.held()[0])", "normals.batches(normals.train())", (f"{FORMULAS}::test_energy_weighs"
+           "held, _ = normals.held()", "held = normals.train()", (f"{FORMULAS}::test_energy_weighs"
            "_blurred_residuals_by_how_they_vary_among_held_out_normals",)),
     Mutant("covariance: of held-out rows", f"{PARTS}/mahalanobis.py",
            "x = normals.train()", "x, _ = normals.held()",

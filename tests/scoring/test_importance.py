@@ -359,7 +359,7 @@ def test_the_elbo_of_rows_with_categories_conditions_and_missing_cells(monkeypat
     detector = Detector.fit(table, data__condition="mode", model__members=4, **quick)
     found = detector.elbo(table, draws=4)
     model, scaler = detector.score_model.model, detector.scaler
-    assert (model.n_condition, model.members) == (2, 2)
+    assert (model.n_condition, model.members) == (2, 4)
     (chunk,) = open_memory(table, detector.config.data).chunks(detector.layout, 1000)
     x = torch.from_numpy(scaler.read(chunk.values, chunk.condition))
     hows = [element.how for element in scaler.elements]
@@ -372,12 +372,12 @@ def test_the_elbo_of_rows_with_categories_conditions_and_missing_cells(monkeypat
             z = mu + torch.randn(1, mu.shape[1], generator=generator) * (0.5 * log_var).exp()
             (_, numbers), (_, classes) = model.decode(torch.cat([z, condition], 1)).parts  # type: ignore[attr-defined]
             known = torch.nan_to_num(x)
-            logs = Normal(numbers.mean, numbers.sigma).log_prob(known[:, [0, 2, 3, 4]])[..., :2]  # (2, B, 2)
-            codes = torch.distributions.Categorical(logits=classes.logits[..., 0, :]).log_prob(known[:, 1])  # (2, B)
+            logs = Normal(numbers.mean, numbers.sigma).log_prob(known[:, [0, 2, 3, 4]])[..., :2]  # (4, B, 2)
+            codes = torch.distributions.Categorical(logits=classes.logits[..., 0, :]).log_prob(known[:, 1])  # (4, B)
             there = ~torch.isnan(x[:, :3])
             recon = (logs * there[:, [0, 2]]).sum(-1) + codes * there[:, 1]
-            divergence = (posterior.log_prob(z) - prior.log_prob(z)).unflatten(1, (2, -1)).sum(2).T
-            total += (torch.logsumexp(recon - divergence, 0) - math.log(2)).double()
+            divergence = (posterior.log_prob(z) - prior.log_prob(z)).unflatten(1, (4, -1)).sum(2).T
+            total += (torch.logsumexp(recon - divergence, 0) - math.log(4)).double()
         units = there[:, [0, 2]].double() @ torch.tensor([scaler.elements[i].scale for i in (0, 2)]).double().log()
     np.testing.assert_allclose(found, units - total / 4, rtol=0, atol=5e-5)
     monkeypatch.setattr(Layout, "chunk_rows", 7)
