@@ -18,7 +18,7 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Chunk
 from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.reasons import Words, reason_columns, reasons
-from anomaly_vae.scoring.scores import Scores, join
+from anomaly_vae.scoring.scores import Scores, join, numbered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,10 +89,10 @@ def explanation(detector: Detector, X: Any, most: int) -> pd.DataFrame:
             "pictures have no columns; detector.maps(detector.parts(X, explain=True)) has their pixels' nats"
         )
     words, by_trial = Words(detector), KINDS[detector.layout.kind].view == "rows"
-    lines, first = [], 0
-    for chunk, scores in detector.score_source(detector.opened(X), explain=True):
+    lines = []
+    for chunk, scores, numbers in numbered(detector.score_source(detector.opened(X), explain=True)):
         found = reasons(detector, chunk, scores, most, scores.total >= detector.threshold.value)
-        rows = np.arange(first, first + len(chunk)) if chunk.places is None else chunk.places
+        rows = numbers if chunk.places is None else chunk.places
         values = chunk.values.reshape(len(chunk), -1)
         for row, rank in np.argwhere(found.columns >= 0):
             column = int(found.columns[row, rank])
@@ -100,7 +100,6 @@ def explanation(detector: Detector, X: Any, most: int) -> pd.DataFrame:
             usual = words.usual(column, chunk, row, found.suiting[row, rank], by_trial)
             nats, share = found.nats[row, rank], found.shares[row, rank]
             lines.append((rows[row], words.names[column], words.value(column, value), usual, nats, share))
-        first += len(chunk)
     table = pd.DataFrame(lines, columns=["row", "column", "value", "usual", "nats", "share"])
     return table.sort_values("row", kind="stable", ignore_index=True)
 

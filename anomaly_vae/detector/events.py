@@ -20,7 +20,7 @@ from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Chunk
 from anomaly_vae.detector.detector import Detector, largest_shares
 from anomaly_vae.detector.event_rate import JUMP
-from anomaly_vae.scoring.scores import Scores
+from anomaly_vae.scoring.scores import Scores, numbered
 
 SENSORS = 3  # that an event names
 
@@ -142,12 +142,9 @@ class EventMeter:
         anomalous: NDArray[np.bool_] | None = None,
     ) -> Iterator[tuple[Chunk, Scores]]:  # fmt: skip
         """The same stream, whose events are kept. tested, anomalous: (N,) of the whole stream, see `add`."""
-        first = 0
-        for chunk, scores in stream:
-            here = slice(first, first + len(chunk))
-            first += len(chunk)
+        for chunk, scores, rows in numbered(stream):
             self.add(
-                chunk, scores, None if tested is None else tested[here], None if anomalous is None else anomalous[here]
+                chunk, scores, None if tested is None else tested[rows], None if anomalous is None else anomalous[rows]
             )
             yield chunk, scores
 

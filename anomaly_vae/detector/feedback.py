@@ -23,7 +23,7 @@ from anomaly_vae.detector.detector import Detector
 from anomaly_vae.detector.thresholds import Threshold, choose
 from anomaly_vae.detector.training_scores import row_hashes
 from anomaly_vae.scoring.score_model import ScoreModule
-from anomaly_vae.scoring.scores import DECIMALS, Scores
+from anomaly_vae.scoring.scores import DECIMALS, Scores, numbered
 
 # Labels of anomalies; the others are NORMAL_WORDS.
 ANOMALOUS_WORDS = ("1", "true", "anomaly", "anomalous", "abnormal", "outlier", "defect", "bad", "yes", "right")
@@ -60,10 +60,9 @@ def judged(detector: Detector, source: Source, verdicts: NDArray[np.float64]) ->
     """The samples of a source that have a verdict (N,): 1 anomaly, 0 normal, NaN none, at least one of which is."""
     plain = replace(detector, score_model=_changed(detector.score_model, None))
     alarm = {name: float(part.alarm) for name, part in plain.score_model.cell_parts.items()}
-    pieces, first = [], 0
-    for chunk, scores in plain.score_source(source):
-        verdict = verdicts[first : first + len(chunk)]
-        first += len(chunk)
+    pieces = []
+    for chunk, scores, numbers in numbered(plain.score_source(source)):
+        verdict = verdicts[numbers]
         rows = np.flatnonzero(~np.isnan(verdict))
         if len(rows):
             pieces.append(_piece(plain.score_model, chunk.take(rows), scores.take(rows), alarm, verdict[rows] == 1))

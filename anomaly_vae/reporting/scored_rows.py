@@ -17,7 +17,7 @@ from anomaly_vae.data.images.masks import ImageFiles
 from anomaly_vae.data.kinds import KINDS
 from anomaly_vae.data.source import Chunk
 from anomaly_vae.detector.detector import Detector
-from anomaly_vae.scoring.scores import Scores, join
+from anomaly_vae.scoring.scores import Scores, join, numbered
 
 ROWS = 100  # of a table
 BYTES = 1 << 26  # of the pictures behind one table, which has fewer rows where they are large
@@ -152,16 +152,12 @@ class ScoredRows:
         anomalous: NDArray[np.bool_] | None = None,
     ) -> Iterator[tuple[Chunk, Scores]]:  # fmt: skip
         """The stream as it is, scores with elements. tested: (N,) the rows that count; None: all. anomalous: (N,)."""
-        first = 0
-        for chunk, scores in stream:
-            numbers = np.arange(first, first + len(chunk))
-            first += len(chunk)
-            at = numbers if tested is None else numbers[tested[numbers]]
-            is_anomaly = np.zeros(len(at), bool) if anomalous is None else anomalous[at]
-            places = at if chunk.places is None else chunk.places[at - numbers[0]]
-            if len(at):
-                here = at - numbers[0]
-                self.add(Rows(places, chunk.take(here), scores.take(here), is_anomaly))
+        for chunk, scores, rows in numbered(stream):
+            here = np.arange(len(rows)) if tested is None else np.flatnonzero(tested[rows])
+            if len(here):
+                is_anomaly = np.zeros(len(here), bool) if anomalous is None else anomalous[rows[here]]
+                numbers = rows if chunk.places is None else chunk.places
+                self.add(Rows(numbers[here], chunk.take(here), scores.take(here), is_anomaly))
             yield chunk, scores
 
     def add(self, rows: Rows) -> None:

@@ -65,12 +65,12 @@ def weighted(
     return {name: (nats * weights[name]).round(DECIMALS) for name, nats in parts.items()}
 
 
-def numbered(stream: Iterable[tuple[Chunk, Scores]]) -> Iterator[tuple[Scores, NDArray[np.intp]]]:
-    """Each piece of a stream with the row numbers (N,) that it has in its source."""
+def numbered(stream: Iterable[tuple[Chunk, Scores]]) -> Iterator[tuple[Chunk, Scores, NDArray[np.intp]]]:
+    """Each piece of a stream with the numbers (N,) that its rows have in it."""
     first = 0
-    for _, piece in stream:
-        yield piece, np.arange(first, first + len(piece))
-        first += len(piece)
+    for chunk, scores in stream:
+        yield chunk, scores, np.arange(first, first + len(scores))
+        first += len(scores)
 
 
 def join(stream: Iterable[tuple[Chunk, Scores]]) -> Scores:

@@ -169,7 +169,7 @@ def evaluate(
     events = EventMeter(detector, detector.threshold.value) if KINDS[source.kind].ordered else None
     if events is not None:
         stream = events.watch(stream, tested, anomalous)
-    for scores, rows in numbered(hasher.watch(stream) if detector.trained_rows else stream):
+    for _, scores, rows in numbered(hasher.watch(stream) if detector.trained_rows else stream):
         totals.append(scores.total[tested[rows]])
         meter.add(scores.take(np.flatnonzero(tested[rows])), rows[tested[rows]])
     total = np.concatenate(totals)
