@@ -108,22 +108,26 @@ LABELS = {"digits": ["label", "--normal", "3"], "table": ["diagnosis", "--set", 
 @pytest.fixture(scope="session")
 def sample_fits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
     """A folder with NAME.csv of each sample, a short run on it in mlruns and its detector in det-NAME; and what
-    `fit --json` said of each. The first worker of several fits; the others copy what it made."""
+    `fit --json` said of each. The first worker of several fits; the others copy what it made. It goes on where it
+    fitted, for MLflow keeps in each process where the artifacts of a run are."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return make_fits(tmp_path_factory.mktemp("fits"))
     shared = tmp_path_factory.getbasetemp().parent / "fits"  # of all workers
+    folder = tmp_path_factory.mktemp("own") / "fits"
     with FileLock(f"{shared}.lock"):
         if not (shared / "said.json").exists():
-            said = make_fits(shared)[1]
-            (shared / "said.json").write_text(json.dumps(said))
-    folder = tmp_path_factory.mktemp("own") / "fits"
+            said = make_fits(folder)[1]
+            shutil.copytree(folder, shared)
+            (shared / "said.json").write_text(json.dumps([str(folder), said]))
+            return folder, said
     shutil.copytree(shared, folder)
+    made, said = json.loads((folder / "said.json").read_text())
     (folder / "said.json").unlink()
     with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as connection, connection:
         for table, column in ADDRESSES:
-            there, here = (place.as_uri() for place in (shared, folder))
+            there, here = (place.as_uri() for place in (Path(made), folder))
             connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [there, here])
-    return folder, json.loads((shared / "said.json").read_text().replace(str(shared), str(folder)))
+    return folder, json.loads(json.dumps(said).replace(made, str(folder)))
 
 
 def make_fits(folder: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
